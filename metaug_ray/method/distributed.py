@@ -1,0 +1,71 @@
+"""The few collectives of the method. Every function takes `group=None` for the default group, or for none at all:
+
+without an initialised process group a function sees one rank of one and communicates nothing.
+"""
+
+from collections.abc import Iterable
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+
+def world_size(group: dist.ProcessGroup | None = None) -> int:
+    """Number of ranks in the group."""
+    return dist.get_world_size(group) if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank(group: dist.ProcessGroup | None = None) -> int:
+    """This process's rank in the group."""
+    return dist.get_rank(group) if dist.is_available() and dist.is_initialized() else 0
+
+
+def all_reduce(tensor: Tensor, op: dist.ReduceOp.RedOpType, group: dist.ProcessGroup | None = None) -> Tensor:
+    """Reduce `tensor` in place over the ranks and return it. Not differentiated."""
+    if world_size(group) > 1:
+        dist.all_reduce(tensor, op, group)
+    return tensor
+
+
+def average(tensors: Iterable[Tensor], group: dist.ProcessGroup | None = None) -> None:
+    """Replace every tensor by its mean over the ranks, in place, in one collective for all of them."""
+    listed = list(tensors)
+    if world_size(group) == 1 or not listed:
+        return
+    flat = torch.cat([tensor.flatten() for tensor in listed])
+    dist.all_reduce(flat, dist.ReduceOp.SUM, group)
+    flat /= world_size(group)
+    for tensor, mean in zip(listed, flat.split([tensor.numel() for tensor in listed]), strict=True):
+        tensor.copy_(mean.view_as(tensor))
+
+
+def broadcast_module(module: nn.Module, group: dist.ProcessGroup | None = None) -> None:
+    """Give every rank the parameters and buffers of the group's first rank, as DDP does with the module it wraps."""
+    if world_size(group) == 1:
+        return
+    for tensor in [*module.parameters(), *module.buffers()]:
+        dist.broadcast(tensor.detach(), group=group, group_src=0)
+
+
+def all_gather_equal(tensor: Tensor, device: torch.device, group: dist.ProcessGroup | None = None) -> Tensor:
+    """Concatenate the ranks' tensors, rank by rank, on the CPU; all must have one shape.
+
+    Args:
+        tensor: on the CPU.
+        device: a device that the group's backend can communicate from (NCCL: a GPU, which costs one small
+            synchronisation).
+    """
+    if world_size(group) == 1:
+        return tensor
+    gathered = torch.empty(world_size(group), *tensor.shape, dtype=tensor.dtype, device=device)
+    dist.all_gather_into_tensor(gathered, tensor.to(device).unsqueeze(0), group)
+    return gathered.flatten(0, 1).cpu()
+
+
+def exchange(rows: Tensor, sent: list[int], received: list[int], group: dist.ProcessGroup | None = None) -> Tensor:
+    """Send `sent[r]` consecutive rows to each rank r and return the `received[r]` rows that each rank sent here."""
+    if world_size(group) == 1:
+        return rows
+    into = rows.new_empty(sum(received), *rows.shape[1:])
+    dist.all_to_all_single(into, rows.contiguous(), received, sent, group)
+    return into

@@ -1,0 +1,263 @@
+"""The memory bank: one feature of every image in every view, shared by all ranks of a process group."""
+
+import hashlib
+from typing import Any, Final, Literal, NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor import DTensor, Shard
+
+from metaug_ray.method import distributed
+from metaug_ray.method.encoders import unit
+
+NegativeSampling = Literal["shared", "per_anchor"]
+
+_ROWS_PER_SEED: Final = (
+    1024  # initial rows are drawn in blocks of this many: part of what a seed means, never change it
+)
+
+
+class BankSample(NamedTuple):
+    """The bank rows that one minibatch is contrasted with. All are constants: no gradient flows into the bank."""
+
+    global_index: Tensor
+    """Data set indices of the global minibatch, int64 [W * B], rank by rank, on the CPU."""
+    positives: Tensor
+    """M_v[n_i], [V, B, D]."""
+    negatives: Tensor
+    """M_v[n_k]: one pool for all anchors [V, K, D] (`shared`), or each anchor's own [V, B, K, D] (`per_anchor`)."""
+    collisions: tuple[Tensor, Tensor]
+    """Where the shared pool holds an anchor's own row: anchors i [C] and pool places k [C]."""
+    substitutes: Tensor
+    """[V, B, D]: the row of another image that anchor i sees at its collisions ([V, 0, D] for `per_anchor`)."""
+
+
+class MemoryBank:
+    """Rows M_v[n] for N images and V views, l2-normalised, sharded over the ranks of a process group.
+
+    Rank r of W owns the rows [r c, (r + 1) c), c = ceil(N / W), of all views, so a rank keeps N V D / W numbers. A step
+    moves rows, not the bank: one all-to-all brings the batch's own rows and the K negatives to each rank
+    ((2 B + K) V D numbers), one sends the B new features to their owners. Which row goes where is worked out on the CPU
+    from the gathered indices, so pass `index` there: one on a GPU costs a synchronisation.
+
+    With W ranks on parts of a global batch the bank holds and gives the same rows as one process on all of it: initial
+        rows
+    depend on (seed, row) alone, draws on (seed, step, stream) and the place in the global batch.
+
+    It has no parameters. `torch.distributed.checkpoint` saves and loads it as it is (`dcp.save({"bank": bank})`),
+    whatever the number of ranks then and now.
+
+    Args:
+        size: N, images in the data set, at least 2.
+        views: V.
+        feature_size: D.
+        negatives: K, rows drawn per anchor.
+        sampling: `shared`, one pool of K rows per step for all anchors; or `per_anchor`, independent draws, which
+            gather B K rows (134 MB per view and step at B = 64, K = 4096, D = 128 in float32). For each anchor alone
+            both are K uniform draws from the other N - 1 images.
+        momentum: m, how much of the old row a refresh keeps, in [0, 1).
+        seed: of the initial rows and of the draws.
+        dtype: of the stored rows; bfloat16 halves the memory. Refresh and similarities compute in float32 at least.
+        device: of the stored rows.
+        group: ranks that share the bank; None for the default group, or for this process alone where there is none.
+
+    Raises:
+        ValueError: an argument is out of the range given here.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        views: int,
+        feature_size: int = 128,
+        *,
+        negatives: int = 4096,
+        sampling: NegativeSampling = "shared",
+        momentum: float = 0.5,
+        seed: int = 0,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+        group: dist.ProcessGroup | None = None,
+    ) -> None:
+        if size < 2:
+            raise ValueError(f"a memory bank of {size} rows has no negatives: it needs at least 2 images")
+        if negatives < 1:
+            raise ValueError(f"negatives is {negatives}: each anchor needs at least 1")
+        if sampling not in ("shared", "per_anchor"):
+            raise ValueError(f"sampling is {sampling!r}: choose shared or per_anchor")
+        if not 0.0 <= momentum < 1.0:
+            raise ValueError(f"momentum is {momentum}: it must lie in [0, 1)")
+        self.size, self.views, self.feature_size = size, views, feature_size
+        self.negatives, self.sampling, self.momentum, self.seed = negatives, sampling, momentum, seed
+        self._group = group
+        self._world = distributed.world_size(group)
+        self._rank = distributed.rank(group)
+        self._rows_per_rank = -(-size // self._world)
+        self._start = min(self._rank * self._rows_per_rank, size)
+        stop = min(self._start + self._rows_per_rank, size)
+        self._rows = self._initial_rows(self._start, stop, dtype, torch.device(device))
+
+    @property
+    def local_bytes(self) -> int:
+        """Memory of the rows that this rank owns, in bytes."""
+        return self._rows.nbytes
+
+    def sample(self, index: Tensor, step: int, *, stream: str = "regular") -> BankSample:
+        """Read the rows that a minibatch is contrasted with: the anchors' own and K negatives for each.
+
+        A collective call: every rank passes a batch of the same size, and the same step and stream.
+
+        Args:
+            index: data set indices of this rank's anchors, integers [B].
+            step: number of the training step.
+            stream: names an independent sequence of draws within a step.
+
+        Raises:
+            IndexError: an index lies outside the bank; the message names it.
+        """
+        index = self._checked(index)
+        batch = len(index)
+        global_index = distributed.all_gather_equal(index, self._rows.device, self._group)
+        draws = self._generator("draw", stream, step)
+        if self.sampling == "per_anchor":
+            rows = _without(global_index[:, None], self.size, (len(global_index), self.negatives), draws)
+            wanted = [
+                torch.cat([own, drawn.flatten()])
+                for own, drawn in zip(global_index.split(batch), rows.split(batch), strict=True)
+            ]
+            positives, negatives = self._fetch(wanted).split([batch, batch * self.negatives], dim=1)
+            none = torch.empty(0, dtype=torch.int64, device=self._rows.device)
+            negatives = negatives.unflatten(1, (batch, self.negatives))
+            return BankSample(global_index, positives, negatives, (none, none), positives[:, :0])
+
+        pool = torch.randint(self.size, (self.negatives,), generator=draws)
+        # A slot that hits the anchor's own row shows another image instead, drawn uniformly: P(row) stays 1 / (N - 1)
+        # for each slot.
+        substitutes = _without(global_index, self.size, (len(global_index),), draws)
+        wanted = [
+            torch.cat([own, substitute, pool])
+            for own, substitute in zip(global_index.split(batch), substitutes.split(batch), strict=True)
+        ]
+        positives, substitute, negatives = self._fetch(wanted).split([batch, batch, self.negatives], dim=1)
+        candidates = torch.isin(pool, index).nonzero().squeeze(1)
+        anchors, places = (index[:, None] == pool[candidates]).nonzero(as_tuple=True)
+        collisions = (self._to_device(anchors), self._to_device(candidates[places]))
+        return BankSample(global_index, positives, negatives, collisions, substitute)
+
+    def refresh(self, sample: BankSample, features: Tensor) -> None:
+        """M_v[n_i] <- normalise(m M_v[n_i] + (1 - m) z_v[i]) (Wu et al. 2018).
+
+        A collective call. An image that occurs more than once in the global batch takes its last feature, in the order
+        of the batch.
+
+        Args:
+            sample: what :meth:`sample` gave for this minibatch.
+            features: z, unit features of this rank's anchors, [V, B, D].
+        """
+        batch = features.shape[1]
+        own = sample.global_index[self._rank * batch : (self._rank + 1) * batch]
+        owners = own // self._rows_per_rank
+        order = owners.argsort(stable=True)
+        arriving = [rows[rows // self._rows_per_rank == self._rank] for rows in sample.global_index.split(batch)]
+        with torch.no_grad():
+            new = distributed.exchange(
+                features.detach().transpose(0, 1)[self._to_device(order)],
+                owners.bincount(minlength=self._world).tolist(),
+                [len(rows) for rows in arriving],
+                self._group,
+            )
+            last = {row: place for place, row in enumerate(torch.cat(arriving).tolist())}
+            rows = self._to_device(torch.tensor(list(last), dtype=torch.int64) - self._start)
+            places = self._to_device(torch.tensor(list(last.values()), dtype=torch.int64))
+            old = self._rows[rows].to(new.dtype)
+            self._rows[rows] = unit(self.momentum * old + (1 - self.momentum) * new[places]).to(self._rows.dtype)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The rows, [N, V, D]: a plain tensor for a process alone, a `DTensor` sharded over the group otherwise."""
+        if self._world == 1:
+            return {"rows": self._rows}
+        group = self._group or dist.distributed_c10d._get_default_group()
+        mesh = DeviceMesh.from_group(group, self._rows.device.type)
+        shape = torch.Size((self.size, self.views, self.feature_size))
+        stride = (self.views * self.feature_size, self.feature_size, 1)
+        return {"rows": DTensor.from_local(self._rows, mesh, [Shard(0)], run_check=False, shape=shape, stride=stride)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over rows of the form that :meth:`state_dict` gives (or all of them, as a plain tensor).
+
+        Raises:
+            ValueError: they are of another bank: another number of images or views, or another feature size.
+        """
+        rows = state["rows"]
+        expected = (self.size, self.views, self.feature_size)
+        if tuple(rows.shape) != expected:
+            raise ValueError(
+                f"the saved memory bank has (images, views, feature size) = {tuple(rows.shape)}, this one {expected}: "
+                "load it with the settings and the data set it was made with"
+            )
+        local = rows.to_local() if isinstance(rows, DTensor) else rows[self._start : self._start + len(self._rows)]
+        if local.shape != self._rows.shape:
+            raise ValueError(
+                f"the saved memory bank is sharded in pieces of {len(local)} rows, this one in {len(self._rows)}: "
+                "load it through torch.distributed.checkpoint, which moves the rows between ranks"
+            )
+        self._rows.copy_(local)
+
+    def _initial_rows(self, start: int, stop: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+        """Uniform unit vectors, [stop - start, V, D]."""
+        rows = torch.empty(stop - start, self.views, self.feature_size, dtype=dtype, device=device)
+        for block in range(start // _ROWS_PER_SEED, -(-stop // _ROWS_PER_SEED)):
+            normal = torch.randn(
+                _ROWS_PER_SEED, self.views, self.feature_size, generator=self._generator("rows", "", block)
+            )
+            first = block * _ROWS_PER_SEED
+            low, high = max(start, first), min(stop, first + _ROWS_PER_SEED)
+            rows[low - start : high - start] = unit(normal.to(torch.promote_types(dtype, torch.float32)))[
+                low - first : high - first
+            ].to(dtype)
+        return rows
+
+    def _generator(self, use: str, stream: str, number: int) -> torch.Generator:
+        key = f"{use}/{stream}/{self.seed}/{number}".encode()
+        seed = int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "little")
+        return torch.Generator().manual_seed(seed)
+
+    def _checked(self, index: Tensor) -> Tensor:
+        """`index` as int64 on the CPU."""
+        index = index.detach().to("cpu", torch.int64)
+        outside = index[(index < 0) | (index >= self.size)]
+        if len(outside):
+            raise IndexError(
+                f"index {int(outside[0])} is outside the memory bank of {self.size} rows: "
+                "it must be built for the number of images in the data set"
+            )
+        return index
+
+    def _fetch(self, wanted: list[Tensor]) -> Tensor:
+        """Rows `wanted[r]` for every rank r, from their owners; returns this rank's, [V, len(wanted[rank]), D]."""
+        if self._world == 1:
+            return self._rows[self._to_device(wanted[0])].transpose(0, 1)
+        sent = [rows[rows // self._rows_per_rank == self._rank] for rows in wanted]
+        owners = wanted[self._rank] // self._rows_per_rank
+        arrived = distributed.exchange(
+            self._rows[self._to_device(torch.cat(sent) - self._start)],
+            [len(rows) for rows in sent],
+            owners.bincount(minlength=self._world).tolist(),
+            self._group,
+        )
+        # Rows arrive owner by owner: put them back in the order they were wanted in.
+        place = owners.argsort(stable=True).argsort()
+        return arrived[self._to_device(place)].transpose(0, 1)
+
+    def _to_device(self, index: Tensor) -> Tensor:
+        if self._rows.device.type == "cuda":
+            return index.pin_memory().to(self._rows.device, non_blocking=True)
+        return index.to(self._rows.device)
+
+
+def _without(own: Tensor, size: int, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """Uniform draws from range(size) without `own`, which broadcasts against `shape`."""
+    drawn = torch.randint(size - 1, shape, generator=generator)
+    return drawn + (drawn >= own)

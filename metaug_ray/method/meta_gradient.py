@@ -1,0 +1,242 @@
+"""The meta gradient of the generators (Eq. 6), without a second-order graph through the encoder.
+
+With theta' = theta - l g, g = grad_theta L(theta, omega), and v = grad_theta' [L + alpha R](theta', omega),
+
+    d/domega [L + alpha R](theta'(omega), omega)
+        = (partial/partial omega)[L + alpha R](theta', omega) - l (partial/partial omega) <grad_z L(z, omega), zdot>,
+
+where z are the features at theta and zdot = J_theta z . v is their change along v. The second part is differentiated
+twice in feature space only; the encoder sees plain forward and backward passes, and one pass for zdot. So memory stays
+at a plain step's and two copies of the parameters, and DDP, channels_last and autocast keep working.
+"""
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Literal, get_args
+
+import torch
+import torch.autograd.forward_ad as forward_ad
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from metaug_ray.method import distributed
+from metaug_ray.method.memory_bank import BankSample
+from metaug_ray.method.model import Model
+from metaug_ray.method.similarities import pair_similarities
+
+MetaMode = Literal["jvp", "difference", "double_backward"]
+"""How the second-order part is made.
+
+`jvp`: zdot by forward-mode differentiation, exact in every precision.
+`difference`: zdot as a central difference of two forward passes; cheaper, not quite exact.
+`double_backward`: back-propagation through the virtual step: the reference, for one process and small models.
+"""
+
+
+def meta_gradient(
+    model: Model,
+    images: Sequence[Tensor],
+    sample: BankSample,
+    *,
+    virtual_learning_rate: float,
+    mode: MetaMode = "jvp",
+    features: Tensor | None = None,
+) -> None:
+    """Write the gradient of Eq. 6, averaged over the ranks, to the `.grad` of the generators' parameters.
+
+    Parameters, gradients and buffers of the encoder and buffers of the generators are afterwards what they were, bit
+    for bit. A collective call.
+
+    Args:
+        model: with generators.
+        images: one tensor [B, C_v, H, W] per view.
+        sample: their bank rows.
+        virtual_learning_rate: l of the virtual step theta' (Eq. 3).
+        mode: see :data:`MetaMode`.
+        features: z of these images at theta, [V, B, D], if the encoder's `.grad` holds g of this very minibatch, which
+            spares a forward and a backward pass (`fused`); None to have both made here (`separate`).
+
+    Raises:
+        ValueError: unknown mode, `double_backward` over several ranks, or no generators.
+    """
+    if mode not in get_args(MetaMode):
+        raise ValueError(f"unknown meta gradient mode {mode!r}: choose from {', '.join(get_args(MetaMode))}")
+    if model.generators is None:
+        raise ValueError("the meta gradient is that of generators, and this model has none: build it with Generators")
+    if mode == "double_backward" and distributed.world_size(model.group) > 1:
+        raise ValueError(
+            "mode double_backward is the reference for one process, "
+            f"and there are {distributed.world_size(model.group)}: use jvp or difference"
+        )
+    encoder, generators = model.eager_encoder, model.generators
+    theta = {name: parameter for name, parameter in encoder.named_parameters() if parameter.requires_grad}
+    omega = list(generators.parameters())
+    generators.zero_grad()
+    with _restored(encoder, generators) as start:
+        if mode == "double_backward":
+            gradients = _double_backward(model, images, sample, theta, omega, virtual_learning_rate)
+        else:
+            gradients = _in_feature_space(
+                model, images, sample, theta, start, omega, virtual_learning_rate, mode, features
+            )
+    distributed.average(gradients, model.group)
+    for parameter, gradient in zip(omega, gradients, strict=True):
+        parameter.grad = gradient
+
+
+def _in_feature_space(
+    model: Model,
+    images: Sequence[Tensor],
+    sample: BankSample,
+    theta: dict[str, nn.Parameter],
+    start: dict[str, Tensor],
+    omega: list[nn.Parameter],
+    virtual_learning_rate: float,
+    mode: MetaMode,
+    features: Tensor | None,
+) -> list[Tensor]:
+    """The gradient of this rank's part of the minibatch, by the formula of the module; `start` holds the values of
+    theta."""
+    if features is None:
+        model.encoder.zero_grad()
+        features = model.encode(images)
+        torch.autograd.backward(model.compare(features, sample).losses.total, inputs=list(theta.values()))
+    features = features.detach().requires_grad_()
+
+    _place(theta, start, _gradients(theta), -virtual_learning_rate)
+    model.encoder.zero_grad()
+    moved = model.encode(images)
+    torch.autograd.backward(_objective(model, moved, sample, meta=True), inputs=[*theta.values(), *omega, moved])
+    v = _gradients(theta)
+    _place(theta, start)
+    if mode == "jvp":
+        zdot = _forward_mode(model, images, v)
+    else:
+        zdot = _central_difference(model, images, theta, start, v, moved)
+
+    # L_ori has no omega in it, so its mixed derivative is zero.
+    original, augmented = (pair_similarities(z, sample) for z in (features, model.augment(features)))
+    loss = model.objective.delta * model.objective.augmented(original, augmented)
+    (gradient,) = torch.autograd.grad(loss, features, create_graph=True)
+    second_order = torch.autograd.grad((gradient * zdot).sum(), omega)
+    return [
+        parameter.grad - virtual_learning_rate * second
+        for parameter, second in zip(omega, second_order, strict=True)
+        if parameter.grad is not None
+    ]
+
+
+def _double_backward(
+    model: Model,
+    images: Sequence[Tensor],
+    sample: BankSample,
+    theta: dict[str, nn.Parameter],
+    omega: list[nn.Parameter],
+    virtual_learning_rate: float,
+) -> list[Tensor]:
+    """The same gradient by differentiating through theta' itself."""
+
+    def objective(parameters: dict[str, Tensor], *, meta: bool) -> Tensor:
+        with model.precision(images):
+            features = functional_call(model.eager_encoder, parameters, (images,)).features
+        return _objective(model, features, sample, meta=meta)
+
+    regular = objective(dict(theta), meta=False)
+    gradient = torch.autograd.grad(regular, list(theta.values()), create_graph=True)
+    virtual = {
+        name: parameter - virtual_learning_rate * g
+        for (name, parameter), g in zip(theta.items(), gradient, strict=True)
+    }
+    return list(torch.autograd.grad(objective(virtual, meta=True), omega))
+
+
+def _objective(model: Model, features: Tensor, sample: BankSample, *, meta: bool) -> Tensor:
+    """L_MetAug, the encoder's objective, or L_MetAug + alpha R_sigma, the generators'."""
+    losses, original, augmented = model.compare(features, sample)
+    if not meta or augmented is None:
+        return losses.total
+    return losses.total + model.objective.alpha * model.objective.regularization(original, augmented, group=model.group)
+
+
+def _forward_mode(model: Model, images: Sequence[Tensor], direction: dict[str, Tensor]) -> Tensor:
+    """The tangent zdot = J_theta z . v in one pass of dual numbers, without a graph."""
+    encoder = model.eager_encoder
+    with torch.no_grad(), forward_ad.dual_level(), torch.compiler.set_stance("force_eager"), model.precision(images):
+        duals = {
+            name: forward_ad.make_dual(encoder.get_parameter(name).detach(), tangent)
+            for name, tangent in direction.items()
+        }
+        zdot: Tensor = forward_ad.unpack_dual(functional_call(encoder, duals, (images,)).features).tangent
+    return zdot
+
+
+def _central_difference(
+    model: Model,
+    images: Sequence[Tensor],
+    theta: dict[str, nn.Parameter],
+    start: dict[str, Tensor],
+    v: dict[str, Tensor],
+    moved: Tensor,
+) -> Tensor:
+    """The tangent zdot = [z(theta + eps v) - z(theta - eps v)] / (2 eps), in float32 at least; `moved` are z(theta')
+    with their gradient."""
+    length = _norm(v.values())
+    if length == 0.0 or moved.grad is None:
+        return torch.zeros_like(moved)
+    # Rounding grows as 1 / eps, and so does, as eps, the share of ReLUs and poolings that flip between the two ends:
+    # the sum is least where z moves by the square root of the machine's epsilon. |zdot| itself is about |v|^2 /
+    # |dL/dz|, as <dL/dz, zdot> = |v|^2.
+    speed = length**2 / _norm([moved.grad])
+    eps = math.sqrt(torch.finfo(moved.dtype).eps) * _norm([moved.detach()]) / speed
+    ends: list[Tensor] = []
+    # The two ends differ by less than bfloat16 can tell apart.
+    with torch.no_grad(), torch.autocast(moved.device.type, enabled=False):
+        for side in (eps, -eps):
+            _place(theta, start, v, side)
+            ends.append(model.eager_encoder(images).features)
+    _place(theta, start)
+    return (ends[0] - ends[1]) / (2 * eps)
+
+
+def _gradients(theta: dict[str, nn.Parameter]) -> dict[str, Tensor]:
+    return {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in theta.items()}
+
+
+def _norm(tensors: Iterable[Tensor]) -> float:
+    return float(torch.stack(torch._foreach_norm(list(tensors))).norm())
+
+
+def _place(
+    theta: dict[str, nn.Parameter],
+    start: dict[str, Tensor],
+    direction: dict[str, Tensor] | None = None,
+    length: float = 0.0,
+) -> None:
+    """Set theta to start + length * direction."""
+    parameters: list[Tensor] = list(theta.values())
+    with torch.no_grad():
+        torch._foreach_copy_(parameters, [start[name] for name in theta])
+        if direction is not None:
+            torch._foreach_add_(parameters, list(direction.values()), alpha=length)
+    # An open autocast context would go on with the casts that it made of the old values.
+    torch.clear_autocast_cache()
+
+
+@contextmanager
+def _restored(encoder: nn.Module, generators: nn.Module) -> Iterator[dict[str, Tensor]]:
+    """Give the values of the encoder's parameters; put back them, their gradients and both modules' buffers in the
+    end."""
+    parameters = dict(encoder.named_parameters())
+    start = {name: parameter.detach().clone() for name, parameter in parameters.items()}
+    gradients = {name: None if p.grad is None else p.grad.clone() for name, p in parameters.items()}
+    buffers = [*encoder.buffers(), *generators.buffers()]
+    saved = [buffer.clone() for buffer in buffers]
+    try:
+        yield start
+    finally:
+        _place(parameters, start)
+        for name, parameter in parameters.items():
+            parameter.grad = gradients[name]
+        for buffer, old in zip(buffers, saved, strict=True):
+            buffer.copy_(old)

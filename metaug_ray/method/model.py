@@ -1,0 +1,91 @@
+"""The networks and the objective of one run, and the forward pass from images to losses."""
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from metaug_ray.method.encoders import MultiViewEncoder
+from metaug_ray.method.generators import Generators
+from metaug_ray.method.memory_bank import BankSample
+from metaug_ray.method.objective import Losses, Objective
+from metaug_ray.method.similarities import Similarities, pair_similarities
+
+
+class Comparison(NamedTuple):
+    """What the features of one minibatch give against the memory bank."""
+
+    losses: Losses
+    original: Similarities
+    augmented: Similarities | None
+    """None without generators."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """Encoders, generators and objective.
+
+    Args:
+        encoder: a :class:`~metaug_ray.method.encoders.MultiViewEncoder`, as it is or wrapped by DDP and
+            `torch.compile`.
+        generators: the MAGs; None for the variants without them. Not wrapped by DDP: their gradient has a part that
+            no backward pass through them makes, so :func:`~metaug_ray.method.meta_gradient.meta_gradient` averages it.
+        objective: the losses.
+        autocast: torch.bfloat16 runs the encoder in mixed precision; None leaves autocast as the caller has it.
+            Generators and contrast run in the features' own precision in any case: they are cheap, and differentiated
+            twice.
+        group: ranks that share a minibatch; None for the default group, or for this process alone where there is none.
+    """
+
+    encoder: nn.Module
+    generators: Generators | None
+    objective: Objective
+    autocast: torch.dtype | None = None
+    group: dist.ProcessGroup | None = None
+
+    @property
+    def eager_encoder(self) -> MultiViewEncoder:
+        """The encoder beneath DDP and `torch.compile`."""
+        module = self.encoder
+        while not isinstance(module, MultiViewEncoder):
+            inner = module.module if isinstance(module, DistributedDataParallel) else getattr(module, "_orig_mod", None)
+            if not isinstance(inner, nn.Module):
+                raise TypeError(
+                    f"encoder must be a MultiViewEncoder, plain, compiled or in DDP, got {type(module).__name__}"
+                )
+            module = inner
+        return module
+
+    def precision(self, images: Sequence[Tensor]) -> torch.autocast | nullcontext[None]:
+        """The context that a forward pass of the encoder runs in."""
+        return nullcontext() if self.autocast is None else torch.autocast(images[0].device.type, self.autocast)
+
+    def encode(self, images: Sequence[Tensor]) -> Tensor:
+        """Unit features z [V, B, D] of one tensor [B, C_v, H, W] per view, through DDP where there is one."""
+        with self.precision(images):
+            features: Tensor = self.encoder(images).features
+        return features
+
+    def augment(self, features: Tensor) -> Tensor:
+        """Augmented features a_v(z_v), [V, B, D].
+
+        Raises:
+            ValueError: there are no generators.
+        """
+        if self.generators is None:
+            raise ValueError("this model has no generators to augment features with: build it with Generators")
+        with torch.autocast(features.device.type, enabled=False):
+            augmented: Tensor = self.generators(features)
+        return augmented
+
+    def compare(self, features: Tensor, sample: BankSample) -> Comparison:
+        """Losses and similarities of features z [V, B, D] against their bank rows, differentiable in z, theta and
+        omega."""
+        original = pair_similarities(features, sample)
+        augmented = None if self.generators is None else pair_similarities(self.augment(features), sample)
+        return Comparison(self.objective(original, augmented), original, augmented)

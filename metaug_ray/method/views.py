@@ -1,0 +1,95 @@
+"""Views of one image: the colour decompositions that MetAug and CMC contrast (paper, section 4.1)."""
+
+from collections.abc import Sequence
+from typing import Final
+
+import torch
+from torch import Tensor
+
+VIEW_CHANNELS: Final[dict[str, int]] = {"rgb": 3, "l": 1, "ab": 2, "y": 1, "dbdr": 2}
+"""Channels of every view that :func:`split_views` knows."""
+
+# IEC 61966-2-1 linear sRGB to CIE XYZ, one row each for X, Y and Z.
+_XYZ_FROM_RGB = (
+    (0.412453, 0.357580, 0.180423),
+    (0.212671, 0.715160, 0.072169),
+    (0.019334, 0.119193, 0.950227),
+)
+_D65_WHITE = (0.95047, 1.0, 1.08883)  # CIE 1931 2-degree observer
+_YDBDR_FROM_RGB = ((0.299, 0.587, 0.114), (-0.450, -0.883, 1.333), (-1.333, 1.116, 0.217))
+
+_AB_RANGE = 110.0  # sRGB colours reach a in [-86.2, 98.3] and b in [-107.9, 94.5]
+_DBDR_RANGE = 1.333
+
+
+def validate_views(names: Sequence[str]) -> tuple[str, ...]:
+    """Return `names` as a tuple if they are a usable choice of views.
+
+    Raises:
+        ValueError: a name is unknown or repeated, or there are fewer than two of them.
+    """
+    views = tuple(names)
+    for name in views:
+        if name not in VIEW_CHANNELS:
+            raise ValueError(f"unknown view {name!r}: choose from {', '.join(VIEW_CHANNELS)}")
+        if views.count(name) > 1:
+            raise ValueError(f"view {name!r} is given {views.count(name)} times in {views}: name each view once")
+    if len(views) < 2:
+        raise ValueError(f"contrast needs at least two views, got {views}: choose from {', '.join(VIEW_CHANNELS)}")
+    return views
+
+
+def split_views(images: Tensor, names: Sequence[str]) -> tuple[Tensor, ...]:
+    """Split RGB images into views, each normalised to about [-1, 1].
+
+    `l` and `ab` are CIE Lab (D65), `y` and `dbdr` are YDbDr (CMC's two settings).
+
+    Args:
+        images: uint8 sRGB, [B, 3, H, W], on any device.
+        names: the views, in the order wanted.
+
+    Returns:
+        One float32 tensor [B, C_v, H, W] for each name, in the images' memory format.
+
+    Raises:
+        ValueError: `names` is no valid choice (:func:`validate_views`), or `images` is not uint8 [B, 3, H, W].
+    """
+    views = validate_views(names)
+    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
+        raise ValueError(f"images must be uint8 [B, 3, H, W], got {images.dtype} {list(images.shape)}")
+    made: dict[str, Tensor] = {}
+    if "rgb" in views:
+        made["rgb"] = images.float() / 127.5 - 1.0
+    if "l" in views or "ab" in views:
+        lightness, opponents = _lab(images)
+        made["l"] = lightness / 50.0 - 1.0
+        made["ab"] = opponents / _AB_RANGE
+    if "y" in views or "dbdr" in views:
+        ydbdr = _linear_map(images.float() / 255.0, _YDBDR_FROM_RGB)
+        made["y"] = ydbdr[:, :1] * 2.0 - 1.0
+        made["dbdr"] = ydbdr[:, 1:] / _DBDR_RANGE
+    memory_format = (
+        torch.channels_last
+        if images.is_contiguous(memory_format=torch.channels_last) and not images.is_contiguous()
+        else torch.contiguous_format
+    )
+    return tuple(made[name].contiguous(memory_format=memory_format) for name in views)
+
+
+def _lab(images: Tensor) -> tuple[Tensor, Tensor]:
+    """CIE Lab of uint8 sRGB: L [B, 1, H, W] in [0, 100] and ab [B, 2, H, W]."""
+    # A byte has 256 values: a table is exact and spares a power per pixel.
+    byte = torch.arange(256, device=images.device, dtype=torch.float32) / 255.0
+    linear = torch.where(byte > 0.04045, ((byte + 0.055) / 1.055) ** 2.4, byte / 12.92)
+    xyz = _linear_map(linear[images.int()], _XYZ_FROM_RGB)
+    xyz = xyz / torch.tensor(_D65_WHITE, device=images.device).view(1, 3, 1, 1)
+    f = torch.where(xyz > 0.008856, xyz.clamp_min(0.008856) ** (1.0 / 3.0), 7.787 * xyz + 16.0 / 116.0)
+    fx, fy, fz = f.split(1, dim=1)
+    return 116.0 * fy - 16.0, torch.cat([500.0 * (fx - fy), 200.0 * (fy - fz)], dim=1)
+
+
+def _linear_map(images: Tensor, matrix: Sequence[Sequence[float]]) -> Tensor:
+    """Apply a 3x3 colour matrix to [B, 3, H, W]."""
+    # Sums of products, not a matmul: autocast and TF32 would round a matmul's inputs past the 0.01 that L must keep.
+    red, green, blue = images.split(1, dim=1)
+    return torch.cat([r * red + g * green + b * blue for r, g, b in matrix], dim=1)
