@@ -1,0 +1,34 @@
+import pytest
+import torch
+
+from metaug_ray.method.margins import MarginKind, injected_margins, margin_regularization
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"), [("large", (0.3, 0.9)), ("medium", (0.6, 0.6)), ("small", (0.9, 0.3))]
+)
+@pytest.mark.parametrize("overlap", [True, False])
+def test_margins_come_from_the_extremes(kind: MarginKind, expected: tuple[float, float], overlap: bool) -> None:
+    low, high = torch.tensor([[0.3, 0.5]]), torch.tensor([[0.5, 0.9]])
+    positives, negatives = (low + 0, high + 0) if overlap else (high + 0.4, low - 0.2)
+    if not overlap:  # positives from 0.9 on, negatives up to 0.3: separated, margins take the same two values
+        negatives = torch.tensor([[0.1, 0.3]])
+    positives.requires_grad_()
+    sigma_plus, sigma_minus = injected_margins(positives, negatives, kind)
+    torch.testing.assert_close((sigma_plus.item(), sigma_minus.item()), expected)
+    assert not sigma_plus.requires_grad
+
+
+def test_unknown_kind_is_an_error() -> None:
+    with pytest.raises(ValueError, match="unknown margin kind 'huge': choose from large, medium, small"):
+        injected_margins(torch.ones(1), torch.ones(1), "huge")  # type: ignore[arg-type]
+
+
+def test_regularization_by_hand() -> None:
+    positives = torch.tensor([[0.2, 0.7], [0.5, 0.9]], requires_grad=True)
+    negatives = torch.tensor([[0.1, 0.4], [0.6, 0.95]], requires_grad=True)
+    value = margin_regularization(positives, negatives, torch.tensor(0.6), torch.tensor(0.5))
+    torch.testing.assert_close(value.item(), (0.1 + 0.3) / 4 + (0.4 + 0.1) / 4)
+    value.backward()
+    torch.testing.assert_close(positives.grad, torch.tensor([[0.0, 1.0], [0.0, 1.0]]) / 4)
+    torch.testing.assert_close(negatives.grad, torch.tensor([[-1.0, -1.0], [0.0, 0.0]]) / 4)
