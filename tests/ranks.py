@@ -11,7 +11,7 @@ import torch.multiprocessing as mp
 
 
 def run_ranks(world_size: int, folder: Path, function: Callable[..., Any], *args: Any) -> list[Any]:
-    """Call `function(rank, *args)` in a process group of `world_size` new processes; returns what each gave, by rank."""
+    """Call `function(rank, *args)` in a group of `world_size` new processes; returns what each gave, by rank."""
     folder.mkdir(parents=True, exist_ok=True)
     mp.spawn(_rank, (world_size, folder, function, args), nprocs=world_size)
     return [torch.load(folder / f"rank{rank}.pt", weights_only=False) for rank in range(world_size)]

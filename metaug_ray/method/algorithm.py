@@ -136,7 +136,8 @@ class MetAug:
         features = self.model.encode(minibatch.images)
         comparison = self.model.compare(features, sample)
         theta = [parameter for parameter in self.model.encoder.parameters() if parameter.requires_grad]
-        torch.autograd.backward(comparison.losses.total, inputs=theta)
+        with torch.autocast(features.device.type, enabled=False):
+            torch.autograd.backward(comparison.losses.total, inputs=theta)
         losses, original, augmented = comparison
         return features.detach(), Comparison(
             Losses(*(loss.detach() for loss in losses)), _detached(original), augmented and _detached(augmented)

@@ -73,7 +73,8 @@ def meta_gradient(
     theta = {name: parameter for name, parameter in encoder.named_parameters() if parameter.requires_grad}
     omega = list(generators.parameters())
     generators.zero_grad()
-    with _restored(encoder, generators) as start:
+    # Backward passes, too, would take up an autocast context that the caller has open.
+    with _restored(encoder, generators) as start, torch.autocast(images[0].device.type, enabled=False):
         if mode == "double_backward":
             gradients = _double_backward(model, images, sample, theta, omega, virtual_learning_rate)
         else:
@@ -190,8 +191,8 @@ def _central_difference(
     speed = length**2 / _norm([moved.grad])
     eps = math.sqrt(torch.finfo(moved.dtype).eps) * _norm([moved.detach()]) / speed
     ends: list[Tensor] = []
-    # The two ends differ by less than bfloat16 can tell apart.
-    with torch.no_grad(), torch.autocast(moved.device.type, enabled=False):
+    # In full precision, whatever the model's: the two ends differ by less than bfloat16 can tell apart.
+    with torch.no_grad():
         for side in (eps, -eps):
             _place(theta, start, v, side)
             ends.append(model.eager_encoder(images).features)

@@ -1,7 +1,6 @@
 """The networks and the objective of one run, and the forward pass from images to losses."""
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -36,9 +35,9 @@ class Model:
         generators: the MAGs; None for the variants without them. Not wrapped by DDP: their gradient has a part that
             no backward pass through them makes, so :func:`~metaug_ray.method.meta_gradient.meta_gradient` averages it.
         objective: the losses.
-        autocast: torch.bfloat16 runs the encoder in mixed precision; None leaves autocast as the caller has it.
-            Generators and contrast run in the features' own precision in any case: they are cheap, and differentiated
-            twice.
+        autocast: torch.bfloat16 runs the encoder in mixed precision, None in its own. Generators and contrast run in
+            the features' precision in any case: they are cheap, and differentiated twice. An autocast context that the
+            caller has open has no say.
         group: ranks that share a minibatch; None for the default group, or for this process alone where there is none.
     """
 
@@ -61,9 +60,9 @@ class Model:
             module = inner
         return module
 
-    def precision(self, images: Sequence[Tensor]) -> torch.autocast | nullcontext[None]:
+    def precision(self, images: Sequence[Tensor]) -> torch.autocast:
         """The context that a forward pass of the encoder runs in."""
-        return nullcontext() if self.autocast is None else torch.autocast(images[0].device.type, self.autocast)
+        return torch.autocast(images[0].device.type, self.autocast, enabled=self.autocast is not None)
 
     def encode(self, images: Sequence[Tensor]) -> Tensor:
         """Unit features z [V, B, D] of one tensor [B, C_v, H, W] per view, through DDP where there is one."""
@@ -79,13 +78,13 @@ class Model:
         """
         if self.generators is None:
             raise ValueError("this model has no generators to augment features with: build it with Generators")
-        with torch.autocast(features.device.type, enabled=False):
-            augmented: Tensor = self.generators(features)
+        augmented: Tensor = self.generators(features)
         return augmented
 
     def compare(self, features: Tensor, sample: BankSample) -> Comparison:
         """Losses and similarities of features z [V, B, D] against their bank rows, differentiable in z, theta and
         omega."""
-        original = pair_similarities(features, sample)
-        augmented = None if self.generators is None else pair_similarities(self.augment(features), sample)
-        return Comparison(self.objective(original, augmented), original, augmented)
+        with torch.autocast(features.device.type, enabled=False):
+            original = pair_similarities(features, sample)
+            augmented = None if self.generators is None else pair_similarities(self.augment(features), sample)
+            return Comparison(self.objective(original, augmented), original, augmented)

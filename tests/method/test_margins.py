@@ -3,18 +3,17 @@ import torch
 
 from metaug_ray.method.margins import MarginKind, injected_margins, margin_regularization
 
+OVERLAPPING = torch.tensor([[0.3, 0.5]]), torch.tensor([[0.5, 0.9]])  # min+ 0.3, max- 0.9
+SEPARATED = torch.tensor([[1.0, 0.9]]), torch.tensor([[0.1, 0.3]])  # min+ 0.9, max- 0.3
 
-@pytest.mark.parametrize(
-    ("kind", "expected"), [("large", (0.3, 0.9)), ("medium", (0.6, 0.6)), ("small", (0.9, 0.3))]
-)
-@pytest.mark.parametrize("overlap", [True, False])
-def test_margins_come_from_the_extremes(kind: MarginKind, expected: tuple[float, float], overlap: bool) -> None:
-    low, high = torch.tensor([[0.3, 0.5]]), torch.tensor([[0.5, 0.9]])
-    positives, negatives = (low + 0, high + 0) if overlap else (high + 0.4, low - 0.2)
-    if not overlap:  # positives from 0.9 on, negatives up to 0.3: separated, margins take the same two values
-        negatives = torch.tensor([[0.1, 0.3]])
-    positives.requires_grad_()
-    sigma_plus, sigma_minus = injected_margins(positives, negatives, kind)
+
+@pytest.mark.parametrize(("kind", "expected"), [("large", (0.3, 0.9)), ("medium", (0.6, 0.6)), ("small", (0.9, 0.3))])
+@pytest.mark.parametrize("similarities", [OVERLAPPING, SEPARATED])
+def test_margins_come_from_the_extremes(
+    kind: MarginKind, expected: tuple[float, float], similarities: tuple[torch.Tensor, torch.Tensor]
+) -> None:
+    positives, negatives = similarities
+    sigma_plus, sigma_minus = injected_margins(positives.clone().requires_grad_(), negatives, kind)
     torch.testing.assert_close((sigma_plus.item(), sigma_minus.item()), expected)
     assert not sigma_plus.requires_grad
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from metaug_ray.method import distributed
-from metaug_ray.method.algorithm import MetAug, MetaStep, Minibatch
+from metaug_ray.method.algorithm import MetaStep, MetAug, Minibatch
 from metaug_ray.method.contrast import NoiseContrastiveEstimation
 from metaug_ray.method.margins import injected_margins
 from metaug_ray.method.memory_bank import MemoryBank

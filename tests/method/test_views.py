@@ -21,8 +21,8 @@ def channels_last(image: Tensor) -> np.ndarray:
 
 def test_lab_is_scikit_images(colours: Tensor) -> None:
     lightness, opponents = split_views(colours, ("l", "ab"))
-    for image, l, ab in zip(colours, lightness, opponents, strict=True):
-        lab = np.concatenate([(channels_last(l) + 1) * 50, channels_last(ab) * 110], -1)
+    for image, light, ab in zip(colours, lightness, opponents, strict=True):
+        lab = np.concatenate([(channels_last(light) + 1) * 50, channels_last(ab) * 110], -1)
         assert np.abs(lab - rgb2lab(channels_last(image))).max() < 0.01
 
 

@@ -1,0 +1,168 @@
+"""The training step against the same step written out, and what a step must leave alone."""
+
+from copy import deepcopy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from metaug_ray.method.algorithm import MetaStep, MetAug, Minibatch
+from metaug_ray.method.contrast import NoiseContrastiveEstimation
+from metaug_ray.method.encoders import unit
+from metaug_ray.method.memory_bank import MemoryBank
+from metaug_ray.method.meta_gradient import meta_gradient
+from metaug_ray.method.model import Model
+from metaug_ray.method.objective import Objective
+from tests.method.small import make_bank, make_images, make_model
+
+INDICES = torch.tensor([3, 150, 202, 77, 0, 101])
+META_INDICES = torch.tensor([9, 8, 7, 6, 5, 4])
+
+
+def minibatches() -> tuple[Minibatch, Minibatch]:
+    return Minibatch(make_images(6, seed=1), INDICES), Minibatch(make_images(6, seed=2), META_INDICES)
+
+
+def make_metaug(meta: MetaStep = MetaStep(), model: Model | None = None) -> MetAug:  # noqa: B008 (frozen)
+    model = model or make_model()
+    generator_optimizer = (
+        None if model.generators is None else torch.optim.SGD(model.generators.parameters(), lr=0.3, momentum=0.9)
+    )
+    encoder_optimizer = torch.optim.SGD(model.encoder.parameters(), lr=0.1, momentum=0.9)
+    return MetAug(model, make_bank(), encoder_optimizer, generator_optimizer, meta)
+
+
+def weights(module: nn.Module | None) -> list[Tensor]:
+    assert module is not None
+    return [p.detach().clone() for p in module.parameters()]
+
+
+def bank_rows(bank: MemoryBank) -> Tensor:
+    rows: Tensor = bank.state_dict()["rows"]
+    return rows.clone()
+
+
+def test_fused_step_written_out() -> None:
+    """Encoders and generators step from gradients at the same theta, on the same minibatch and draws."""
+    batch, _ = minibatches()
+    metaug = make_metaug(MetaStep("fused", virtual_learning_rate=0.02))
+    comparison = metaug.step(4, batch)
+
+    model, bank = make_model(), make_bank()
+    before = bank_rows(bank)
+    sample = bank.sample(INDICES, 4)
+    features = model.encode(batch.images)
+    losses = model.compare(features, sample).losses
+    theta = list(model.encoder.parameters())
+    theta_gradient = torch.autograd.grad(losses.total, theta)
+    meta_gradient(model, batch.images, sample, virtual_learning_rate=0.02, mode="double_backward")
+    assert model.generators is not None
+    for ours, p, g in zip(weights(metaug.model.encoder), theta, theta_gradient, strict=True):
+        torch.testing.assert_close(ours, p.detach() - 0.1 * g, rtol=1e-9, atol=1e-12)
+    for ours, p in zip(weights(metaug.model.generators), model.generators.parameters(), strict=True):
+        assert p.grad is not None
+        torch.testing.assert_close(ours, p.detach() - 0.3 * p.grad, rtol=1e-9, atol=1e-10)
+    before[INDICES] = unit(0.5 * before[INDICES] + 0.5 * features.detach().transpose(0, 1))
+    torch.testing.assert_close(bank_rows(metaug.bank), before, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(comparison.losses.total, losses.total.detach())
+    assert not any(d.requires_grad for part in (comparison.original, comparison.augmented) for d in part or ())
+
+
+def test_separate_step_is_algorithm_1() -> None:
+    """Theta first; then the generators, at the new theta, on their own minibatch and draws, with the refreshed bank."""
+    batch, meta_batch = minibatches()
+    metaug = make_metaug(MetaStep("separate", virtual_learning_rate=0.02))
+    metaug.step(4, batch, meta_batch)
+
+    by_hand = make_metaug()
+    model, bank = by_hand.model, by_hand.bank
+    sample = bank.sample(INDICES, 4)
+    features = model.encode(batch.images)
+    model.compare(features, sample).losses.total.backward()
+    by_hand.encoder_optimizer.step()
+    bank.refresh(sample, features)
+    assert model.generators is not None
+    statistics = deepcopy((dict(model.encoder.named_buffers()), dict(model.generators.named_buffers())))
+    sample = bank.sample(META_INDICES, 4, stream="meta")
+    meta_gradient(model, meta_batch.images, sample, virtual_learning_rate=0.02, mode="double_backward")
+    assert by_hand.generator_optimizer is not None
+    by_hand.generator_optimizer.step()
+    for mine, theirs in ((metaug.model.encoder, model.encoder), (metaug.model.generators, model.generators)):
+        for ours, expected in zip(weights(mine), weights(theirs), strict=True):
+            torch.testing.assert_close(ours, expected, rtol=1e-9, atol=1e-10)
+    assert torch.equal(bank_rows(metaug.bank), bank_rows(bank))
+    assert metaug.model.generators is not None
+    buffers = dict(metaug.model.encoder.named_buffers()), dict(metaug.model.generators.named_buffers())
+    torch.testing.assert_close(buffers, statistics)
+
+
+@pytest.mark.parametrize("meta", [MetaStep("fused"), MetaStep("fused", "difference"), MetaStep("separate")])
+def test_only_the_regular_forward_moves_batch_norm_statistics(meta: MetaStep) -> None:
+    batch, meta_batch = minibatches()
+    metaug, plain = make_metaug(meta), make_model()
+    metaug.step(0, batch, meta_batch if meta.schedule == "separate" else None)
+    with torch.no_grad():
+        plain.compare(plain.encode(batch.images), make_bank().sample(INDICES, 0))
+    for trained, expected in (
+        (metaug.model.encoder, plain.encoder),
+        (metaug.model.generators, plain.generators),
+    ):
+        assert trained is not None
+        assert expected is not None
+        assert dict(expected.named_buffers())
+        torch.testing.assert_close(dict(trained.named_buffers()), dict(expected.named_buffers()), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("schedule", ["fused", "separate"])
+def test_every_nth_step_trains_the_generators(schedule: str) -> None:
+    metaug = make_metaug(MetaStep(schedule, every=3))  # type: ignore[arg-type]
+    batch, meta_batch = minibatches()
+    for step in range(5):
+        before, theta = weights(metaug.model.generators), weights(metaug.model.encoder)
+        takes = metaug.takes_meta_step(step)
+        assert takes == (step in (0, 3))
+        metaug.step(step, batch, meta_batch if takes and schedule == "separate" else None)
+        moved = any((a != b).any() for a, b in zip(before, weights(metaug.model.generators), strict=True))
+        assert moved == takes
+        assert any((a != b).any() for a, b in zip(theta, weights(metaug.model.encoder), strict=True))
+
+
+def test_without_generators_it_is_the_contrast_alone() -> None:
+    model = make_model(generators=False)
+    metaug = make_metaug(model=model)
+    comparison = metaug.step(0, minibatches()[0])
+    assert comparison.augmented is None
+    assert comparison.losses.total == comparison.losses.original
+    assert comparison.losses.augmented == 0
+
+
+def test_variants_are_settings() -> None:
+    """CMC (NCE, no generators), and "only MAG" (InfoNCE with generators, here NCE) train like the others."""
+    for generators in (False, True):
+        model = make_model(generators=generators)
+        nce = NoiseContrastiveEstimation(2).double()
+        metaug = make_metaug(model=Model(model.encoder, model.generators, Objective(nce, delta=0.1, alpha=0.1)))
+        before = weights(model.encoder)
+        for step in range(2):
+            assert metaug.step(step, minibatches()[0]).losses.total.isfinite()
+        assert any((a != b).any() for a, b in zip(before, weights(model.encoder), strict=True))
+        assert "contrast.log_normalizer" in metaug.model.objective.state_dict()
+
+
+def test_wrong_use_is_named() -> None:
+    batch, meta_batch = minibatches()
+    with pytest.raises(ValueError, match="step 0 of schedule 'separate' needs a meta_minibatch"):
+        make_metaug(MetaStep("separate")).step(0, batch)
+    with pytest.raises(ValueError, match="step 1 of schedule 'separate' takes no meta_minibatch"):
+        make_metaug(MetaStep("separate", every=2)).step(1, batch, meta_batch)
+    with pytest.raises(ValueError, match="step 0 of schedule 'fused' takes no meta_minibatch"):
+        make_metaug().step(0, batch, meta_batch)
+    model = make_model()
+    with pytest.raises(ValueError, match="got generators and no generator_optimizer"):
+        MetAug(model, make_bank(), torch.optim.SGD(model.encoder.parameters(), lr=0.1))
+    with pytest.raises(ValueError, match="every is 0"):
+        MetaStep(every=0)
+    with pytest.raises(ValueError, match="unknown schedule 'later': choose fused or separate"):
+        MetaStep("later")  # type: ignore[arg-type]
+    with pytest.raises(IndexError, match="index 203 is outside"):
+        make_metaug().step(0, batch._replace(indices=torch.full((6,), 203)))
