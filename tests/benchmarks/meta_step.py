@@ -1,0 +1,172 @@
+"""Time and peak memory of one training step, by how the meta gradient is made.
+
+Run `uv run python -m tests.benchmarks.meta_step` (about ten minutes on two cores; `--help` for sizes). Every variant
+runs in a process of its own, which measures its peak resident memory over the memory before the first step; the
+variants take turns, so that a slow minute of the machine hits all of them. "double back-propagation" is the textbook
+version of the fused step: one graph through forward, backward and virtual step, nothing computed twice.
+"""
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch.func import functional_call
+
+from metaug_ray.method.algorithm import MetAug, MetaStep, Minibatch
+from metaug_ray.method.contrast import unified_contrast
+from metaug_ray.method.encoders import MultiViewEncoder
+from metaug_ray.method.generators import Generators
+from metaug_ray.method.memory_bank import MemoryBank
+from metaug_ray.method.model import Model
+from metaug_ray.method.objective import Objective
+from metaug_ray.method.views import VIEW_CHANNELS
+
+VIEWS = ("rgb", "l", "ab")
+VARIANTS = (
+    "plain only-OUCL",
+    "fused jvp",
+    "fused difference",
+    "separate jvp",
+    "separate difference",
+    "double back-propagation",
+)
+
+
+def make_step(
+    variant: str, encoder: str, size: int, batch: int, device: torch.device
+) -> tuple[Callable[[int], None], int]:
+    """The step, and the bytes of one copy of the encoder's parameters."""
+    torch.manual_seed(0)
+    networks = MultiViewEncoder(VIEWS, encoder).to(device)
+    generators = None if variant == "plain only-OUCL" else Generators(len(VIEWS)).to(device)
+    objective = Objective(partial(unified_contrast, beta=16.0, gamma=0.25), delta=1e-2, alpha=1e-3)
+    model = Model(networks, generators, objective, torch.bfloat16 if device.type == "cuda" else None)
+    bank = MemoryBank(50_000, len(VIEWS), device=device)
+    encoder_optimizer = torch.optim.SGD(networks.parameters(), lr=0.03, momentum=0.9)
+    generator_optimizer = (
+        None if generators is None else torch.optim.SGD(generators.parameters(), lr=0.03, momentum=0.9)
+    )
+
+    def minibatch(seed: int) -> Minibatch:
+        generator = torch.Generator().manual_seed(seed)
+        images = [torch.randn(batch, VIEW_CHANNELS[v], size, size, generator=generator).to(device) for v in VIEWS]
+        return Minibatch(images, torch.randint(50_000, (batch,), generator=generator))
+
+    first, second = minibatch(1), minibatch(2)
+    parameter_bytes = sum(p.nbytes for p in networks.parameters())
+    if variant != "double back-propagation":
+        schedule, _, mode = variant.partition(" ")
+        meta = MetaStep() if generators is None else MetaStep(schedule, mode)
+        metaug = MetAug(model, bank, encoder_optimizer, generator_optimizer, meta)
+
+        def step(number: int) -> None:
+            metaug.step(number, first, second if schedule == "separate" else None)
+
+        return step, parameter_bytes
+
+    def double(number: int) -> None:
+        encoder_optimizer.zero_grad()
+        theta = dict(networks.named_parameters())
+        sample = bank.sample(first.indices, number)
+        features = model.encode(first.images)
+        regular = torch.autograd.grad(
+            model.compare(features, sample).losses.total, list(theta.values()), create_graph=True
+        )
+        virtual = {name: p - 1e-3 * g for (name, p), g in zip(theta.items(), regular, strict=True)}
+        with model.precision(first.images):
+            moved = functional_call(networks, virtual, (first.images,)).features
+        losses, original, augmented = model.compare(moved, sample)
+        total = losses.total + objective.alpha * objective.regularization(original, augmented)
+        torch.autograd.backward(total, inputs=list(generators.parameters()))
+        for p, g in zip(theta.values(), regular, strict=True):
+            p.grad = g.detach()
+        encoder_optimizer.step()
+        bank.refresh(sample, features)
+        generator_optimizer.step()
+        generator_optimizer.zero_grad()
+
+    return double, parameter_bytes
+
+
+def resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+def measure_variant(variant: str, encoder: str, size: int, batch: int, device: torch.device) -> None:
+    """Serve the parent: a step's seconds for every line on standard input; in the end peak bytes and parameter
+    bytes."""
+    step, parameter_bytes = make_step(variant, encoder, size, batch, device)
+    before = resident_bytes()
+    for number, _ in enumerate(sys.stdin):
+        start = time.perf_counter()
+        step(number)
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        print(time.perf_counter() - start, flush=True)
+    if device.type == "cuda":
+        peak = torch.cuda.max_memory_allocated()
+    else:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
+    print(json.dumps({"peak": peak, "parameters": parameter_bytes}), flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--encoder", default="resnet50")
+    parser.add_argument("--size", type=int, default=64, help="image size, px")
+    parser.add_argument("--batch", type=int, nargs="+", default=[32, 16], help="batch sizes")
+    parser.add_argument("--steps", type=int, default=4, help="steps measured, after one to warm up")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--variant", choices=VARIANTS, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.variant:
+        measure_variant(args.variant, args.encoder, args.size, args.batch[0], torch.device(args.device))
+        return
+    print(f"{args.encoder}, 3 views, {args.size} px, {args.device}, {torch.get_num_threads()} threads\n")
+    print(
+        "| batch | step | s | time / plain | peak MB | extra over plain, in copies of theta
+        |\n|---|---|---|---|---|---|"
+    )
+    for batch in args.batch:
+        rows = compare(args, batch)
+        plain = rows["plain only-OUCL"]
+        for variant, (seconds, memory) in rows.items():
+            extra = (memory["peak"] - plain[1]["peak"]) / memory["parameters"]
+            print(
+                f"| {batch} | {variant} | {seconds:.2f} | {seconds / plain[0]:.2f} "
+                f"| {memory['peak'] / 1e6:.0f} | {extra:+.1f} |"
+            )
+
+
+def compare(args: argparse.Namespace, batch: int) -> dict[str, tuple[float, dict[str, int]]]:
+    """Median seconds and memory of every variant."""
+    processes = {}
+    for variant in VARIANTS:
+        command = [sys.executable, "-m", "tests.benchmarks.meta_step", "--variant", variant, "--encoder", args.encoder]
+        command += ["--size", str(args.size), "--batch", str(batch), "--device", args.device]
+        processes[variant] = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    seconds: dict[str, list[float]] = {variant: [] for variant in VARIANTS}
+    for turn in range(args.steps + 1):
+        for variant, process in processes.items():
+            print(f"batch {batch}, turn {turn} of {args.steps}: {variant}", file=sys.stderr, flush=True)
+            process.stdin.write("\n")
+            process.stdin.flush()
+            seconds[variant].append(float(process.stdout.readline()))
+    rows = {}
+    for variant, process in processes.items():
+        process.stdin.close()
+        rows[variant] = (statistics.median(seconds[variant][1:]), json.loads(process.stdout.readline()))
+        process.wait()
+    return rows
+
+
+if __name__ == "__main__":
+    main()
