@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 from torch.func import functional_call
 
-from metaug_ray.method.algorithm import MetAug, MetaStep, Minibatch
+from metaug_ray.method.algorithm import MetaStep, MetAug, Minibatch
 from metaug_ray.method.contrast import unified_contrast
 from metaug_ray.method.encoders import MultiViewEncoder
 from metaug_ray.method.generators import Generators
@@ -131,10 +131,8 @@ def main() -> None:
         measure_variant(args.variant, args.encoder, args.size, args.batch[0], torch.device(args.device))
         return
     print(f"{args.encoder}, 3 views, {args.size} px, {args.device}, {torch.get_num_threads()} threads\n")
-    print(
-        "| batch | step | s | time / plain | peak MB | extra over plain, in copies of theta
-        |\n|---|---|---|---|---|---|"
-    )
+    print("| batch | step | s | time / plain | peak MB | extra over plain, in copies of theta |")
+    print("|---|---|---|---|---|---|")
     for batch in args.batch:
         rows = compare(args, batch)
         plain = rows["plain only-OUCL"]
