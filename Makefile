@@ -1,35 +1,32 @@
 # `make test` on a fresh Debian or Ubuntu machine installs what is missing and runs every check.
 
-SYSTEM_PACKAGES := g++ python3-dev pkg-config libopencv-dev libturbojpeg0-dev
+SYSTEM_PACKAGES := g++ python3-dev python3-venv pkg-config libopencv-dev libturbojpeg0-dev
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
-# uv's installer puts it there.
-export PATH := $(HOME)/.local/bin:$(PATH)
+# The machine's own uv, or one that `make` puts into .uv/.
+UV := $(shell command -v uv || echo .uv/bin/uv)
 # Without compiled bytecode every Ray worker compiles torch and ray anew.
 export UV_COMPILE_BYTECODE := 1
 
-.PHONY: test lint setup system uv
+.PHONY: test lint setup system
 
 test: lint
-	uv run --locked pytest
+	$(UV) run --locked pytest
 
 lint: setup
-	uv run --locked ruff check .
-	uv run --locked ruff format --check .
-	uv run --locked mypy
-	uv run --locked lint-imports
+	$(UV) run --locked ruff check .
+	$(UV) run --locked ruff format --check .
+	$(UV) run --locked mypy
+	$(UV) run --locked lint-imports
 
-setup: system uv
-	uv sync --locked
+setup: system $(UV)
+	$(UV) sync --locked
 
 # FFCV is compiled at its installation and needs OpenCV, libjpeg-turbo and a compiler.
 system:
-	@if ! dpkg -s $(SYSTEM_PACKAGES) >/dev/null 2>&1; then \
+	@dpkg -s $(SYSTEM_PACKAGES) >/dev/null 2>&1 || { \
 		$(SUDO) apt-get update && $(SUDO) env DEBIAN_FRONTEND=noninteractive \
-			apt-get install -y --no-install-recommends $(SYSTEM_PACKAGES); \
-	fi
+			apt-get install -y --no-install-recommends $(SYSTEM_PACKAGES); }
 
-uv:
-	@if ! command -v uv >/dev/null; then \
-		{ command -v curl >/dev/null || { $(SUDO) apt-get update && $(SUDO) apt-get install -y curl ca-certificates; }; } && \
-		curl -LsSf https://astral.sh/uv/install.sh | sh; \
-	fi
+.uv/bin/uv: | system
+	python3 -m venv .uv
+	.uv/bin/pip install --quiet uv

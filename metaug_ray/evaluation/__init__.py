@@ -1,0 +1,1 @@
+"""Frozen encoders judged: feature extraction, kNN, linear probe, plots."""

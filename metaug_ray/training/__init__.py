@@ -1,0 +1,1 @@
+"""One pre-training run on a cluster: worker loop, step, checkpoint, trainer."""
