@@ -1,11 +1,13 @@
 """Algorithm 1 of the paper: one training step of encoders and generators."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from metaug_ray.method import distributed
@@ -38,6 +40,9 @@ class MetaStep:
         mode: see :data:`~metaug_ray.method.meta_gradient.MetaMode`.
         virtual_learning_rate: l of the virtual step (Eq. 3).
         every: take the meta step on each n-th step, from step 0 on.
+
+    Raises:
+        ValueError: an argument is none of these.
     """
 
     schedule: MetaSchedule = "fused"
@@ -46,10 +51,14 @@ class MetaStep:
     every: int = 1
 
     def __post_init__(self) -> None:
-        if self.every < 1:
-            raise ValueError(f"every is {self.every}: the meta step is taken on each n-th step, n at least 1")
-        if self.schedule not in ("fused", "separate"):
-            raise ValueError(f"unknown schedule {self.schedule!r}: choose fused or separate")
+        if self.every < 1 or self.every % 1:
+            raise ValueError(f"every is {self.every}: the meta step is taken on each n-th step, n an integer from 1 on")
+        if self.schedule not in get_args(MetaSchedule):
+            raise ValueError(f"unknown schedule {self.schedule!r}: choose from {', '.join(get_args(MetaSchedule))}")
+        if self.mode not in get_args(MetaMode):
+            raise ValueError(f"unknown meta gradient mode {self.mode!r}: choose from {', '.join(get_args(MetaMode))}")
+        if not 0 < self.virtual_learning_rate < math.inf:
+            raise ValueError(f"virtual_learning_rate is {self.virtual_learning_rate}: it must be positive")
 
 
 class MetAug:
@@ -64,7 +73,8 @@ class MetAug:
         meta: how the generators are trained.
 
     Raises:
-        ValueError: generators without their optimiser, or the other way round.
+        ValueError: generators without their optimiser, or the other way round; encoder, generators and bank of
+            different views or feature sizes; several ranks and an encoder that is not in DDP.
     """
 
     def __init__(
@@ -81,6 +91,18 @@ class MetAug:
                 f"got {'no ' if model.generators is None else ''}generators and "
                 f"{'no ' if generator_optimizer is None else 'a '}generator_optimizer"
             )
+        encoder, generators = model.eager_encoder, model.generators
+        ranks = distributed.world_size(model.group)
+        if ranks > 1 and not any(isinstance(module, DistributedDataParallel) for module in model.encoder.modules()):
+            raise ValueError(
+                f"the encoder of {ranks} ranks is not wrapped in DistributedDataParallel: "
+                "without it each rank would train an encoder of its own"
+            )
+        shapes = {"encoder": (len(encoder.views), encoder.feature_size), "bank": (bank.views, bank.feature_size)}
+        if generators is not None:
+            shapes["generators"] = (generators.views, generators.feature_size)
+        if len(set(shapes.values())) > 1:
+            raise ValueError(f"these differ in (views, feature size), and must not: {shapes}")
         self.model, self.bank, self.meta = model, bank, meta
         self.encoder_optimizer, self.generator_optimizer = encoder_optimizer, generator_optimizer
         if model.generators is not None:
@@ -107,7 +129,8 @@ class MetAug:
             Losses and similarities of this rank's part before the update, without graph.
 
         Raises:
-            ValueError: `meta_minibatch` is missing, or given where none is used.
+            ValueError: `meta_minibatch` is missing, or given where none is used; a minibatch is too small (generators
+                have batch norm and need two images) or has another number of indices than of images.
             IndexError: see :meth:`~metaug_ray.method.memory_bank.MemoryBank.sample`.
         """
         meta = self.takes_meta_step(step)
@@ -118,7 +141,10 @@ class MetAug:
                 + ("needs a meta_minibatch: the meta step has its own" if separate else "takes no meta_minibatch")
             )
 
-        self.encoder_optimizer.zero_grad()
+        for part in (minibatch, meta_minibatch):
+            if part is not None:
+                self._check(part)
+        self.model.encoder.zero_grad()
         sample = self.bank.sample(minibatch.indices, step)
         features, comparison = self._regular_gradient(minibatch, sample)
         if meta and meta_minibatch is None:
@@ -130,6 +156,14 @@ class MetAug:
         if meta and self.generator_optimizer is not None:
             self.generator_optimizer.step()
         return comparison
+
+    def _check(self, minibatch: Minibatch) -> None:
+        sizes = [len(images) for images in minibatch.images]
+        if set(sizes) != {len(minibatch.indices)}:
+            raise ValueError(f"a minibatch has {len(minibatch.indices)} indices and {sizes} images in its views")
+        least = 1 if self.model.generators is None else 2
+        if len(minibatch.indices) < least:
+            raise ValueError(f"a minibatch of {len(minibatch.indices)} is too small: give each rank at least {least}")
 
     def _regular_gradient(self, minibatch: Minibatch, sample: BankSample) -> tuple[Tensor, Comparison]:
         """grad_theta L_MetAug to `.grad`, averaged over the ranks by DDP; omega is held constant."""

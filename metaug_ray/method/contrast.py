@@ -5,10 +5,11 @@ All take the same two arguments, for B anchors, P ordered pairs of views and K n
     positives  d+ in [0, 1], [B, P]
     negatives  d- in [0, 1], [B, P, K] or, pairs outer, [B, P * K]
 
-and reduce in float32 at least. The optimization-driven unified contrast (OUCL) compares every positive of an anchor
-with every negative of it; its double sum over pairs factorises into two log-sum-exps, so it costs O(P + P K). The
-InfoNCE family and NCE compare within each ordered pair and sum over the pairs; their logits are cosines over a
-temperature, with the cosine 2 d - 1 read back from d, so that a temperature means what it means in CMC.
+and reduce in float32 at least. Shapes that do not fit and settings out of their range raise a ValueError. The
+optimization-driven unified contrast (OUCL) compares every positive of an anchor with every negative of it; its double
+sum over pairs factorises into two log-sum-exps, so it costs O(P + P K). The InfoNCE family and NCE compare within each
+ordered pair and sum over the pairs; their logits are cosines over a temperature, with the cosine 2 d - 1 read back from
+d, so that a temperature means what it means in CMC.
 """
 
 import math
@@ -29,6 +30,7 @@ def unified_contrast(positives: Tensor, negatives: Tensor, *, beta: float, gamma
         beta: inverse temperature, > 0; the paper searches 2 to 256.
         gamma: relaxation factor; the paper searches 0.15 to 0.50.
     """
+    _at_least("beta", beta, 0, open_end=True)
     positives, negatives = _wide(positives, negatives)
     return _unified(
         beta * ((1 - positives).square() - gamma**2),
@@ -45,6 +47,7 @@ def unified_contrast_eq8(positives: Tensor, negatives: Tensor, *, beta: float, m
         beta: inverse temperature, > 0.
         margin: lambda.
     """
+    _at_least("beta", beta, 0, open_end=True)
     positives, negatives = _wide(positives, negatives)
     return _unified(beta * (margin - positives), beta * negatives, beta)
 
@@ -63,6 +66,8 @@ def unified_contrast_attenuated(
         gamma: relaxation factor.
         phi: phi_dec >= 1, attenuation; best at 6 in the paper's figure 3.
     """
+    _at_least("beta", beta, 0, open_end=True)
+    _at_least("phi", phi, 1)
     positives, negatives = _wide(positives, negatives)
     weight_positive = torch.relu((1 - positives) / phi + gamma).detach()
     weight_negative = torch.relu(negatives / phi + gamma).detach()
@@ -109,6 +114,7 @@ def hard_info_nce(
         class_prior: tau+, in [0, 1).
         concentration: their beta >= 0: a negative weighs as e^{concentration * l-}; 0 is :func:`debiased_info_nce`.
     """
+    _at_least("concentration", concentration, 0)
     positive, negative = _logits(positives, negatives, temperature)
     count = negative.shape[-1]
     reweighted = (
@@ -170,18 +176,28 @@ class NoiseContrastiveEstimation(nn.Module):
         self.temperature = temperature
         self._group = group
         self._estimated = False  # spares looking at the buffer, and so a synchronisation, in every later step
+        nn.Module.register_load_state_dict_post_hook(self, _look_again)
         self.register_buffer("log_normalizer", torch.full((pairs,), math.nan, dtype=torch.float64))
 
     def forward(self, positives: Tensor, negatives: Tensor) -> Tensor:
+        repeats, rest = divmod(positives.shape[1], len(self.log_normalizer))
+        if rest:
+            raise ValueError(
+                f"{positives.shape[1]} pairs are no multiple of the {len(self.log_normalizer)} that NCE was built for: "
+                "V views have V (V - 1) ordered pairs"
+            )
         if not self._estimated:
             if self.log_normalizer.isnan().any():
                 estimate = nce_log_normalizer(positives, negatives, temperature=self.temperature, group=self._group)
                 self.log_normalizer.copy_(estimate)
             self._estimated = True
-        repeats = positives.shape[1] // len(self.log_normalizer)
         return nce(
             positives, negatives, temperature=self.temperature, log_normalizer=self.log_normalizer.repeat(repeats)
         )
+
+
+def _look_again(module: NoiseContrastiveEstimation, _: object) -> None:
+    module._estimated = False
 
 
 def _wide(positives: Tensor, negatives: Tensor) -> tuple[Tensor, Tensor]:
@@ -189,13 +205,18 @@ def _wide(positives: Tensor, negatives: Tensor) -> tuple[Tensor, Tensor]:
     batch, pairs = positives.shape
     if negatives.ndim == 2 and pairs and negatives.shape[1] % pairs == 0:
         negatives = negatives.unflatten(1, (pairs, -1))
-    if negatives.ndim != 3 or negatives.shape[:2] != (batch, pairs):
+    if negatives.ndim != 3 or negatives.shape[:2] != (batch, pairs) or not negatives.shape[2]:
         raise ValueError(
             f"negatives {list(negatives.shape)} do not fit positives {list(positives.shape)}: "
             f"expected [{batch}, {pairs}, K] or [{batch}, {pairs} * K]"
         )
     dtype = torch.promote_types(torch.promote_types(positives.dtype, negatives.dtype), torch.float32)
     return positives.to(dtype), negatives.to(dtype)
+
+
+def _at_least(name: str, value: float, least: float, *, open_end: bool = False) -> None:
+    if not least <= value < math.inf or (open_end and value == least):
+        raise ValueError(f"{name} is {value}: it must be {'above' if open_end else 'at least'} {least}")
 
 
 def _unified(positive_exponents: Tensor, negative_exponents: Tensor, beta: float) -> Tensor:
@@ -210,6 +231,7 @@ def _softplus(x: Tensor) -> Tensor:
 
 def _logits(positives: Tensor, negatives: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     """Cosines over temperature: [B, P] and [B, P, K]."""
+    _at_least("temperature", temperature, 0, open_end=True)
     positives, negatives = _wide(positives, negatives)
     return (2 * positives - 1) / temperature, (2 * negatives - 1) / temperature
 
@@ -219,6 +241,8 @@ def _corrected_info_nce(
 ) -> Tensor:
     """-log(e^{l+} / (e^{l+} + G)), G = (e^log_negatives - tau+ K e^{l+}) / (1 - tau+), at least K e^{-1/t}; in the log
     domain."""
+    if not 0 <= class_prior < 1:
+        raise ValueError(f"class_prior is {class_prior}: it must lie in [0, 1)")
     log_positives = (
         positive + math.log(class_prior * count) if class_prior > 0 else torch.full_like(positive, -math.inf)
     )

@@ -190,6 +190,7 @@ class MultiViewEncoder(nn.Module):
     ) -> None:
         super().__init__()
         self.views = validate_views(views)
+        self.feature_size = feature_size
         self.encoders = nn.ModuleDict()
         self.heads = nn.ModuleDict()
         for view in self.views:

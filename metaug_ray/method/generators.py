@@ -20,6 +20,7 @@ class Generators(nn.Module):
 
     def __init__(self, views: int, feature_size: int = 128, hidden_size: int = 2048) -> None:
         super().__init__()
+        self.views, self.feature_size = views, feature_size
         self.generators = nn.ModuleList(
             nn.Sequential(
                 nn.Linear(feature_size, hidden_size),

@@ -55,8 +55,9 @@ class MemoryBank:
         feature_size: D.
         negatives: K, rows drawn per anchor.
         sampling: `shared`, one pool of K rows per step for all anchors; or `per_anchor`, independent draws, which
-            gather B K rows (134 MB per view and step at B = 64, K = 4096, D = 128 in float32). For each anchor alone
-            both are K uniform draws from the other N - 1 images.
+            gather B K rows (134 MB per view and step at B = 64, K = 4096, D = 128 in float32). Each draw is
+            uniform over the other N - 1 images either way; where the shared pool holds an anchor's own row, the anchor
+            sees another image instead, one for all such places of the pool.
         momentum: m, how much of the old row a refresh keeps, in [0, 1).
         seed: of the initial rows and of the draws.
         dtype: of the stored rows; bfloat16 halves the memory. Refresh and similarities compute in float32 at least.
@@ -107,7 +108,8 @@ class MemoryBank:
     def sample(self, index: Tensor, step: int, *, stream: str = "regular") -> BankSample:
         """Read the rows that a minibatch is contrasted with: the anchors' own and K negatives for each.
 
-        A collective call: every rank passes a batch of the same size, and the same step and stream.
+        A collective call: every rank passes the same step and stream and a batch of the same size (with gloo, another
+        size aborts the process: drop a last short batch).
 
         Args:
             index: data set indices of this rank's anchors, integers [B].
@@ -115,11 +117,21 @@ class MemoryBank:
             stream: names an independent sequence of draws within a step.
 
         Raises:
-            IndexError: an index lies outside the bank; the message names it.
+            IndexError: an index of any rank lies outside the bank; the message names it.
+            ValueError: `index` is not of integers [B].
         """
-        index = self._checked(index)
+        if index.ndim != 1 or index.is_floating_point() or index.is_complex() or index.dtype == torch.bool:
+            raise ValueError(f"index must be integers [B], got {index.dtype} {list(index.shape)}")
+        index = index.detach().to("cpu", torch.int64)
         batch = len(index)
         global_index = distributed.all_gather_equal(index, self._rows.device, self._group)
+        # After the gathering, so that every rank raises and none waits for another.
+        outside = global_index[(global_index < 0) | (global_index >= self.size)]
+        if len(outside):
+            raise IndexError(
+                f"index {int(outside[0])} is outside the memory bank of {self.size} rows: "
+                "it must be built for the number of images in the data set"
+            )
         draws = self._generator("draw", stream, step)
         if self.sampling == "per_anchor":
             rows = _without(global_index[:, None], self.size, (len(global_index), self.negatives), draws)
@@ -150,12 +162,17 @@ class MemoryBank:
         """M_v[n_i] <- normalise(m M_v[n_i] + (1 - m) z_v[i]) (Wu et al. 2018).
 
         A collective call. An image that occurs more than once in the global batch takes its last feature, in the order
-        of the batch.
+        of the batch. A row that would not be finite stays as it is.
 
         Args:
             sample: what :meth:`sample` gave for this minibatch.
             features: z, unit features of this rank's anchors, [V, B, D].
+
+        Raises:
+            ValueError: the features have another shape than the sample's positives.
         """
+        if features.shape != sample.positives.shape:
+            raise ValueError(f"features {list(features.shape)} do not fit the sample's {list(sample.positives.shape)}")
         batch = features.shape[1]
         own = sample.global_index[self._rank * batch : (self._rank + 1) * batch]
         owners = own // self._rows_per_rank
@@ -172,10 +189,15 @@ class MemoryBank:
             rows = self._to_device(torch.tensor(list(last), dtype=torch.int64) - self._start)
             places = self._to_device(torch.tensor(list(last.values()), dtype=torch.int64))
             old = self._rows[rows].to(new.dtype)
-            self._rows[rows] = unit(self.momentum * old + (1 - self.momentum) * new[places]).to(self._rows.dtype)
+            mixed = unit(self.momentum * old + (1 - self.momentum) * new[places])
+            # A bank row outlives the step: a non-finite one would come back as a negative of every later step.
+            self._rows[rows] = torch.where(mixed.isfinite().all(-1, keepdim=True), mixed, old).to(self._rows.dtype)
 
     def state_dict(self) -> dict[str, Any]:
-        """The rows, [N, V, D]: a plain tensor for a process alone, a `DTensor` sharded over the group otherwise."""
+        """The rows, [N, V, D]: a plain tensor for a process alone, a `DTensor` sharded over the group otherwise.
+
+        The seed is a setting and not in it: resume with the same one to draw the same negatives.
+        """
         if self._world == 1:
             return {"rows": self._rows}
         group = self._group or dist.distributed_c10d._get_default_group()
@@ -223,17 +245,6 @@ class MemoryBank:
         key = f"{use}/{stream}/{self.seed}/{number}".encode()
         seed = int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "little")
         return torch.Generator().manual_seed(seed)
-
-    def _checked(self, index: Tensor) -> Tensor:
-        """`index` as int64 on the CPU."""
-        index = index.detach().to("cpu", torch.int64)
-        outside = index[(index < 0) | (index >= self.size)]
-        if len(outside):
-            raise IndexError(
-                f"index {int(outside[0])} is outside the memory bank of {self.size} rows: "
-                "it must be built for the number of images in the data set"
-            )
-        return index
 
     def _fetch(self, wanted: list[Tensor]) -> Tensor:
         """Rows `wanted[r]` for every rank r, from their owners; returns this rank's, [V, len(wanted[rank]), D]."""

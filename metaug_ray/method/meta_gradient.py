@@ -7,7 +7,7 @@ With theta' = theta - l g, g = grad_theta L(theta, omega), and v = grad_theta' [
 
 where z are the features at theta and zdot = J_theta z . v is their change along v. The second part is differentiated
 twice in feature space only; the encoder sees plain forward and backward passes, and one pass for zdot. So memory stays
-at a plain step's and two copies of the parameters, and DDP, channels_last and autocast keep working.
+at a plain step's and a few copies of the parameters, and DDP, channels_last and autocast keep working.
 """
 
 import math
@@ -58,7 +58,8 @@ def meta_gradient(
             spares a forward and a backward pass (`fused`); None to have both made here (`separate`).
 
     Raises:
-        ValueError: unknown mode, `double_backward` over several ranks, or no generators.
+        ValueError: unknown mode, `double_backward` over several ranks, `difference` of parameters below float32, or no
+            generators.
     """
     if mode not in get_args(MetaMode):
         raise ValueError(f"unknown meta gradient mode {mode!r}: choose from {', '.join(get_args(MetaMode))}")
@@ -71,7 +72,13 @@ def meta_gradient(
         )
     encoder, generators = model.eager_encoder, model.generators
     theta = {name: parameter for name, parameter in encoder.named_parameters() if parameter.requires_grad}
-    omega = list(generators.parameters())
+    omega = [parameter for parameter in generators.parameters() if parameter.requires_grad]
+    coarse = {str(p.dtype) for p in theta.values() if torch.finfo(p.dtype).eps > torch.finfo(torch.float32).eps}
+    if mode == "difference" and coarse:
+        raise ValueError(
+            f"mode difference cannot resolve {' and '.join(coarse)} parameters: "
+            "use jvp, or float32 parameters under autocast"
+        )
     generators.zero_grad()
     # Backward passes, too, would take up an autocast context that the caller has open.
     with _restored(encoder, generators) as start, torch.autocast(images[0].device.type, enabled=False):
@@ -139,7 +146,7 @@ def _double_backward(
     """The same gradient by differentiating through theta' itself."""
 
     def objective(parameters: dict[str, Tensor], *, meta: bool) -> Tensor:
-        with model.precision(images):
+        with torch.compiler.set_stance("force_eager"), model.precision(images):
             features = functional_call(model.eager_encoder, parameters, (images,)).features
         return _objective(model, features, sample, meta=meta)
 

@@ -1,7 +1,8 @@
 """The objective L_MetAug (Eq. 11) and the objective of the generators (Eq. 6), for any contrast."""
 
+import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 import torch
 import torch.distributed as dist
@@ -38,12 +39,20 @@ class Objective(nn.Module):
         delta: weight of L_aug (Eq. 11).
         alpha: weight of the margin regulariser R_sigma in the generators' objective (Eq. 6).
         margin: kind of the injected margins.
+
+    Raises:
+        ValueError: a weight is negative or not finite, or the margin's kind is unknown.
     """
 
     def __init__(
         self, contrast: Contrast, *, delta: float = 1e-5, alpha: float = 1e-13, margin: MarginKind = "large"
     ) -> None:
         super().__init__()
+        if margin not in get_args(MarginKind):
+            raise ValueError(f"unknown margin kind {margin!r}: choose from {', '.join(get_args(MarginKind))}")
+        for name, weight in (("delta", delta), ("alpha", alpha)):
+            if not 0 <= weight < math.inf:
+                raise ValueError(f"{name} is {weight}: a weight is finite and not negative")
         self.contrast = contrast
         self.delta, self.alpha, self.margin = delta, alpha, margin
 

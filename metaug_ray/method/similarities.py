@@ -28,7 +28,12 @@ def pair_similarities(features: Tensor, sample: BankSample) -> Similarities:
 
     Returns:
         float32 (float64 for float64 features) similarities, whatever autocast is on.
+
+    Raises:
+        ValueError: the features have another shape than the sample's positives.
     """
+    if features.shape != sample.positives.shape:
+        raise ValueError(f"features {list(features.shape)} do not fit the sample's {list(sample.positives.shape)}")
     views = len(features)
     pairs = [(u, v) for u in range(views) for v in range(views) if u != v]
     queries, keys = ([pair[side] for pair in pairs] for side in (0, 1))

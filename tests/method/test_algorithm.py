@@ -1,14 +1,16 @@
 """The training step against the same step written out, and what a step must leave alone."""
 
 from copy import deepcopy
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from metaug_ray.method.algorithm import MetaStep, MetAug, Minibatch
-from metaug_ray.method.contrast import NoiseContrastiveEstimation
+from metaug_ray.method.contrast import NoiseContrastiveEstimation, info_nce
 from metaug_ray.method.encoders import unit
+from metaug_ray.method.generators import Generators
 from metaug_ray.method.memory_bank import MemoryBank
 from metaug_ray.method.meta_gradient import meta_gradient
 from metaug_ray.method.model import Model
@@ -162,7 +164,47 @@ def test_wrong_use_is_named() -> None:
         MetAug(model, make_bank(), torch.optim.SGD(model.encoder.parameters(), lr=0.1))
     with pytest.raises(ValueError, match="every is 0"):
         MetaStep(every=0)
-    with pytest.raises(ValueError, match="unknown schedule 'later': choose fused or separate"):
+    with pytest.raises(ValueError, match="unknown schedule 'later': choose from fused, separate"):
         MetaStep("later")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="unknown meta gradient mode 'jpv'"):
+        MetaStep(mode="jpv")  # type: ignore[arg-type]
+    for rate in (0.0, -1.0, float("nan")):
+        with pytest.raises(ValueError, match=f"virtual_learning_rate is {rate}"):
+            MetaStep(virtual_learning_rate=rate)
+    with pytest.raises(ValueError, match=r"has 1 indices and \[6, 6\] images"):
+        make_metaug().step(0, batch._replace(indices=INDICES[:1]))
+    one = Minibatch(make_images(1), INDICES[:1])
+    with pytest.raises(ValueError, match="a minibatch of 1 is too small: give each rank at least 2"):
+        make_metaug().step(0, one)
     with pytest.raises(IndexError, match="index 203 is outside"):
         make_metaug().step(0, batch._replace(indices=torch.full((6,), 203)))
+
+
+def test_parts_that_do_not_fit_are_named() -> None:
+    model = make_model()
+    optimizer = torch.optim.SGD(model.encoder.parameters(), lr=0.1)
+    with pytest.raises(ValueError, match=r"'encoder': \(2, 32\), 'bank': \(3, 32\), 'generators': \(2, 32\)"):
+        MetAug(model, MemoryBank(10, 3, 32), optimizer, optimizer)
+    with pytest.raises(ValueError, match=r"'generators': \(2, 16\)"):
+        MetAug(replace(model, generators=Generators(2, 16)), make_bank(), optimizer, optimizer)
+
+
+def test_gradients_of_parameters_that_the_optimizer_leaves_out_do_not_pile_up() -> None:
+    metaug = make_metaug()
+    metaug.encoder_optimizer = torch.optim.SGD(metaug.model.eager_encoder.heads.parameters(), lr=0.0)
+    assert metaug.model.generators is not None
+    metaug.generator_optimizer = torch.optim.SGD(metaug.model.generators.parameters(), lr=0.0)
+    gradients = []
+    for _ in range(2):
+        metaug.bank = make_bank()
+        metaug.step(0, minibatches()[0])
+        gradients.append([p.grad.clone() for p in metaug.model.encoder.parameters() if p.grad is not None])
+    torch.testing.assert_close(*gradients)
+
+
+@pytest.mark.parametrize("name", ["delta", "alpha"])
+def test_weights_of_the_objective_are_checked(name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name} is -1"):
+        Objective(info_nce, **{name: -1.0})  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="unknown margin kind 'lrage'"):
+        Objective(info_nce, margin="lrage")  # type: ignore[arg-type]

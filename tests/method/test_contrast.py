@@ -42,8 +42,8 @@ def double_sum(exponent: Callable[[Tensor, Tensor], Tensor], beta: float) -> Con
 
 def eq9_exponent(gamma: float, phi: float) -> Callable[[Tensor, Tensor], Tensor]:
     def exponent(positive: Tensor, negative: Tensor) -> Tensor:
-        weight_positive = max(float(1 - positive) / phi + gamma, 0.0)
-        weight_negative = max(float(negative) / phi + gamma, 0.0)
+        weight_positive = max(float(1 - positive.detach()) / phi + gamma, 0.0)
+        weight_negative = max(float(negative.detach()) / phi + gamma, 0.0)
         return weight_negative * (negative - gamma) - weight_positive * (positive - (1 - gamma))
 
     return exponent
@@ -167,7 +167,7 @@ def test_negatives_may_be_flat(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", CONTRASTS)
-@pytest.mark.parametrize("shape", [(3, 13), (4, 14), (3, 3, 7), (3, 2, 7, 1)])
+@pytest.mark.parametrize("shape", [(3, 13), (4, 14), (3, 3, 7), (3, 2, 7, 1), (3, 2, 0)])
 def test_negatives_that_do_not_fit_are_named(name: str, shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"do not fit positives \[3, 2\]: expected \[3, 2, K\] or \[3, 2 \* K\]"):
         CONTRASTS[name][0](similarities()[0], torch.rand(shape))
@@ -254,3 +254,26 @@ def test_nce_keeps_its_first_normalizer_and_a_checkpoint_keeps_it_too() -> None:
     # Original and augmented pairs together: each pair's normaliser serves both.
     both = torch.cat([first[0], second[0]], 1), torch.cat([first[1], second[1]], 1)
     torch.testing.assert_close(contrast(*both), contrast(*first) + contrast(*second))
+    # A load is looked at anew: an untrained state is estimated again.
+    contrast.load_state_dict(NoiseContrastiveEstimation(2, temperature=0.5).state_dict())
+    assert contrast(*first) == nce(*first, temperature=0.5, log_normalizer=normalizer)
+    with pytest.raises(ValueError, match="2 pairs are no multiple of the 6 that NCE was built for"):
+        NoiseContrastiveEstimation(6)(*first)
+
+
+@pytest.mark.parametrize(
+    ("contrast", "message"),
+    [
+        (partial(unified_contrast, beta=0.0, gamma=0.25), "beta is 0.0: it must be above 0"),
+        (partial(unified_contrast_eq8, beta=-2.0, margin=0.1), "beta is -2.0"),
+        (partial(unified_contrast_attenuated, beta=math.nan, gamma=0.25, phi=1.0), "beta is nan"),
+        (partial(unified_contrast_attenuated, beta=2.0, gamma=0.25, phi=0.5), "phi is 0.5: it must be at least 1"),
+        (partial(info_nce, temperature=0.0), "temperature is 0.0"),
+        (partial(nce, temperature=-1.0, log_normalizer=LOG_NORMALIZER), "temperature is -1.0"),
+        (partial(debiased_info_nce, class_prior=1.0), r"class_prior is 1.0: it must lie in \[0, 1\)"),
+        (partial(hard_info_nce, concentration=-1.0), "concentration is -1.0: it must be at least 0"),
+    ],
+)
+def test_settings_out_of_range_are_named(contrast: Contrast, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        contrast(*similarities())

@@ -182,3 +182,28 @@ def test_state_comes_back() -> None:
     assert torch.equal(rows(other), rows(bank))
     other.refresh(other.sample(torch.tensor([0]), 0), unit(torch.randn(2, 1, 8)))
     assert not torch.equal(rows(other), rows(bank))  # a copy, not the same memory
+
+
+@pytest.mark.parametrize("index", [torch.tensor([0.7]), torch.tensor([True]), torch.tensor(3), torch.tensor([[1]])])
+def test_index_of_another_kind_is_named(index: Tensor) -> None:
+    with pytest.raises(ValueError, match=rf"index must be integers \[B\], got {index.dtype}"):
+        MemoryBank(10, 2, 8).sample(index, 0)
+
+
+def test_features_of_another_shape_are_named() -> None:
+    bank = MemoryBank(10, 2, 8)
+    sample = bank.sample(torch.tensor([1, 2]), 0)
+    for use in (lambda z: bank.refresh(sample, z), lambda z: pair_similarities(z, sample)):
+        with pytest.raises(ValueError, match=r"features \[2, 3, 8\] do not fit the sample's \[2, 2, 8\]"):
+            use(torch.zeros(2, 3, 8))
+
+
+def test_a_non_finite_feature_does_not_reach_the_bank() -> None:
+    bank = MemoryBank(10, 2, 8)
+    before = rows(bank).clone()
+    features = unit(torch.randn(2, 2, 8))
+    features[0, 1, 3] = torch.inf
+    bank.refresh(bank.sample(torch.tensor([4, 7]), 0), features)
+    assert rows(bank).isfinite().all()
+    assert torch.equal(rows(bank)[7, 0], before[7, 0])
+    assert not torch.equal(rows(bank)[7, 1], before[7, 1])

@@ -120,14 +120,15 @@ def test_an_open_autocast_context_changes_nothing(mode: MetaMode, autocast: torc
 
 
 @pytest.mark.parametrize("how", ["wrapped", "in place"])
-def test_compiled_encoder(how: str) -> None:
+@pytest.mark.parametrize("mode", ["jvp", "double_backward"])
+def test_compiled_encoder(how: str, mode: MetaMode) -> None:
     model = make_model()
     expected = gradient("conv", torch.float64, "jvp")
     if how == "in place":
         model.encoder.compile(backend="aot_eager")
     else:
         model = replace(model, encoder=torch.compile(model.encoder, backend="aot_eager"))
-    torch.testing.assert_close(gradient_of(model, "jvp", LEARNING_RATE["conv"]), expected, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(gradient_of(model, mode, LEARNING_RATE["conv"]), expected, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("mode", ["jvp", "difference", "double_backward"])
@@ -180,3 +181,5 @@ def test_wrong_use_is_named() -> None:
         meta_gradient(model, make_images(2), sample, virtual_learning_rate=0.1)
     with pytest.raises(TypeError, match="encoder must be a MultiViewEncoder, plain, compiled or in DDP, got Linear"):
         gradient_of(replace(make_model(), encoder=nn.Linear(2, 2)), "jvp", 0.1)
+    with pytest.raises(ValueError, match=r"mode difference cannot resolve torch.bfloat16 parameters: use jvp"):
+        gradient_of(make_model(dtype=torch.bfloat16), "difference", 0.1)

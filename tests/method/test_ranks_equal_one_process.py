@@ -1,5 +1,6 @@
 """One process against several on the same global batch: losses, gradients, bank rows and margins are the same."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +115,7 @@ def everything(rank: int, folder: Path) -> dict[str, Any]:
 
 def _message_of_index_outside(bank: MemoryBank) -> str:
     with pytest.raises(IndexError) as caught:
-        bank.sample(torch.tensor([0, IMAGES]), 0)
+        bank.sample(torch.tensor([0, IMAGES if distributed.rank() == 0 else 1]), 0)  # one rank's mistake
     return str(caught.value)
 
 
@@ -198,6 +199,9 @@ def _double_backward(rank: int) -> str:
     model = make_model()
     assert model.generators is not None
     assert dist.is_initialized()
+    with pytest.raises(ValueError, match="the encoder of 2 ranks is not wrapped in DistributedDataParallel"):
+        MetAug(model, make_bank(), *[torch.optim.SGD(model.generators.parameters(), lr=0.1)] * 2)
+    model = replace(model, encoder=DistributedDataParallel(model.encoder))
     metaug = MetAug(
         model,
         make_bank(),
