@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from metaug_ray.method import distributed
+from metaug_ray.method.choices import check_choice
 from metaug_ray.method.memory_bank import BankSample, MemoryBank
 from metaug_ray.method.meta_gradient import MetaMode, meta_gradient
 from metaug_ray.method.model import Comparison, Model
@@ -53,10 +54,8 @@ class MetaStep:
     def __post_init__(self) -> None:
         if self.every < 1 or self.every % 1:
             raise ValueError(f"every is {self.every}: the meta step is taken on each n-th step, n an integer from 1 on")
-        if self.schedule not in get_args(MetaSchedule):
-            raise ValueError(f"unknown schedule {self.schedule!r}: choose from {', '.join(get_args(MetaSchedule))}")
-        if self.mode not in get_args(MetaMode):
-            raise ValueError(f"unknown meta gradient mode {self.mode!r}: choose from {', '.join(get_args(MetaMode))}")
+        check_choice("schedule", self.schedule, MetaSchedule)
+        check_choice("meta gradient mode", self.mode, MetaMode)
         if not 0 < self.virtual_learning_rate < math.inf:
             raise ValueError(f"virtual_learning_rate is {self.virtual_learning_rate}: it must be positive")
 

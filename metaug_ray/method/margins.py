@@ -1,12 +1,13 @@
 """Injected margins and the regulariser that keeps augmented features informative (paper, Eq. 4-5 and appendix A.2)."""
 
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from metaug_ray.method import distributed
+from metaug_ray.method.choices import check_choice
 
 MarginKind = Literal["large", "medium", "small"]
 
@@ -31,8 +32,7 @@ def injected_margins(
     Raises:
         ValueError: unknown kind.
     """
-    if kind not in get_args(MarginKind):
-        raise ValueError(f"unknown margin kind {kind!r}: choose from {', '.join(get_args(MarginKind))}")
+    check_choice("margin kind", kind, MarginKind)
     extremes = torch.stack([positives.detach().min(), -negatives.detach().max()])
     least_positive, most_negative = distributed.all_reduce(extremes, dist.ReduceOp.MIN, group) * extremes.new_tensor(
         [1, -1]

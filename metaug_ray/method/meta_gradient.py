@@ -13,7 +13,7 @@ at a plain step's and a few copies of the parameters, and DDP, channels_last and
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 import torch.autograd.forward_ad as forward_ad
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from metaug_ray.method import distributed
+from metaug_ray.method.choices import check_choice
 from metaug_ray.method.memory_bank import BankSample
 from metaug_ray.method.model import Model
 from metaug_ray.method.similarities import pair_similarities
@@ -61,8 +62,7 @@ def meta_gradient(
         ValueError: unknown mode, `double_backward` over several ranks, `difference` of parameters below float32, or no
             generators.
     """
-    if mode not in get_args(MetaMode):
-        raise ValueError(f"unknown meta gradient mode {mode!r}: choose from {', '.join(get_args(MetaMode))}")
+    check_choice("meta gradient mode", mode, MetaMode)
     if model.generators is None:
         raise ValueError("the meta gradient is that of generators, and this model has none: build it with Generators")
     if mode == "double_backward" and distributed.world_size(model.group) > 1:

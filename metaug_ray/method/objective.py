@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple, get_args
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from metaug_ray.method.choices import check_choice
 from metaug_ray.method.margins import MarginKind, injected_margins, margin_regularization
 from metaug_ray.method.similarities import Similarities
 
@@ -48,8 +49,7 @@ class Objective(nn.Module):
         self, contrast: Contrast, *, delta: float = 1e-5, alpha: float = 1e-13, margin: MarginKind = "large"
     ) -> None:
         super().__init__()
-        if margin not in get_args(MarginKind):
-            raise ValueError(f"unknown margin kind {margin!r}: choose from {', '.join(get_args(MarginKind))}")
+        check_choice("margin kind", margin, MarginKind)
         for name, weight in (("delta", delta), ("alpha", alpha)):
             if not 0 <= weight < math.inf:
                 raise ValueError(f"{name} is {weight}: a weight is finite and not negative")
