@@ -1,0 +1,213 @@
+"""The beton file itself: FFCV's format, written page by page from encoded images and read back to verify it."""
+
+import hashlib
+import os
+import zlib
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from types import TracebackType
+
+import cv2
+import numpy as np
+from ffcv.fields import IntField, RGBImageField
+from ffcv.fields.rgb_image import IMAGE_MODES
+from ffcv.libffcv import imdecode
+from ffcv.reader import Reader
+from ffcv.types import (
+    ALLOC_TABLE_TYPE,
+    CURRENT_VERSION,
+    TYPE_ID_HANDLER,
+    FieldDescType,
+    HeaderType,
+    get_metadata_type,
+)
+from ffcv.utils import align_to_page
+from numpy.typing import NDArray
+
+from metaug_ray.data.encoding import EncodedImage
+from metaug_ray.data.errors import DataError
+
+IMAGE_FIELD = "image"
+LABEL_FIELD = "label"
+# The reader addresses fields by position.
+_IMAGE, _LABEL = "f0", "f1"
+_MIN_PAGE = 8 << 20  # FFCV's default
+_HASH_BLOCK = 8 << 20
+
+
+class BetonWriter(AbstractContextManager["BetonWriter"]):
+    """Writes a beton in one process, in the order of `append`, so that the same images give the same bytes.
+
+    FFCV's own parallel writer leaves the order of the pages to chance, waits forever for a worker that died, and keeps
+    its tables in /dev/shm; here the costly part, decoding and encoding, is done elsewhere and only bytes arrive.
+    Leaving the context finishes the file, unless an exception leaves it.
+
+    Args:
+        path: file to write; an existing one is replaced.
+        capacity: number of images at most.
+        max_resolution: longest side of any image, in pixels.
+    """
+
+    def __init__(self, path: Path, capacity: int, max_resolution: int) -> None:
+        self._page = _MIN_PAGE
+        while self._page < 2 * 3 * max_resolution**2:
+            self._page *= 2
+        self._fields = {IMAGE_FIELD: RGBImageField(), LABEL_FIELD: IntField()}
+        self._metadata = np.zeros(capacity, get_metadata_type(list(self._fields.values())))
+        self._table = np.zeros(capacity, ALLOC_TABLE_TYPE)
+        tables = HeaderType.itemsize + len(self._fields) * FieldDescType.itemsize + self._metadata.nbytes
+        self._end = align_to_page(tables, self._page)
+        self._file = path.open("wb")
+        self.samples = 0
+
+    def append(self, image: EncodedImage) -> None:
+        """Adds one image as sample number `samples`."""
+        size = len(image.data)
+        # FFCV reads by pages, so no image may lie across two.
+        if self._end % self._page + size > self._page:
+            self._end = align_to_page(self._end, self._page)
+        self._file.seek(self._end)
+        self._file.write(image.data)
+        self._table[self.samples] = (self.samples, self._end, size)
+        row = self._metadata[self.samples]
+        row[_IMAGE]["mode"] = IMAGE_MODES["jpg" if image.is_jpeg else "raw"]
+        row[_IMAGE]["height"], row[_IMAGE]["width"] = image.height, image.width
+        row[_IMAGE]["data_ptr"] = self._end
+        row[_LABEL] = image.label
+        self._end += size
+        self.samples += 1
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        with self._file:
+            if error is None:
+                self._finish()
+
+    def _finish(self) -> None:
+        table_start = align_to_page(self._end, self._page)
+        self._file.seek(table_start)
+        self._file.write(self._table[: self.samples].tobytes())
+
+        header = np.zeros(1, HeaderType)[0]
+        header["version"] = CURRENT_VERSION
+        header["num_fields"] = len(self._fields)
+        header["page_size"] = self._page
+        header["num_samples"] = self.samples
+        header["alloc_table_ptr"] = table_start
+        descriptors = np.zeros(len(self._fields), FieldDescType)
+        type_ids = {handler: type_id for type_id, handler in TYPE_ID_HANDLER.items()}
+        for descriptor, (name, field) in zip(descriptors, self._fields.items(), strict=True):
+            descriptor["type_id"] = type_ids[type(field)]
+            descriptor["name"][: len(name)] = np.frombuffer(name.encode("ascii"), np.uint8)
+            descriptor["arguments"][:] = field.to_binary()[0]
+        self._file.seek(0)
+        self._file.write(header.tobytes() + descriptors.tobytes() + self._metadata[: self.samples].tobytes())
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+
+def open_beton(path: Path) -> Reader:
+    """FFCV's reader of a beton, once its header and tables are seen to be sound.
+
+    Raises:
+        DataError: not a beton of this format, or one that is cut short.
+    """
+    size = path.stat().st_size
+    try:
+        reader = Reader(str(path))
+        sound = (
+            reader.field_names == [IMAGE_FIELD, LABEL_FIELD]
+            and len(reader.metadata) == len(reader.alloc_table) == reader.num_samples
+            and bool((reader.alloc_table["ptr"] + reader.alloc_table["size"] <= size).all())
+        )
+    # FFCV asserts, indexes and unpacks whatever bytes it finds.
+    except (AssertionError, IndexError, KeyError, ValueError, MemoryError, OverflowError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: is not a readable beton ({error}); prepare the data again") from error
+    if not sound:
+        raise DataError(
+            f"{path}: is not a beton of images and labels, or its tables are cut short; prepare the data again"
+        )
+    return reader
+
+
+def beton_labels(reader: Reader) -> NDArray[np.int64]:
+    """Labels [N] by sample."""
+    return np.asarray(reader.metadata[_LABEL], dtype=np.int64)
+
+
+def beton_sizes(reader: Reader) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Heights [N] and widths [N] of the stored images by sample, in pixels."""
+    image = reader.metadata[_IMAGE]
+    return image["height"].astype(np.int64), image["width"].astype(np.int64)
+
+
+def sha256_of(path: Path, progress: Callable[[int], object] = lambda _: None) -> str:
+    """SHA-256 of a file; `progress` is told of the bytes as they are read."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(_HASH_BLOCK):
+            digest.update(block)
+            progress(len(block))
+    return digest.hexdigest()
+
+
+def verify_beton(
+    path: Path,
+    labels: NDArray[np.int64],
+    crcs: Sequence[int],
+    progress: Callable[[int], object] = lambda _: None,
+    decoded: int = 64,
+) -> str:
+    """Reads a beton back and compares it with what was handed to its writer.
+
+    Every image's bytes are compared by CRC-32 and every label by value, in order; `decoded` images, spread evenly, are
+    decoded by FFCV and compared with OpenCV's decoding.
+
+    Args:
+        path: the beton.
+        labels: [N], what was appended.
+        crcs: N, of the bytes appended.
+        progress: is told of the bytes as they are read.
+        decoded: number of images to decode.
+
+    Returns:
+        The SHA-256 of the file.
+
+    Raises:
+        DataError: the file is not what was written.
+    """
+    reader = open_beton(path)
+    if len(labels) != reader.num_samples or not np.array_equal(beton_labels(reader), labels):
+        raise DataError(f"{path}: the labels read back differ from those written; the disk or its memory may be faulty")
+    table = reader.alloc_table
+    if not np.array_equal(table["sample_id"], np.arange(len(labels))):
+        raise DataError(f"{path}: the images read back are out of order; prepare the data again")
+    sha256 = sha256_of(path, progress)
+    content = np.memmap(path, np.uint8, "r")
+    for sample, (start, size) in enumerate(zip(table["ptr"].tolist(), table["size"].tolist(), strict=True)):
+        if zlib.crc32(content[start : start + size].data) != crcs[sample]:
+            raise DataError(
+                f"{path}: image {sample} read back differs from the one written; the disk may be full or faulty"
+            )
+    for sample in np.linspace(0, len(labels) - 1, min(decoded, len(labels))).astype(int):
+        start, size = int(table["ptr"][sample]), int(table["size"][sample])
+        _check_decodes(path, int(sample), reader.metadata[_IMAGE][sample], np.array(content[start : start + size]))
+    return sha256
+
+
+def _check_decodes(path: Path, sample: int, field: np.void, data: NDArray[np.uint8]) -> None:
+    height, width = int(field["height"]), int(field["width"])
+    if field["mode"] == IMAGE_MODES["raw"]:
+        if data.size != 3 * height * width:
+            raise DataError(f"{path}: image {sample} has {data.size} bytes, expected {height} x {width} pixels")
+        return
+    pixels = np.empty((height, width, 3), np.uint8)
+    failed = imdecode(data, pixels, height, width, height, width, 0, 0, 1, 1, False, False)
+    expected = cv2.imdecode(data, cv2.IMREAD_COLOR_RGB)
+    # FFCV asks libjpeg-turbo for its fast transform, which is a level or two off.
+    if failed or expected is None or np.abs(pixels.astype(int) - expected).mean() > 2:
+        raise DataError(
+            f"{path}: image {sample} does not decode to what was written; check the libjpeg-turbo that FFCV uses"
+        )

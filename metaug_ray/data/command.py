@@ -1,0 +1,56 @@
+"""The command line of `jobs/prepare_data.py`."""
+
+import signal
+import sys
+from types import FrameType
+
+from pydantic import ValidationError
+from pydantic_settings import BaseSettings, CliApp, SettingsConfigDict
+
+from metaug_ray.config import PrepareSettings, explain
+from metaug_ray.data.errors import DataError
+
+
+class _Command(PrepareSettings, BaseSettings):
+    """Write images as a verified beton, with a manifest beside it.
+
+    Every option may also be an environment variable, such as METAUG_SOURCE__PATH.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix="METAUG_",
+        env_nested_delimiter="__",
+        cli_prog_name="prepare_data.py",
+        cli_kebab_case=True,
+        cli_implicit_flags=True,
+        cli_avoid_json=True,
+        cli_hide_none_type=True,
+        cli_enforce_required=True,
+    )
+
+
+def main(arguments: list[str]) -> int:
+    """Prepares a beton as the arguments say; returns the exit status (1: the data, 2: the arguments)."""
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        settings = CliApp.run(_Command, arguments)
+    except ValidationError as error:
+        print(f"prepare_data.py: {explain(error)}", file=sys.stderr)
+        return 2
+    # Imports torch, which takes seconds; wrong arguments are answered before.
+    from metaug_ray.data.prepare import prepare
+
+    try:
+        manifest = prepare(settings)
+    except DataError as error:
+        print(f"prepare_data.py: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("prepare_data.py: interrupted; nothing was left behind", file=sys.stderr)
+        return 130
+    print(f"{settings.output}: {manifest.samples:,} images, {len(manifest.classes)} classes, SHA-256 {manifest.sha256}")
+    return 0
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt

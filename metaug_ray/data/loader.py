@@ -1,0 +1,246 @@
+"""Batches of images on a worker's device, from a beton, the same on every run."""
+
+from collections.abc import Generator, Iterator
+from contextlib import closing, suppress
+from pathlib import Path
+from queue import Empty
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from ffcv.loader import Loader
+from ffcv.loader.epoch_iterator import EpochIterator
+from ffcv.transforms import ToTensor
+from numpy.typing import NDArray
+from torch import Tensor
+
+from metaug_ray.config import AugmentationSettings
+from metaug_ray.data.augmentation import augment, check_mixup
+from metaug_ray.data.beton import IMAGE_FIELD, LABEL_FIELD, beton_labels, beton_sizes, open_beton
+from metaug_ray.data.cpus import available_cpus
+from metaug_ray.data.crops import central_crops, random_resized_crops
+from metaug_ray.data.decoder import CroppedImageDecoder, decoding_rows
+from metaug_ray.data.manifest import read_manifest
+from metaug_ray.data.order import evaluation_steps, training_steps
+from metaug_ray.data.randomness import Draws
+
+_BATCHES_AHEAD = 3
+
+
+class Batch(NamedTuple):
+    """One rank's part of a step. Its tensors are its own: they stay as they are when the loader goes on.
+
+    Attributes:
+        images: uint8 [B, 3, S, S] on the loader's device, in channels_last memory format.
+        labels: int64 [B] on the device, -1 where the image has none.
+        indices: int64 [B] data set indices, on the CPU, where the memory bank wants them.
+        valid: bool [B] on the device; False where an evaluation batch is padded. All True in pre-training.
+    """
+
+    images: Tensor
+    labels: Tensor
+    indices: Tensor
+    valid: Tensor
+
+
+class PretrainingLoader:
+    """Shuffled, augmented batches of one rank, without replacement over all ranks; an epoch's remainder is dropped.
+
+    What an image looks like in an epoch depends on (seed, epoch, index) alone, and which images a step holds on
+    (seed, epoch, step) and the global batch size, so that neither a restart nor another number of ranks changes either.
+    The first batch of a process takes several seconds, while FFCV compiles its pipeline.
+
+    Args:
+        beton: local file with its manifest beside it, as `prepare` writes and `stage` copies them.
+        batch_size: images per step on this rank.
+        image_size: side S of the batches' images, in pixels.
+        augmentation: what is done to each image.
+        seed: of order and augmentations.
+        cpus: the worker's share of CPUs; no more threads decode, nor more than the process may use.
+        device: where batches go; on CUDA they are copied from pinned memory while the batch before is in use.
+        rank, world_size: of this worker.
+
+    Raises:
+        DataError: a beton that is missing, unfinished or broken, fewer images than a global batch, or mixup with an odd
+            `batch_size`.
+    """
+
+    def __init__(
+        self,
+        beton: Path,
+        batch_size: int,
+        image_size: int,
+        augmentation: AugmentationSettings,
+        *,
+        seed: int,
+        cpus: int,
+        device: torch.device,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        check_mixup(augmentation, batch_size)
+        self._reader = _BetonReader(beton, batch_size, image_size, cpus, device)
+        self._augmentation = augmentation
+        self._seed = seed
+        self._part = (len(self._reader.labels), batch_size, rank, world_size)
+        self.steps_per_epoch = len(training_steps(*self._part, seed, 0))
+
+    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch, from `start_step` on: those that an uninterrupted epoch would still have given.
+
+        Args:
+            epoch: counted from 0.
+            start_step: steps to leave out, up to `steps_per_epoch`.
+
+        Raises:
+            ValueError: `start_step` out of range.
+        """
+        if not 0 <= start_step <= self.steps_per_epoch:
+            raise ValueError(f"start_step is {start_step}, expected 0 to the epoch's {self.steps_per_epoch} steps")
+        steps = training_steps(*self._part, self._seed, epoch)[start_step:]
+        flat = steps.reshape(-1)
+        draws = Draws(self._seed, epoch, flat)
+        boxes = random_resized_crops(
+            draws,
+            self._reader.heights[flat],
+            self._reader.widths[flat],
+            self._augmentation.crop_scale,
+            self._augmentation.crop_ratio,
+        )
+        rows = decoding_rows(flat, boxes, draws.happens("flip", self._augmentation.flip))
+        with closing(self._reader.read(rows)) as decoded:
+            for indices, images in zip(steps, decoded, strict=True):
+                augmented = augment(images, Draws(self._seed, epoch, indices), self._augmentation)
+                yield self._reader.batch(augmented, indices, np.ones(len(indices), dtype=bool))
+
+
+class EvaluationLoader:
+    """All images in the order of the beton, the central square of each, shared out over the ranks.
+
+    Every rank makes the same number of full steps; the last ones are padded, and `valid` says with what.
+
+    Args:
+        crop: side of the central square as a share of the image's shorter side.
+        beton, batch_size, image_size, cpus, device, rank, world_size: as for `PretrainingLoader`.
+
+    Raises:
+        DataError: a beton that is missing, unfinished or broken.
+    """
+
+    def __init__(
+        self,
+        beton: Path,
+        batch_size: int,
+        image_size: int,
+        *,
+        cpus: int,
+        device: torch.device,
+        crop: float = 1.0,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self._reader = _BetonReader(beton, batch_size, image_size, cpus, device)
+        self._crop = crop
+        self._part = (len(self._reader.labels), batch_size, rank, world_size)
+
+    def __len__(self) -> int:
+        """Number of steps, the same on every rank."""
+        return len(evaluation_steps(*self._part)[0])
+
+    def __iter__(self) -> Iterator[Batch]:
+        steps, valid = evaluation_steps(*self._part)
+        flat = steps.reshape(-1)
+        boxes = central_crops(self._reader.heights[flat], self._reader.widths[flat], self._crop)
+        rows = decoding_rows(flat, boxes, np.zeros(len(flat), dtype=bool))
+        with closing(self._reader.read(rows)) as decoded:
+            for indices, validity, images in zip(steps, valid, decoded, strict=True):
+                yield self._reader.batch(images, indices, validity)
+
+
+class _BetonReader:
+    """A beton opened by FFCV, and its images by the rows that ask for them."""
+
+    def __init__(self, beton: Path, batch_size: int, image_size: int, cpus: int, device: torch.device) -> None:
+        read_manifest(beton)
+        tables = open_beton(beton)
+        self.labels = beton_labels(tables)
+        self.heights, self.widths = beton_sizes(tables)
+        self._device = device
+        torch_threads = torch.get_num_threads()
+        self._loader = Loader(
+            str(beton),
+            batch_size,
+            num_workers=max(1, min(cpus, available_cpus())),
+            os_cache=True,
+            pipelines={IMAGE_FIELD: [CroppedImageDecoder(image_size), ToTensor()], LABEL_FIELD: None},
+            batches_ahead=_BATCHES_AHEAD,
+        )
+        # FFCV sets torch's threads along with its own; they are the training's to choose.
+        torch.set_num_threads(torch_threads)
+
+    def read(self, rows: NDArray[np.int64]) -> Generator[Tensor]:
+        """Images uint8 [B, 3, S, S] on the device, B at a time, for rows [steps * B, 6]."""
+        with closing(_EpochThread(self._loader, rows)) as decoded:
+            for images in _to_device(decoded, self._device):
+                yield images.permute(0, 3, 1, 2)
+
+    def batch(self, images: Tensor, indices: NDArray[np.int64], valid: NDArray[np.bool_]) -> Batch:
+        """The batch of these images."""
+        return Batch(
+            images.contiguous(memory_format=torch.channels_last),
+            torch.from_numpy(self.labels[indices]).to(self._device),
+            torch.from_numpy(indices.copy()),
+            torch.from_numpy(valid.copy()).to(self._device),
+        )
+
+
+class _EpochThread(EpochIterator):  # type: ignore[misc]
+    """FFCV's decoding thread, which here hands on its errors and ends when it is closed."""
+
+    failure: BaseException | None = None
+
+    def run(self) -> None:
+        try:
+            super().run()
+        except BaseException as error:
+            self.failure = error
+            self.output_queue.put(None)
+
+    def __next__(self) -> Tensor:
+        try:
+            images: Tensor = super().__next__()[0]
+        except StopIteration:
+            if self.failure is not None:
+                raise RuntimeError(f"decoding {self.loader.fname} failed: {self.failure}") from self.failure
+            raise
+        return images
+
+    def close(self) -> None:
+        """Stops the thread before its next batch, and waits for it."""
+        self.iter_ixes = iter(())
+        while self.is_alive():
+            with suppress(Empty):
+                self.output_queue.get(timeout=0.05)
+        super().close()
+
+
+def _to_device(decoded: Iterator[Tensor], device: torch.device) -> Iterator[Tensor]:
+    """Copies of batches that lie in FFCV's ring buffer, which decodes over a batch once the one after it is taken."""
+    if device.type != "cuda":
+        for images in decoded:
+            yield images.to(device, copy=True)
+        return
+    copying = torch.cuda.Stream(device)
+    ahead: Tensor | None = None
+    for images in decoded:
+        with torch.cuda.stream(copying):
+            copy = images.to(device, non_blocking=True)
+        copied = copying.record_event()
+        if ahead is not None:
+            yield ahead
+        # Waits for the copy alone, not for the training that runs beside it.
+        copied.synchronize()
+        copy.record_stream(torch.cuda.current_stream(device))
+        ahead = copy
+    if ahead is not None:
+        yield ahead

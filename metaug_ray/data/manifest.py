@@ -1,0 +1,100 @@
+"""The manifest beside a beton: what is in it, how it was made, and the checksum that says it is whole."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from metaug_ray.data.errors import DataError
+
+
+class Skipped(BaseModel):
+    """An image of the source that could not be read and is not in the beton."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    reason: str
+
+
+class Manifest(BaseModel):
+    """All that is known of a beton. The beton holds it to be true: `samples`, `bytes` and `sha256` are checked."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: Literal[1] = 1
+    source: dict[str, str] = Field(description="kind, path and options of the source")
+    samples: int = Field(ge=1)
+    classes: list[str] = Field(description="class names by label; empty: unlabelled")
+    class_counts: list[int] = Field(description="images by label")
+    encoding: dict[str, str | int | float]
+    height: tuple[int, int] = Field(description="least and greatest height of the stored images, in pixels")
+    width: tuple[int, int] = Field(description="least and greatest width, in pixels")
+    bytes: int = Field(ge=1, description="size of the beton")
+    sha256: str = Field(pattern="^[0-9a-f]{64}$", description="of the beton, as `sha256sum` prints it")
+    skipped: list[Skipped] = []
+    created: str = Field(description="UTC")
+    versions: dict[str, str] = Field(description="of the tools that wrote it")
+
+
+def manifest_path(beton: Path) -> Path:
+    """Where a beton's manifest lies: `<beton>.json`, beside it."""
+    return beton.with_name(beton.name + ".json")
+
+
+def parse_manifest(text: str, where: str) -> Manifest:
+    """A manifest from its JSON.
+
+    Raises:
+        DataError: not JSON, or not a manifest.
+    """
+    try:
+        return Manifest.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"])) or "the file"
+        raise DataError(
+            f"{where}: is not a beton's manifest ({field}: {first['msg']}); prepare the data again"
+        ) from error
+
+
+def read_manifest(beton: Path) -> Manifest:
+    """The manifest of a local beton, its size checked against it.
+
+    Raises:
+        DataError: no beton, no manifest (a writer was interrupted, or another tool wrote the beton), a broken
+            manifest, or a beton of another size.
+    """
+    if not beton.is_file():
+        raise DataError(f"{beton}: no such beton; make it with jobs/prepare_data.py")
+    path = manifest_path(beton)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise DataError(
+            f"{beton}: has no manifest {path.name} beside it, so it may be unfinished; prepare the data again, or "
+            "copy the manifest along with the beton"
+        ) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read ({error})") from error
+    manifest = parse_manifest(text, str(path))
+    check_size(beton.stat().st_size, manifest, str(beton))
+    return manifest
+
+
+def check_size(size: int, manifest: Manifest, where: str) -> None:
+    """Raises `DataError` unless `size`, in bytes, is the manifest's."""
+    if size != manifest.bytes:
+        raise DataError(
+            f"{where}: has {size:,} bytes where its manifest says {manifest.bytes:,}; it is truncated, or the manifest "
+            "belongs to another beton: copy both again, or prepare the data again"
+        )
+
+
+def check_sha256(sha256: str, manifest: Manifest, where: str) -> None:
+    """Raises `DataError` unless the checksum is the manifest's."""
+    if sha256 != manifest.sha256:
+        raise DataError(
+            f"{where}: its SHA-256 is {sha256[:12]}... where its manifest says {manifest.sha256[:12]}...; its "
+            "bytes were changed, or the manifest belongs to another beton: copy both again, or prepare the data again"
+        )

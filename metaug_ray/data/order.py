@@ -1,0 +1,47 @@
+"""Which images each rank sees at each step."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from metaug_ray.data.errors import DataError
+from metaug_ray.data.randomness import Draws
+
+
+def training_steps(
+    samples: int, batch_size: int, rank: int, world_size: int, seed: int, epoch: int
+) -> NDArray[np.int64]:
+    """A rank's part of a shuffled epoch without replacement; the remainder is dropped.
+
+    Step s of the epoch is the same set of `batch_size` * `world_size` images for any number of ranks that share that
+    product: the ranks take consecutive parts of it.
+
+    Returns:
+        Indices [steps, batch_size].
+
+    Raises:
+        DataError: fewer images than one step over all ranks takes.
+    """
+    together = batch_size * world_size
+    steps = samples // together
+    if steps == 0:
+        raise DataError(
+            f"the beton holds {samples:,} images, fewer than one global batch of {together:,} ({batch_size} on each of "
+            f"{world_size} workers); use a smaller batch or more images"
+        )
+    order = np.argsort(Draws(seed, epoch, np.arange(samples)).uniform("order"), kind="stable")
+    return order[: steps * together].reshape(steps, world_size, batch_size)[:, rank]
+
+
+def evaluation_steps(
+    samples: int, batch_size: int, rank: int, world_size: int
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """A rank's part of all images in order, padded so that every rank makes the same number of full steps.
+
+    Returns:
+        Indices and validity, each [steps, batch_size]. Every image is valid exactly once over the ranks; what is not
+        valid is padding, and repeats images.
+    """
+    together = batch_size * world_size
+    positions = np.arange(-(-samples // together) * together)
+    parts = positions.reshape(-1, world_size, batch_size)[:, rank]
+    return parts % samples, parts < samples

@@ -1,0 +1,164 @@
+"""Betons brought to a node's own disk once, whole and checked."""
+
+import datetime
+import errno
+import hashlib
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import BinaryIO
+
+import fsspec
+import pyarrow as pa
+import pyarrow.fs
+from filelock import FileLock
+from tqdm import tqdm
+
+from metaug_ray.data.errors import DataError
+from metaug_ray.data.manifest import (
+    Manifest,
+    check_sha256,
+    check_size,
+    manifest_path,
+    parse_manifest,
+    read_manifest,
+)
+from metaug_ray.data.progress import progress_options, readable_size
+
+_BLOCK = 8 << 20
+
+
+def stage(beton: str, directory: Path) -> Path:
+    """A local copy of a beton and its manifest, checked against the manifest's checksum.
+
+    Every worker of a node calls this: the first one copies while the others wait for its lock, and later runs find the
+    copy and use it again. A copy gets the time at which its beton was made; one that was touched since is checked
+    again, and replaced if it is no longer whole. Copies are named by checksum, so another version of a beton is
+    another copy.
+
+    Args:
+        beton: path, or URI of an object store, for which pyarrow.fs (file, s3, gs, abfs, hdfs) or else fsspec is used.
+        directory: folder on the node's own disk; made if it is not there.
+
+    Returns:
+        The path of the copy.
+
+    Raises:
+        DataError: a beton or manifest that is missing, unreachable, truncated or changed, or a disk that is full or not
+            writable. No part of a file is left behind.
+    """
+    manifest = parse_manifest(_read(f"{beton}.json", beton), f"{beton}.json")
+    name = Path(beton).name
+    target = directory / f"{Path(name).stem}-{manifest.sha256[:16]}.beton"
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with FileLock(target.with_name(f".{target.name}.lock")):
+            if not _is_whole(target, manifest):
+                _copy(beton, target, manifest)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DataError(
+                f"{directory}: the disk became full while {beton} was copied to it; free some space"
+            ) from error
+        raise DataError(f"{directory}: {beton} cannot be staged here ({error})") from error
+    return target
+
+
+def verify_in_place(beton: Path) -> Manifest:
+    """The manifest of a local beton that is used where it lies, after reading all of it.
+
+    Raises:
+        DataError: a beton or manifest that is missing, truncated or changed.
+    """
+    manifest = read_manifest(beton)
+    with beton.open("rb") as file:
+        check_sha256(_checksum(file, manifest, "verifying"), manifest, str(beton))
+    return manifest
+
+
+def _is_whole(target: Path, manifest: Manifest) -> bool:
+    if not (target.exists() and manifest_path(target).exists()):
+        return False
+    status = target.stat()
+    if status.st_size == manifest.bytes and status.st_mtime == _made(manifest):
+        return True
+    try:
+        verify_in_place(target)
+    except DataError as error:
+        print(f"{error}\ncopying it again", file=sys.stderr)
+        return False
+    os.utime(target, (_made(manifest), _made(manifest)))
+    return True
+
+
+def _copy(beton: str, target: Path, manifest: Manifest) -> None:
+    partial = target.with_name(f".{target.name}.partial")
+    partial.unlink(missing_ok=True)
+    free = shutil.disk_usage(target.parent).free
+    if manifest.bytes > free:
+        raise DataError(
+            f"{target.parent}: {beton} takes {readable_size(manifest.bytes)} and {readable_size(free)} are free; "
+            "free some space or stage to another disk"
+        )
+    try:
+        with _open(beton) as source, partial.open("wb") as copy:
+            sha256 = _checksum(source, manifest, "staging", copy)
+            copy.flush()
+            os.fsync(copy.fileno())
+        check_size(partial.stat().st_size, manifest, beton)
+        check_sha256(sha256, manifest, beton)
+        os.utime(partial, (_made(manifest), _made(manifest)))
+        manifest_path(target).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _checksum(source: BinaryIO, manifest: Manifest, what: str, copy: BinaryIO | None = None) -> str:
+    digest = hashlib.sha256()
+    with tqdm(desc=what, total=manifest.bytes, **progress_options("B")) as bar:
+        while block := source.read(_BLOCK):
+            digest.update(block)
+            if copy is not None:
+                copy.write(block)
+            bar.update(len(block))
+    return digest.hexdigest()
+
+
+def _made(manifest: Manifest) -> float:
+    return datetime.datetime.fromisoformat(manifest.created).timestamp()
+
+
+def _read(uri: str, beton: str) -> str:
+    try:
+        with _open(uri) as file:
+            return file.read().decode("utf-8")
+    except DataError as error:
+        raise DataError(
+            f"{error}; a beton needs its manifest beside it, so copy both, or prepare the data again"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{uri}: is not the manifest of {beton}; prepare the data again") from error
+
+
+def _open(uri: str) -> BinaryIO:
+    """Opens a path or URI for reading.
+
+    Raises:
+        DataError: it does not exist, or cannot be reached.
+    """
+    try:
+        if "://" not in uri:
+            return Path(uri).open("rb")
+        try:
+            system, path = pyarrow.fs.FileSystem.from_uri(uri)
+        except pa.ArrowInvalid:
+            remote, path = fsspec.url_to_fs(uri)
+            system = pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(remote))
+        stream: BinaryIO = system.open_input_stream(path)
+    except (OSError, ValueError, ImportError) as error:
+        raise DataError(
+            f"{uri}: cannot be opened ({error}); check the path, the network and the credentials"
+        ) from error
+    return stream
