@@ -1,0 +1,46 @@
+"""Small images and betons that the tests of the data path share."""
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from metaug_ray.config import EncodingSettings, PrepareSettings, SourceSettings
+from metaug_ray.data.manifest import Manifest
+from metaug_ray.data.prepare import prepare
+
+
+def picture(seed: int, height: int = 24, width: int = 32) -> NDArray[np.uint8]:
+    """Smooth random colours, as photographs are smooth, so that JPEG treats them kindly."""
+    coarse = np.random.default_rng(seed).integers(256, size=(4, 4, 3), dtype=np.uint8)
+    return np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
+
+
+def image_tree(root: Path, per_class: int = 6, classes: tuple[str, ...] = ("cat", "dog", "emu")) -> Path:
+    """PNG files in class folders, each of its own size."""
+    for label, name in enumerate(classes):
+        (root / name).mkdir(parents=True)
+        for number in range(per_class):
+            pixels = picture(100 * label + number, 20 + number, 40 - 3 * number)
+            Image.fromarray(pixels).save(root / name / f"{number}.png")
+    return root
+
+
+def settings(source: Path, output: Path, preset: str = "small", **more: object) -> PrepareSettings:
+    """Preparing an image folder with one worker."""
+    return PrepareSettings.model_validate(
+        {
+            "source": SourceSettings(kind="imagefolder", path=str(source)),
+            "encoding": EncodingSettings.model_validate({"preset": preset}),
+            "output": output,
+            "workers": 1,
+            **more,
+        }
+    )
+
+
+def prepare_tree(folder: Path, **tree: int) -> tuple[Path, Manifest]:
+    """A small raw beton under `folder`, made from PNG files."""
+    output = folder / "images.beton"
+    return output, prepare(settings(image_tree(folder / "tree", **tree), output))

@@ -1,0 +1,151 @@
+import multiprocessing
+import os
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from metaug_ray.data.errors import DataError
+from metaug_ray.data.sources.folders import ImageFolder, TinyImageNet, UnlabelledFolder
+from metaug_ray.data.sources.record import UNLABELLED
+from tests.data.images import image_tree, picture
+
+
+def test_reads_classes_and_files_in_torchvisions_order(tmp_path: Path) -> None:
+    from torchvision import datasets
+
+    root = image_tree(tmp_path / "tree")
+    (root / "dog" / "deeper").mkdir()
+    (root / "dog" / "0.png").rename(root / "dog" / "deeper" / "9.png")
+    (root / "dog" / "notes.txt").write_text("not an image")
+    (root / "dog" / "._1.png").write_bytes(b"left behind by macOS")
+    source = ImageFolder(root)
+    theirs = [sample for sample in datasets.ImageFolder(str(root)).samples if "._" not in sample[0]]
+    assert source.classes == ("cat", "dog", "emu")
+    assert len(source) == 18
+    assert [(record.name, record.label) for record in source] == theirs
+
+
+def test_unlabelled_takes_every_image_below(tmp_path: Path) -> None:
+    root = image_tree(tmp_path / "tree")
+    Image.fromarray(picture(9)).save(root / "top.JPG")
+    source = UnlabelledFolder(root)
+    assert source.classes == ()
+    assert len(source) == 19
+    assert {record.label for record in source} == {UNLABELLED}
+
+
+def test_a_cycle_of_links_ends(tmp_path: Path) -> None:
+    root = image_tree(tmp_path / "tree", per_class=2)
+    (root / "cat" / "again").symlink_to(root, target_is_directory=True)
+    assert len(UnlabelledFolder(root)) == 6
+
+
+def test_empty_folder(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="found no class folders and no images"):
+        ImageFolder(tmp_path)
+    with pytest.raises(DataError, match="found no images"):
+        UnlabelledFolder(tmp_path)
+
+
+def test_missing_folder_and_file_in_its_place(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"nowhere: cannot be read \(No such file"):
+        ImageFolder(tmp_path / "nowhere")
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match="Not a directory"):
+        UnlabelledFolder(tmp_path / "file")
+
+
+def test_one_class(tmp_path: Path) -> None:
+    image_tree(tmp_path / "root", classes=("train",))
+    with pytest.raises(DataError, match=r"found 1 class \('train'\), expected at least 2.*--source.unlabelled"):
+        ImageFolder(tmp_path / "root")
+
+
+def test_an_empty_class_folder_is_named(tmp_path: Path) -> None:
+    (image_tree(tmp_path / "tree") / "fox").mkdir()
+    with pytest.raises(DataError, match="fox: this class folder holds no images"):
+        ImageFolder(tmp_path / "tree")
+
+
+def test_images_beside_the_class_folders_are_not_dropped_silently(tmp_path: Path) -> None:
+    root = image_tree(tmp_path / "tree")
+    Image.fromarray(picture(9)).save(root / "stray.png")
+    with pytest.raises(DataError, match=r"1 images, such as stray\.png, lie outside any class folder"):
+        ImageFolder(root)
+
+
+def test_class_names_that_differ_only_in_unicode_spelling(tmp_path: Path) -> None:
+    root = image_tree(tmp_path / "tree", classes=("caf\u00e9", "cafe\u0301", "dog"))
+    if len(list(root.iterdir())) < 3:
+        pytest.skip("this file system spells names one way")
+    with pytest.raises(DataError, match="are the same name"):
+        ImageFolder(root)
+
+
+def _read_as_nobody(root: Path, result: "multiprocessing.queues.Queue[str]") -> None:
+    os.setuid(65534)
+    try:
+        ImageFolder(root)
+    except DataError as error:
+        result.put(str(error))
+    else:
+        result.put("read")
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become a user without the permission")
+@pytest.mark.parametrize("private", [".", "dog"])
+def test_a_folder_without_permission_is_named(tmp_path: Path, private: str) -> None:
+    root = image_tree(tmp_path / "tree")
+    for folder in [root, *tmp_path.parents]:
+        if folder.is_relative_to("/tmp") and folder != Path("/tmp"):
+            folder.chmod(0o755)
+    tmp_path.chmod(0o755)
+    (root / private).chmod(0o700)
+    # Forked, so that nothing needs to be imported by a user who may not read this checkout.
+    context = multiprocessing.get_context("fork")
+    result: multiprocessing.queues.Queue[str] = context.Queue()
+    process = context.Process(target=_read_as_nobody, args=(root, result))
+    process.start()
+    message = result.get(timeout=30)
+    process.join()
+    assert message == f"{(root / private)}: cannot be read (Permission denied); check the path and its permissions"
+
+
+def tiny_imagenet(root: Path) -> Path:
+    wnids = ("n02", "n01")
+    root.mkdir()
+    (root / "wnids.txt").write_text("\n".join(wnids) + "\n")
+    for wnid in wnids:
+        (root / "train" / wnid / "images").mkdir(parents=True)
+        for number in range(3):
+            Image.fromarray(picture(number)).save(root / "train" / wnid / "images" / f"{wnid}_{number}.JPEG")
+    for split in ("val", "test"):
+        (root / split / "images").mkdir(parents=True)
+        for number in range(4):
+            Image.fromarray(picture(number)).save(root / split / "images" / f"{split}_{number}.JPEG")
+    lines = [f"val_{number}.JPEG\t{wnids[number % 2]}\t0\t0\t62\t62" for number in range(4)]
+    (root / "val" / "val_annotations.txt").write_text("\n".join(lines))
+    return root
+
+
+def test_tiny_imagenet_splits(tmp_path: Path) -> None:
+    root = tiny_imagenet(tmp_path / "tiny")
+    train = TinyImageNet(root, "train")
+    assert train.classes == ("n01", "n02")
+    assert [record.label for record in train] == [0, 0, 0, 1, 1, 1]
+    assert all(("n01", "n02")[record.label] in record.name for record in train)
+    assert [record.label for record in TinyImageNet(root, "val")] == [1, 0, 1, 0]
+    test = TinyImageNet(root, "test")
+    assert test.classes == ()
+    assert [record.label for record in test] == [UNLABELLED] * 4
+
+
+def test_tiny_imagenet_without_its_annotations(tmp_path: Path) -> None:
+    root = tiny_imagenet(tmp_path / "tiny")
+    (root / "val" / "val_annotations.txt").write_text("val_0.JPEG\tn09\n")
+    with pytest.raises(DataError, match=r"val_0\.JPEG has class 'n09', which is not in wnids\.txt"):
+        TinyImageNet(root, "val")
+    (root / "wnids.txt").unlink()
+    with pytest.raises(DataError, match=r"wnids\.txt: cannot be read"):
+        TinyImageNet(root, "train")
