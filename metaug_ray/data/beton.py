@@ -207,7 +207,7 @@ def _check_decodes(path: Path, sample: int, field: np.void, data: NDArray[np.uin
     failed = imdecode(data, pixels, height, width, height, width, 0, 0, 1, 1, False, False)
     expected = cv2.imdecode(data, cv2.IMREAD_COLOR_RGB)
     # FFCV asks libjpeg-turbo for its fast transform, which is a level or two off.
-    if failed or expected is None or np.abs(pixels.astype(int) - expected).mean() > 2:
+    if failed or expected is None or expected.shape != pixels.shape or np.abs(pixels.astype(int) - expected).mean() > 2:
         raise DataError(
             f"{path}: image {sample} does not decode to what was written; check the libjpeg-turbo that FFCV uses"
         )

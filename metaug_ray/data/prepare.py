@@ -106,7 +106,7 @@ def prepare(settings: PrepareSettings) -> Manifest:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise DataError(f"{output}: the disk is full; free some space or choose another --output") from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
             raise DataError(f"{output}: cannot be written ({error.strerror}); choose another --output") from error
         raise
     return manifest

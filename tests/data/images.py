@@ -22,16 +22,18 @@ def image_tree(root: Path, per_class: int = 6, classes: tuple[str, ...] = ("cat"
     for label, name in enumerate(classes):
         (root / name).mkdir(parents=True)
         for number in range(per_class):
-            pixels = picture(100 * label + number, 20 + number, 40 - 3 * number)
+            pixels = picture(100 * label + number, 20 + number % 8, 40 - 3 * (number % 8))
             Image.fromarray(pixels).save(root / name / f"{number}.png")
     return root
 
 
-def settings(source: Path, output: Path, preset: str = "small", **more: object) -> PrepareSettings:
-    """Preparing an image folder with one worker."""
+def settings(source: Path | SourceSettings, output: Path, preset: str = "small", **more: object) -> PrepareSettings:
+    """Preparing a source, or an image folder, with one worker."""
+    if isinstance(source, Path):
+        source = SourceSettings(kind="imagefolder", path=str(source))
     return PrepareSettings.model_validate(
         {
-            "source": SourceSettings(kind="imagefolder", path=str(source)),
+            "source": source,
             "encoding": EncodingSettings.model_validate({"preset": preset}),
             "output": output,
             "workers": 1,

@@ -9,6 +9,7 @@ from PIL import Image
 from metaug_ray.data.encoding import EncodedImage, Encoding, Unreadable, encode, read_rgb, shrink
 from metaug_ray.data.sources.record import Record
 from tests.data.images import picture
+from tests.data.nobody import as_nobody, needs_root
 
 RAW, JPEG = Encoding("raw", 512), Encoding("jpeg", 512)
 
@@ -90,6 +91,15 @@ def test_unreadable_images_are_told_with_their_name(data: bytes, reason: str) ->
 
 def test_a_missing_file_is_unreadable(tmp_path: Path) -> None:
     assert encode(0, Record("x", 0, tmp_path / "x.png"), RAW) == Unreadable("x", "No such file or directory")
+
+
+@needs_root
+def test_a_file_without_permission_is_unreadable(tmp_path: Path) -> None:
+    file = tmp_path / "x.png"
+    Image.fromarray(picture(0)).save(file)
+    file.chmod(0o600)
+    answer = as_nobody(tmp_path, lambda: encode(0, Record("x", 0, file), RAW))
+    assert answer == str(Unreadable("x", "Permission denied"))
 
 
 def test_pixels_without_an_agreed_range_are_refused() -> None:

@@ -1,5 +1,3 @@
-import multiprocessing
-import os
 from pathlib import Path
 
 import pytest
@@ -9,6 +7,7 @@ from metaug_ray.data.errors import DataError
 from metaug_ray.data.sources.folders import ImageFolder, TinyImageNet, UnlabelledFolder
 from metaug_ray.data.sources.record import UNLABELLED
 from tests.data.images import image_tree, picture
+from tests.data.nobody import as_nobody, needs_root
 
 
 def test_reads_classes_and_files_in_torchvisions_order(tmp_path: Path) -> None:
@@ -83,33 +82,16 @@ def test_class_names_that_differ_only_in_unicode_spelling(tmp_path: Path) -> Non
         ImageFolder(root)
 
 
-def _read_as_nobody(root: Path, result: "multiprocessing.queues.Queue[str]") -> None:
-    os.setuid(65534)
-    try:
-        ImageFolder(root)
-    except DataError as error:
-        result.put(str(error))
-    else:
-        result.put("read")
-
-
-@pytest.mark.skipif(os.getuid() != 0, reason="only root can become a user without the permission")
+@needs_root
 @pytest.mark.parametrize("private", [".", "dog"])
 def test_a_folder_without_permission_is_named(tmp_path: Path, private: str) -> None:
     root = image_tree(tmp_path / "tree")
-    for folder in [root, *tmp_path.parents]:
-        if folder.is_relative_to("/tmp") and folder != Path("/tmp"):
-            folder.chmod(0o755)
-    tmp_path.chmod(0o755)
     (root / private).chmod(0o700)
-    # Forked, so that nothing needs to be imported by a user who may not read this checkout.
-    context = multiprocessing.get_context("fork")
-    result: multiprocessing.queues.Queue[str] = context.Queue()
-    process = context.Process(target=_read_as_nobody, args=(root, result))
-    process.start()
-    message = result.get(timeout=30)
-    process.join()
-    assert message == f"{(root / private)}: cannot be read (Permission denied); check the path and its permissions"
+    message = as_nobody(tmp_path, lambda: ImageFolder(root))
+    assert (
+        message
+        == f"DataError: {root / private}: cannot be read (Permission denied); check the path and its permissions"
+    )
 
 
 def tiny_imagenet(root: Path) -> Path:

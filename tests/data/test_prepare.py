@@ -1,0 +1,261 @@
+import io
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from filelock import FileLock
+from PIL import Image
+
+from metaug_ray.config import EncodingSettings, SourceSettings
+from metaug_ray.data.beton import beton_labels, open_beton, sha256_of
+from metaug_ray.data.errors import DataError
+from metaug_ray.data.manifest import manifest_path, read_manifest
+from metaug_ray.data.prepare import open_source, prepare, resolve_encoding
+from tests.data.images import image_tree, picture, settings
+
+JOB = [sys.executable, "jobs/prepare_data.py"]
+SHAPES = ["--source.kind", "shapes", "--source.size", "32", "--encoding.preset", "small", "--workers", "1"]
+
+
+def left(folder: Path) -> list[str]:
+    """What lies in a folder, but for the lock that stays."""
+    return sorted(path.name for path in folder.iterdir() if not path.name.endswith(".lock"))
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    return image_tree(tmp_path / "tree")
+
+
+def test_the_number_of_workers_does_not_change_a_byte(tree: Path, tmp_path: Path) -> None:
+    digests = set()
+    for workers in (1, 3):
+        output = tmp_path / "out" / f"{workers}.beton"
+        manifest = prepare(settings(tree, output, "imagenet", workers=workers))
+        assert sha256_of(output) == manifest.sha256 == read_manifest(output).sha256
+        digests.add(manifest.sha256)
+    assert len(digests) == 1
+    assert left(tmp_path / "out") == ["1.beton", "1.beton.json", "3.beton", "3.beton.json"]
+
+
+def test_settings_take_the_place_of_the_presets(tree: Path) -> None:
+    preset = resolve_encoding(EncodingSettings(preset="imagenet"))
+    assert (preset.kind, preset.max_resolution, preset.jpeg_quality) == ("jpeg", 512, 90)
+    changed = resolve_encoding(EncodingSettings(preset="imagenet", kind="mixed", max_resolution=64, jpeg_fraction=0.25))
+    assert (changed.kind, changed.max_resolution, changed.jpeg_quality, changed.jpeg_fraction) == (
+        "mixed",
+        64,
+        90,
+        0.25,
+    )
+
+
+@pytest.mark.parametrize("kind", ["imagefolder", "unlabelled", "parquet", "shapes"])
+def test_every_kind_of_source_opens(tree: Path, tmp_path: Path, kind: str) -> None:
+    match kind:
+        case "shapes":
+            source = open_source(SourceSettings(kind="shapes", count=40, size=16))
+            assert (len(source), len(source.classes)) == (40, 8)
+        case "parquet":
+            with pytest.raises(DataError, match="not a readable Parquet file"):
+                open_source(SourceSettings(kind="parquet", path=str(tree / "cat" / "0.png")))
+        case _:
+            unlabelled = kind == "unlabelled"
+            source = open_source(SourceSettings(kind="imagefolder", path=str(tree), unlabelled=unlabelled))
+            assert len(source.classes) == (0 if unlabelled else 3)
+
+
+def test_unlabelled_images_keep_no_label(tree: Path, tmp_path: Path) -> None:
+    output = tmp_path / "x.beton"
+    source = SourceSettings(kind="imagefolder", path=str(tree), unlabelled=True)
+    manifest = prepare(settings(source, output))
+    assert manifest.classes == manifest.class_counts == []
+    assert beton_labels(open_beton(output)).tolist() == [-1] * 18
+
+
+def test_an_existing_beton_stays_unless_told(tree: Path, tmp_path: Path) -> None:
+    output = tmp_path / "x.beton"
+    first = prepare(settings(tree, output))
+    before = output.stat()
+    with pytest.raises(DataError, match=r"x\.beton: exists already; pass --overwrite"):
+        prepare(settings(tree, output))
+    assert output.stat() == before
+    Image.fromarray(picture(1)).save(tree / "cat" / "new.png")
+    second = prepare(settings(tree, output, overwrite=True))
+    assert (first.samples, second.samples, read_manifest(output).samples) == (18, 19, 19)
+
+
+def test_a_failed_overwrite_keeps_the_old_beton(tree: Path, tmp_path: Path) -> None:
+    output = tmp_path / "x.beton"
+    first = prepare(settings(tree, output))
+    (tree / "emu" / "5.png").write_bytes(b"")
+    with pytest.raises(DataError, match="zero bytes"):
+        prepare(settings(tree, output, overwrite=True))
+    assert sha256_of(output) == first.sha256 == read_manifest(output).sha256
+
+
+@pytest.mark.parametrize(("content", "reason"), [(b"", "it has zero bytes"), (b"<html>", "it is not an image")])
+def test_an_unreadable_image_stops_or_is_listed(tree: Path, tmp_path: Path, content: bytes, reason: str) -> None:
+    bad = tree / "dog" / "3.png"
+    bad.write_bytes(content)
+    output = tmp_path / "out" / "x.beton"
+    with pytest.raises(DataError, match=rf"{bad}: cannot be read as an image \({reason}\).*--skip-unreadable"):
+        prepare(settings(tree, output))
+    assert left(output.parent) == []
+    manifest = prepare(settings(tree, output, skip_unreadable=True))
+    assert [(skipped.name, skipped.reason) for skipped in manifest.skipped] == [(str(bad), reason)]
+    assert manifest.samples == 17
+    assert beton_labels(open_beton(output)).tolist() == [0] * 6 + [1] * 5 + [2] * 6
+
+
+def test_no_readable_image_at_all(tree: Path, tmp_path: Path) -> None:
+    for file in tree.rglob("*.png"):
+        file.write_bytes(b"x")
+    with pytest.raises(DataError, match=r"none of the 18 images can be read, .*cat/0\.png among them"):
+        prepare(settings(tree, tmp_path / "x.beton", skip_unreadable=True))
+
+
+def test_a_second_writer_at_the_same_target(tree: Path, tmp_path: Path) -> None:
+    output = tmp_path / "x.beton"
+    with (
+        FileLock(tmp_path / ".x.beton.lock"),
+        pytest.raises(DataError, match=r"x\.beton: another process is writing it"),
+    ):
+        prepare(settings(tree, output))
+    prepare(settings(tree, output))
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(disk)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip(f"cannot mount a small disk here: {mounted.stderr.decode().strip()}")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_disk_that_is_seen_to_be_too_small(small_disk: Path) -> None:
+    source = SourceSettings(kind="shapes", count=3000, size=64)
+    with pytest.raises(DataError, match=r"the beton will take about 35\.2 MiB and 16\.0 MiB are free"):
+        prepare(settings(source, small_disk / "x.beton"))
+    assert left(small_disk) == []
+
+
+@pytest.mark.parametrize("mebibytes", [1, 9])
+def test_a_disk_that_becomes_full(small_disk: Path, tmp_path: Path, mebibytes: int) -> None:
+    # The first images are small and the rest are large, so that the projection is too low.
+    tree = image_tree(tmp_path / "tree", per_class=40)
+    for file in (tree / "emu").iterdir():
+        Image.fromarray(np.zeros((512, 512, 3), np.uint8)).save(file)
+    # Full at the first pages, and at the end.
+    (small_disk / "filler").write_bytes(b"x" * ((16 - mebibytes) << 20))
+    encoding = EncodingSettings(preset="small", max_resolution=512)
+    with pytest.raises(DataError, match=r"x\.beton: the disk is full"):
+        prepare(settings(tree, small_disk / "x.beton", encoding=encoding))
+    assert left(small_disk) == ["filler"]
+
+
+def test_an_output_folder_that_cannot_be_made(tree: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match=r"cannot be written \((Not a directory|File exists)\)"):
+        prepare(settings(tree, tmp_path / "file" / "x.beton"))
+
+
+def job(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*JOB, *map(str, arguments)], capture_output=True, text=True)
+
+
+def test_the_job_writes_and_reports(tmp_path: Path) -> None:
+    output = tmp_path / "shapes.beton"
+    done = job(*SHAPES, "--source.count", "100", "--output", output)
+    assert done.returncode == 0, done.stderr
+    assert f"{output}: 100 images, 8 classes, SHA-256 {sha256_of(output)}" in done.stdout
+    assert "images/s" in done.stderr
+    assert "every image read back and compared" in done.stderr
+    again = job(*SHAPES, "--source.count", "100", "--output", output)
+    assert again.returncode == 1
+    assert again.stderr.strip().endswith("pass --overwrite to replace it, or choose another --output")
+    assert "Traceback" not in again.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--workers", "0"], "workers: Input should be greater than or equal to 1 (got '0')"),
+        (["--encoding.jpeg-quality", "101"], "encoding.jpeg_quality: Input should be less than or equal to 100"),
+        (["--source.size", "8"], "source.size: Input should be greater than or equal to 16"),
+        (["--source.path", "somewhere"], "source.path: shapes are generated and read no path"),
+        (["--output", "x.bin"], "output: x.bin must end in .beton"),
+        (["--source.kind", "imagefolder"], "source.path: the source 'imagefolder' needs the path of its files"),
+        (["--no-such-flag", "1"], "unrecognized arguments: --no-such-flag"),
+        (["--encoding.preset", "huge"], "huge"),
+    ],
+)
+def test_wrong_arguments_end_the_job_at_once(tmp_path: Path, arguments: list[str], message: str) -> None:
+    done = job(*SHAPES, "--output", tmp_path / "x.beton", *arguments)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_interrupted_writing_leaves_nothing_that_looks_finished(tmp_path: Path, number: signal.Signals) -> None:
+    output = tmp_path / "x.beton"
+    command = [*JOB, *SHAPES, "--source.count", "1000000", "--output", str(output)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    partial = tmp_path / ".x.beton.partial"
+    deadline = time.monotonic() + 60
+    while not (partial.exists() and partial.stat().st_size > 0):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(number)
+    process.communicate(timeout=30)
+    assert process.returncode == {signal.SIGINT: 130, signal.SIGTERM: 130, signal.SIGKILL: -9}[number]
+    assert left(tmp_path) == ([".x.beton.partial"] if number == signal.SIGKILL else [])
+    # The processes that decode end too, though nobody told them.
+    deadline = time.monotonic() + 10
+    while group_is_alive(process.pid):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    if number == signal.SIGKILL:
+        done = job(*SHAPES, "--source.count", "100", "--output", output)
+        assert done.returncode == 0, done.stderr
+        assert left(tmp_path) == ["x.beton", "x.beton.json"]
+
+
+def group_is_alive(group: int) -> bool:
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _, process_group = status.read_text().rsplit(")", 1)[1].split()[:3]
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if int(process_group) == group and state != "Z":
+            return True
+    return False
+
+
+@pytest.mark.slow
+def test_cifar10_raw_is_identical_pixel_by_pixel(cifar10_parquet: Path, tmp_path: Path) -> None:
+    source = SourceSettings(kind="parquet", path=str(cifar10_parquet / "test.parquet"))
+    output = tmp_path / "cifar10.beton"
+    manifest = prepare(settings(source, output, workers=2))
+    assert manifest.samples == 10_000
+    assert manifest.class_counts == [1000] * 10
+    reader = open_beton(output)
+    content = np.memmap(output, np.uint8, "r")
+    for row, record in enumerate(open_source(source)):
+        assert isinstance(record.image, bytes)
+        start = int(reader.alloc_table["ptr"][row])
+        expected = np.asarray(Image.open(io.BytesIO(record.image)))
+        assert np.array_equal(content[start : start + 3072].reshape(32, 32, 3), expected)
+    assert json.loads(manifest_path(output).read_text())["encoding"]["kind"] == "raw"
