@@ -153,9 +153,13 @@ def rand_augment_operations(magnitude: int, height: int, width: int) -> dict[str
         By torchvision's names, functions of (images uint8 [B, 3, H, W], sign 1 or -1). Operations that have no
         direction ignore the sign.
     """
-    strength = magnitude / (_MAGNITUDES - 1)
-    enhance = 0.9 * strength
     nearest = InterpolationMode.NEAREST
+
+    def level(least: float, greatest: float) -> float:
+        # In float32, as torchvision: thresholds and whole pixels are compared with these.
+        return float(torch.linspace(least, greatest, _MAGNITUDES)[magnitude])
+
+    enhance = level(0, 0.9)
 
     def affine(images: Tensor, translate: list[float] | None = None, shear: list[float] | None = None) -> Tensor:
         # Sheared about the corner, translated by whole pixels, as torchvision's RandAugment does.
@@ -165,21 +169,21 @@ def rand_augment_operations(magnitude: int, height: int, width: int) -> dict[str
         return moved
 
     def shear_degrees(sign: int) -> float:
-        return math.degrees(math.atan(sign * 0.3 * strength))
+        return math.degrees(math.atan(sign * level(0, 0.3)))
 
     return {
         "Identity": lambda images, sign: images,
         "ShearX": lambda images, sign: affine(images, shear=[shear_degrees(sign), 0.0]),
         "ShearY": lambda images, sign: affine(images, shear=[0.0, shear_degrees(sign)]),
-        "TranslateX": lambda images, sign: affine(images, translate=[int(sign * 150 / 331 * width * strength), 0]),
-        "TranslateY": lambda images, sign: affine(images, translate=[0, int(sign * 150 / 331 * height * strength)]),
-        "Rotate": lambda images, sign: F.rotate(images, sign * 30 * strength, nearest),
+        "TranslateX": lambda images, sign: affine(images, translate=[int(sign * level(0, 150 / 331 * width)), 0]),
+        "TranslateY": lambda images, sign: affine(images, translate=[0, int(sign * level(0, 150 / 331 * height))]),
+        "Rotate": lambda images, sign: F.rotate(images, sign * level(0, 30), nearest),
         "Brightness": lambda images, sign: F.adjust_brightness(images, 1 + sign * enhance),
         "Color": lambda images, sign: F.adjust_saturation(images, 1 + sign * enhance),
         "Contrast": lambda images, sign: F.adjust_contrast(images, 1 + sign * enhance),
         "Sharpness": lambda images, sign: F.adjust_sharpness(images, 1 + sign * enhance),
-        "Posterize": lambda images, sign: F.posterize(images, 8 - round(4 * strength)),
-        "Solarize": lambda images, sign: F.solarize(images, 255 * (1 - strength)),
+        "Posterize": lambda images, sign: F.posterize(images, round(level(8, 4))),
+        "Solarize": lambda images, sign: F.solarize(images, 255 * level(1, 0)),
         "AutoContrast": lambda images, sign: F.autocontrast(images),
         "Equalize": lambda images, sign: F.equalize(images),
     }
