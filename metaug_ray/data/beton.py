@@ -32,7 +32,7 @@ IMAGE_FIELD = "image"
 LABEL_FIELD = "label"
 # The reader addresses fields by position.
 _IMAGE, _LABEL = "f0", "f1"
-_MIN_PAGE = 8 << 20  # FFCV's default
+_MIN_PAGE = 2 << 20  # FFCV's least
 _HASH_BLOCK = 8 << 20
 
 
@@ -51,7 +51,7 @@ class BetonWriter(AbstractContextManager["BetonWriter"]):
 
     def __init__(self, path: Path, capacity: int, max_resolution: int) -> None:
         self._page = _MIN_PAGE
-        while self._page < 2 * 3 * max_resolution**2:
+        while self._page < 8 * 3 * max_resolution**2:
             self._page *= 2
         self._fields = {IMAGE_FIELD: RGBImageField(), LABEL_FIELD: IntField()}
         self._metadata = np.zeros(capacity, get_metadata_type(list(self._fields.values())))

@@ -56,8 +56,9 @@ def stage(beton: str, directory: Path) -> Path:
         with FileLock(target.with_name(f".{target.name}.lock")):
             if not _is_whole(target, manifest):
                 _copy(beton, target, manifest)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    # fsspec raises ValueError and OSError for what happens on the way.
+    except (OSError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise DataError(
                 f"{directory}: the disk became full while {beton} was copied to it; free some space"
             ) from error
@@ -151,12 +152,15 @@ def _open(uri: str) -> BinaryIO:
     try:
         if "://" not in uri:
             return Path(uri).open("rb")
+        stream: BinaryIO
         try:
             system, path = pyarrow.fs.FileSystem.from_uri(uri)
         except pa.ArrowInvalid:
             remote, path = fsspec.url_to_fs(uri)
-            system = pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(remote))
-        stream: BinaryIO = system.open_input_stream(path)
+            # Some web servers know no ranges; block size 0 reads the file as it comes.
+            stream = remote.open(path, "rb", **({"block_size": 0} if uri.startswith("http") else {}))
+        else:
+            stream = system.open_input_stream(path)
     except (OSError, ValueError, ImportError) as error:
         raise DataError(
             f"{uri}: cannot be opened ({error}); check the path, the network and the credentials"
