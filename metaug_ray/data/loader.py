@@ -180,7 +180,7 @@ class _BetonReader:
 
     def read(self, rows: NDArray[np.int64]) -> Generator[Tensor]:
         """Images uint8 [B, 3, S, S] on the device, B at a time, for rows [steps * B, 6]."""
-        with closing(_EpochThread(self._loader, rows)) as decoded:
+        with closing(_EpochThread(self._loader, rows, reuse=self._device.type == "cuda")) as decoded:
             for images in _to_device(decoded, self._device):
                 yield images.permute(0, 3, 1, 2)
 
@@ -194,10 +194,37 @@ class _BetonReader:
         )
 
 
+class _NewMemory:
+    """Stands where FFCV has a ring buffer, one batch in each slot, and is new memory at every turn."""
+
+    def __init__(self, ring: NDArray[np.uint8]) -> None:
+        self._shape = ring.shape[1:]
+
+    def __getitem__(self, slot: int) -> NDArray[np.uint8]:
+        return np.empty(self._shape, np.uint8)
+
+
 class _EpochThread(EpochIterator):  # type: ignore[misc]
-    """FFCV's decoding thread, which here hands on its errors and ends when it is closed."""
+    """FFCV's decoding thread, which here hands on its errors and ends when it is closed.
+
+    Args:
+        loader: of FFCV.
+        rows: of `decoding_rows`.
+        reuse: decode into FFCV's ring of pinned buffers; otherwise each batch is memory of its own, which spares a
+        copy.
+    """
 
     failure: BaseException | None = None
+
+    def __init__(self, loader: Loader, rows: NDArray[np.int64], reuse: bool) -> None:
+        self._reuse = reuse
+        super().__init__(loader, rows)
+
+    def start(self) -> None:
+        if not self._reuse:
+            buffers = self.memory_allocations["operation"]
+            buffers.update({node: _NewMemory(ring) for node, ring in buffers.items() if ring is not None})
+        super().start()
 
     def run(self) -> None:
         try:
@@ -225,10 +252,12 @@ class _EpochThread(EpochIterator):  # type: ignore[misc]
 
 
 def _to_device(decoded: Iterator[Tensor], device: torch.device) -> Iterator[Tensor]:
-    """Copies of batches that lie in FFCV's ring buffer, which decodes over a batch once the one after it is taken."""
+    """Batches on the device, the next one on its way while one is used.
+
+    On CUDA they come from FFCV's ring of pinned buffers, where a batch is decoded over once the one after it is taken.
+    """
     if device.type != "cuda":
-        for images in decoded:
-            yield images.to(device, copy=True)
+        yield from decoded
         return
     copying = torch.cuda.Stream(device)
     ahead: Tensor | None = None

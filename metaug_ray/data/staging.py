@@ -48,9 +48,11 @@ def stage(beton: str, directory: Path) -> Path:
         DataError: a beton or manifest that is missing, unreachable, truncated or changed, or a disk that is full or not
             writable. No part of a file is left behind.
     """
-    manifest = parse_manifest(_read(f"{beton}.json", beton), f"{beton}.json")
-    name = Path(beton).name
-    target = directory / f"{Path(name).stem}-{manifest.sha256[:16]}.beton"
+    # A URI may end in options, such as ?endpoint_override=...
+    location, question, options = beton.partition("?") if "://" in beton else (beton, "", "")
+    beside = f"{location}.json{question}{options}"
+    manifest = parse_manifest(_read(beside, beton), beside)
+    target = directory / f"{Path(location).stem}-{manifest.sha256[:16]}.beton"
     try:
         directory.mkdir(parents=True, exist_ok=True)
         with FileLock(target.with_name(f".{target.name}.lock")):

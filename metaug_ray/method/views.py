@@ -81,15 +81,23 @@ def _lab(images: Tensor) -> tuple[Tensor, Tensor]:
     # A byte has 256 values: a table is exact and spares a power per pixel.
     byte = torch.arange(256, device=images.device, dtype=torch.float32) / 255.0
     linear = torch.where(byte > 0.04045, ((byte + 0.055) / 1.055) ** 2.4, byte / 12.92)
-    xyz = _linear_map(linear[images.int()], _XYZ_FROM_RGB)
-    xyz = xyz / torch.tensor(_D65_WHITE, device=images.device).view(1, 3, 1, 1)
-    f = torch.where(xyz > 0.008856, xyz.clamp_min(0.008856) ** (1.0 / 3.0), 7.787 * xyz + 16.0 / 116.0)
-    fx, fy, fz = f.split(1, dim=1)
-    return 116.0 * fy - 16.0, torch.cat([500.0 * (fx - fy), 200.0 * (fy - fz)], dim=1)
+    planes = images.contiguous()
+    rgb = linear.index_select(0, planes.view(-1).int()).view_as(planes)
+    # Relative to white already: one product less per pixel. In place, as these tensors are as large as the batch.
+    relative = [[weight / white for weight in row] for row, white in zip(_XYZ_FROM_RGB, _D65_WHITE, strict=True)]
+    fx, fy, fz = (_compressed(t) for t in _linear_map(rgb, relative).split(1, dim=1))
+    return fy.mul(116.0).sub_(16.0), torch.cat([(fx - fy).mul_(500.0), (fy - fz).mul_(200.0)], dim=1)
+
+
+def _compressed(t: Tensor) -> Tensor:
+    """Lab's cube root with its linear toe."""
+    # exp(log(t) / 3) is a third of the work of a power, and as exact.
+    root = t.clamp_min(0.008856).log_().div_(3.0).exp_()
+    return torch.where(t > 0.008856, root, t.mul(7.787).add_(16.0 / 116.0))
 
 
 def _linear_map(images: Tensor, matrix: Sequence[Sequence[float]]) -> Tensor:
     """Apply a 3x3 colour matrix to [B, 3, H, W]."""
     # Sums of products, not a matmul: autocast and TF32 would round a matmul's inputs past the 0.01 that L must keep.
     red, green, blue = images.split(1, dim=1)
-    return torch.cat([r * red + g * green + b * blue for r, g, b in matrix], dim=1)
+    return torch.cat([(red * r).add_(green, alpha=g).add_(blue, alpha=b) for r, g, b in matrix], dim=1)
