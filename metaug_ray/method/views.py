@@ -59,11 +59,9 @@ def split_views(images: Tensor, names: Sequence[str]) -> tuple[Tensor, ...]:
         raise ValueError(f"images must be uint8 [B, 3, H, W], got {images.dtype} {list(images.shape)}")
     made: dict[str, Tensor] = {}
     if "rgb" in views:
-        made["rgb"] = images.float() / 127.5 - 1.0
+        made["rgb"] = (images * (1 / 127.5)).sub_(1.0)
     if "l" in views or "ab" in views:
-        lightness, opponents = _lab(images)
-        made["l"] = lightness / 50.0 - 1.0
-        made["ab"] = opponents / _AB_RANGE
+        made["l"], made["ab"] = _lab(images)
     if "y" in views or "dbdr" in views:
         ydbdr = _linear_map(images.float() / 255.0, _YDBDR_FROM_RGB)
         made["y"] = ydbdr[:, :1] * 2.0 - 1.0
@@ -77,27 +75,32 @@ def split_views(images: Tensor, names: Sequence[str]) -> tuple[Tensor, ...]:
 
 
 def _lab(images: Tensor) -> tuple[Tensor, Tensor]:
-    """CIE Lab of uint8 sRGB: L [B, 1, H, W] in [0, 100] and ab [B, 2, H, W]."""
+    """L / 50 - 1 [B, 1, H, W] and ab / 110 [B, 2, H, W] of CIE Lab, from uint8 sRGB.
+
+    Each pass over a batch costs the reading and writing of it, so there are few, and those in place.
+    """
     # A byte has 256 values: a table is exact and spares a power per pixel.
     byte = torch.arange(256, device=images.device, dtype=torch.float32) / 255.0
     linear = torch.where(byte > 0.04045, ((byte + 0.055) / 1.055) ** 2.4, byte / 12.92)
     planes = images.contiguous()
     rgb = linear.index_select(0, planes.view(-1).int()).view_as(planes)
-    # Relative to white already: one product less per pixel. In place, as these tensors are as large as the batch.
     relative = [[weight / white for weight in row] for row, white in zip(_XYZ_FROM_RGB, _D65_WHITE, strict=True)]
-    fx, fy, fz = (_compressed(t) for t in _linear_map(rgb, relative).split(1, dim=1))
-    return fy.mul(116.0).sub_(16.0), torch.cat([(fx - fy).mul_(500.0), (fy - fz).mul_(200.0)], dim=1)
-
-
-def _compressed(t: Tensor) -> Tensor:
-    """Lab's cube root with its linear toe."""
+    t = _linear_map(rgb, relative)
+    # Lab's linear toe is a tangent of its cube root, so the lower of the two is the right one on either side.
     # exp(log(t) / 3) is a third of the work of a power, and as exact.
-    root = t.clamp_min(0.008856).log_().div_(3.0).exp_()
-    return torch.where(t > 0.008856, root, t.mul(7.787).add_(16.0 / 116.0))
+    root = t.clamp_min(0.008856).log_().mul_(1.0 / 3.0).exp_()
+    f = torch.minimum(root, t.mul_(7.787).add_(16.0 / 116.0), out=t)
+    ab = torch.sub(f[:, :2], f[:, 1:])
+    ab[:, 0].mul_(500.0 / _AB_RANGE)
+    ab[:, 1].mul_(200.0 / _AB_RANGE)
+    return f[:, 1:2].mul(116.0 / 50.0).sub_(66.0 / 50.0), ab
 
 
 def _linear_map(images: Tensor, matrix: Sequence[Sequence[float]]) -> Tensor:
     """Apply a 3x3 colour matrix to [B, 3, H, W]."""
     # Sums of products, not a matmul: autocast and TF32 would round a matmul's inputs past the 0.01 that L must keep.
-    red, green, blue = images.split(1, dim=1)
-    return torch.cat([(red * r).add_(green, alpha=g).add_(blue, alpha=b) for r, g, b in matrix], dim=1)
+    red, green, blue = images.unbind(1)
+    mapped = torch.empty_like(images)
+    for channel, (r, g, b) in zip(mapped.unbind(1), matrix, strict=True):
+        torch.mul(red, r, out=channel).add_(green, alpha=g).add_(blue, alpha=b)
+    return mapped
