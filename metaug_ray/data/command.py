@@ -1,5 +1,6 @@
 """The command line of `jobs/prepare_data.py`."""
 
+import os
 import signal
 import sys
 from types import FrameType
@@ -37,7 +38,8 @@ def main(arguments: list[str]) -> int:
     except ValidationError as error:
         print(f"prepare_data.py: {explain(error)}", file=sys.stderr)
         return 2
-    # Imports torch, which takes seconds; wrong arguments are answered before.
+    # FFCV compiles for seconds when it is imported; writing needs none of it, and wrong arguments are answered before.
+    os.environ["NUMBA_DISABLE_JIT"] = "1"
     from metaug_ray.data.prepare import prepare
 
     try:

@@ -29,7 +29,6 @@ from metaug_ray.data.sources.folders import ImageFolder, TinyImageNet, Unlabelle
 from metaug_ray.data.sources.parquet import ParquetShards
 from metaug_ray.data.sources.record import Source
 from metaug_ray.data.sources.shapes import Shapes
-from metaug_ray.data.sources.torchvision_files import TorchvisionFiles
 
 _PRESETS = {
     "imagenet": Encoding("jpeg", 512),
@@ -58,6 +57,9 @@ def open_source(settings: SourceSettings) -> Source:
         case "shapes":
             return Shapes(settings.count, settings.size, settings.seed)
         case _:
+            # Torchvision takes seconds to import.
+            from metaug_ray.data.sources.torchvision_files import TorchvisionFiles
+
             return TorchvisionFiles(settings.kind, path, str(settings.resolved_split))
 
 

@@ -194,7 +194,7 @@ def run(title: str, tree: Path, source: SourceSettings, preset: str, batch_size:
         }
         # At 32 px an epoch of the fast ones is over in less than a second.
         fast = 6 if size <= 64 else 2
-        compare(title, rows, {name: fast for name in list(rows)[1:3]}, batch_size, rounds)
+        compare(title, rows, dict.fromkeys(list(rows)[1:3], fast), batch_size, rounds)
 
 
 def main() -> None:

@@ -1,9 +1,9 @@
 """Loaders run in a process of their own, to be measured or killed: `python -m tests.data.probe <what> <beton> ...`."""
 
+import itertools
 import json
 import resource
 import sys
-import threading
 import time
 import zlib
 from pathlib import Path
@@ -36,27 +36,16 @@ def stream(beton: Path, epoch: int, start_step: int, pause: float) -> None:
         time.sleep(pause)
 
 
-def memory(beton: Path, epochs: int) -> None:
-    """Prints the most anonymous memory, in bytes, that each epoch saw."""
-    loaded = loader(beton, 32, 224)
-    most = [max(anonymous() for _ in loaded.epoch(epoch)) for epoch in range(epochs)]
-    print(json.dumps(most))
-
-
-def threads(beton: Path) -> None:
-    """Prints the number of threads, Python's and the system's: after one epoch, after ten, and after ten broken off."""
-    loaded = loader(beton, 8, 32)
-    counts = []
-    for epoch in range(10):
-        for _ in loaded.epoch(epoch):
-            pass
-        counts.append((threading.active_count(), len(list(Path("/proc/self/task").iterdir()))))
-    for epoch in range(10):
+def epochs(beton: Path, count: int) -> None:
+    """Prints for each epoch the most anonymous memory, in bytes, and the threads; every other one breaks off."""
+    loaded = loader(beton, 8, 224)
+    seen = []
+    for epoch in range(count):
         batches = loaded.epoch(epoch)
-        next(batches)
+        most = max(anonymous() for _ in itertools.islice(batches, 2 if epoch % 2 else None))
         batches.close()
-    counts.append((threading.active_count(), len(list(Path("/proc/self/task").iterdir()))))
-    print(json.dumps({"first": counts[0], "tenth": counts[9], "broken": counts[10]}))
+        seen.append((most, len(list(Path("/proc/self/task").iterdir()))))
+    print(json.dumps(seen))
 
 
 def cpus(beton: Path, share: int) -> None:
@@ -85,9 +74,7 @@ if __name__ == "__main__":
     match what:
         case "stream":
             stream(Path(beton), int(rest[0]), int(rest[1]), float(rest[2]))
-        case "memory":
-            memory(Path(beton), int(rest[0]))
-        case "threads":
-            threads(Path(beton))
+        case "epochs":
+            epochs(Path(beton), int(rest[0]))
         case "cpus":
             cpus(Path(beton), int(rest[0]))

@@ -231,12 +231,6 @@ def test_killed_and_resumed_follows_the_uninterrupted_stream(beton: Path) -> Non
 
 
 @pytest.mark.slow
-def test_ten_epochs_leak_no_threads(beton: Path) -> None:
-    counts = probe("threads", beton)
-    assert counts["first"] == counts["tenth"] == counts["broken"]
-
-
-@pytest.mark.slow
 def test_memory_does_not_grow_over_a_beton_larger_than_the_process(tmp_path: Path) -> None:
     """Pages of the mapped file are the system's cache, which it takes back; what counts is anonymous memory."""
     path = tmp_path / "large.beton"
@@ -251,7 +245,7 @@ def test_memory_does_not_grow_over_a_beton_larger_than_the_process(tmp_path: Pat
     )  # fmt: skip
     manifest_path(path).write_text(manifest.model_dump_json())
     size = path.stat().st_size
-    first, *_, last = probe("memory", path, 3)
+    (first, _), *_, (last, _) = probe("epochs", path, 3)
     path.unlink()
     assert size > last
     # The allocator settles over some epochs (about 80 MB), which the next test waits for.
@@ -259,20 +253,21 @@ def test_memory_does_not_grow_over_a_beton_larger_than_the_process(tmp_path: Pat
 
 
 @pytest.mark.slow
-def test_epochs_leak_no_memory(beton: Path) -> None:
-    most = probe("memory", beton, 150)
-    # FFCV's buffers for an epoch are 24 MB; the allocator's own ups and downs about 20.
+def test_epochs_leak_neither_memory_nor_threads(beton: Path) -> None:
+    most, threads = zip(*probe("epochs", beton, 150), strict=True)
+    # One that just ended may still be counted; a leak would be 75 or 150.
+    assert max(threads) <= min(threads) + 3
+    # FFCV's buffers for an epoch are 6 MB; the allocator's own ups and downs about 20.
     assert max(most[100:]) - max(most[50:100]) < 48 << 20
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("share", [1, 2])
-def test_no_more_cpus_than_the_share(imagenet_sample: Path, tmp_path: Path, share: int) -> None:
+def test_no_more_cpus_than_the_share(imagenet_sample: Path, tmp_path: Path) -> None:
     source = SourceSettings(kind="imagefolder", path=str(imagenet_sample))
     prepare(settings(source, tmp_path / "x.beton", "imagenet", workers=2))
-    seen = probe("cpus", tmp_path / "x.beton", share)
-    # The main thread only copies what was decoded.
-    assert 0.5 * share < seen["cpus"] < share + 0.3
+    seen = probe("cpus", tmp_path / "x.beton", 1)
+    # One thread decodes; the main thread hands over what was decoded.
+    assert 0.5 < seen["cpus"] < 1.3
     assert seen["torch"] == 2
 
 

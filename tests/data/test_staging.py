@@ -1,6 +1,5 @@
 import functools
 import json
-import multiprocessing
 import os
 import shutil
 import signal
@@ -121,22 +120,19 @@ def test_a_copy_that_was_touched_is_checked_again(beton: Path, tmp_path: Path, t
     assert (copy.stat().st_ino == inode) == (touch == "same")
 
 
-def _stage(beton: str, directory: Path, inodes: "multiprocessing.SimpleQueue[int]") -> None:
-    inodes.put(stage(beton, directory).stat().st_ino)
+def start_staging(beton: Path, directory: Path) -> subprocess.Popen[str]:
+    script = "import sys, pathlib, metaug_ray.data.staging as s; print(s.stage(sys.argv[1], pathlib.Path(sys.argv[2])))"
+    command = [sys.executable, "-c", script, str(beton), str(directory)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def test_several_workers_at_once_copy_once(beton: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    context = multiprocessing.get_context("spawn")
-    inodes: multiprocessing.SimpleQueue[int] = context.SimpleQueue()
-    workers = [context.Process(target=_stage, args=(str(beton), tmp_path / "local", inodes)) for _ in range(4)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join(120)
-        assert worker.exitcode == 0
-    assert len({inodes.get() for _ in workers}) == 1
+def test_several_workers_at_once_copy_once(beton: Path, tmp_path: Path) -> None:
+    workers = [start_staging(beton, tmp_path / "local") for _ in range(4)]
+    answers = [worker.communicate(timeout=120) for worker in workers]
+    assert [worker.returncode for worker in workers] == [0] * 4
+    assert len({copy for copy, _ in answers}) == 1
     # One copy, one progress bar.
-    assert capfd.readouterr().err.count("100%") == 1
+    assert sum("100%" in progress for _, progress in answers) == 1
 
 
 def test_a_disk_that_is_too_small(beton: Path, small_disk: Path) -> None:
@@ -162,8 +158,7 @@ def test_a_killed_copy_is_begun_again(beton: Path, tmp_path: Path) -> None:
     content, pipe = beton.read_bytes(), beton.with_name("pipe.beton")
     manifest_path(pipe).write_bytes(manifest_path(beton).read_bytes())
     os.mkfifo(pipe)
-    script = "import sys, pathlib, metaug_ray.data.staging as s; s.stage(sys.argv[1], pathlib.Path(sys.argv[2]))"
-    process = subprocess.Popen([sys.executable, "-c", script, str(pipe), str(tmp_path / "local")])
+    process = start_staging(pipe, tmp_path / "local")
     with pipe.open("wb") as writer:
         writer.write(content[: 1 << 20])
         writer.flush()
@@ -172,7 +167,7 @@ def test_a_killed_copy_is_begun_again(beton: Path, tmp_path: Path) -> None:
             assert time.monotonic() < deadline
             time.sleep(0.05)
         process.send_signal(signal.SIGKILL)
-        process.wait()
+        process.communicate()
     assert [name for name in left(tmp_path / "local") if not name.startswith(".")] == []
     pipe.unlink()
     pipe.write_bytes(content)
