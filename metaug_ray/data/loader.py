@@ -21,7 +21,7 @@ from metaug_ray.data.cpus import available_cpus
 from metaug_ray.data.crops import central_crops, random_resized_crops
 from metaug_ray.data.decoder import CroppedImageDecoder, decoding_rows
 from metaug_ray.data.manifest import read_manifest
-from metaug_ray.data.order import evaluation_steps, training_steps
+from metaug_ray.data.order import check_part, evaluation_steps, training_step_count, training_steps
 from metaug_ray.data.randomness import Draws
 
 _BATCHES_AHEAD = 3
@@ -63,6 +63,7 @@ class PretrainingLoader:
     Raises:
         DataError: a beton that is missing, unfinished or broken, fewer images than a global batch, or mixup with an odd
             `batch_size`.
+        ValueError: a size, rank or seed out of range.
     """
 
     def __init__(
@@ -78,12 +79,15 @@ class PretrainingLoader:
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
+        check_part(batch_size, rank, world_size)
         check_mixup(augmentation, batch_size)
+        if seed < 0:
+            raise ValueError(f"seed is {seed}, expected at least 0")
         self._reader = _BetonReader(beton, batch_size, image_size, cpus, device)
         self._augmentation = augmentation
         self._seed = seed
         self._part = (len(self._reader.labels), batch_size, rank, world_size)
-        self.steps_per_epoch = len(training_steps(*self._part, seed, 0))
+        self.steps_per_epoch = training_step_count(len(self._reader.labels), batch_size, world_size)
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
         """The batches of an epoch, from `start_step` on: those that an uninterrupted epoch would still have given.
@@ -93,8 +97,10 @@ class PretrainingLoader:
             start_step: steps to leave out, up to `steps_per_epoch`.
 
         Raises:
-            ValueError: `start_step` out of range.
+            ValueError: `epoch` or `start_step` out of range.
         """
+        if epoch < 0:
+            raise ValueError(f"epoch is {epoch}, expected at least 0")
         if not 0 <= start_step <= self.steps_per_epoch:
             raise ValueError(f"start_step is {start_step}, expected 0 to the epoch's {self.steps_per_epoch} steps")
         steps = training_steps(*self._part, self._seed, epoch)[start_step:]
@@ -125,6 +131,7 @@ class EvaluationLoader:
 
     Raises:
         DataError: a beton that is missing, unfinished or broken.
+        ValueError: a size, share or rank out of range.
     """
 
     def __init__(
@@ -139,6 +146,9 @@ class EvaluationLoader:
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
+        check_part(batch_size, rank, world_size)
+        if not 0 < crop <= 1:
+            raise ValueError(f"crop is {crop}, expected a share of the shorter side, above 0 and up to 1")
         self._reader = _BetonReader(beton, batch_size, image_size, cpus, device)
         self._crop = crop
         self._part = (len(self._reader.labels), batch_size, rank, world_size)
@@ -161,6 +171,10 @@ class _BetonReader:
     """A beton opened by FFCV, and its images by the rows that ask for them."""
 
     def __init__(self, beton: Path, batch_size: int, image_size: int, cpus: int, device: torch.device) -> None:
+        if image_size < 1:
+            raise ValueError(f"image_size is {image_size}, expected at least 1 pixel")
+        if cpus < 1:
+            raise ValueError(f"cpus is {cpus}, expected a share of at least 1")
         read_manifest(beton)
         tables = open_beton(beton)
         self.labels = beton_labels(tables)
@@ -170,7 +184,7 @@ class _BetonReader:
         self._loader = Loader(
             str(beton),
             batch_size,
-            num_workers=max(1, min(cpus, available_cpus())),
+            num_workers=min(cpus, available_cpus()),
             os_cache=True,
             pipelines={IMAGE_FIELD: [CroppedImageDecoder(image_size), ToTensor()], LABEL_FIELD: None},
             batches_ahead=_BATCHES_AHEAD,

@@ -7,6 +7,29 @@ from metaug_ray.data.errors import DataError
 from metaug_ray.data.randomness import Draws
 
 
+def check_part(batch_size: int, rank: int, world_size: int) -> None:
+    """Raises `ValueError` unless the rank is one of the world's and takes at least one image a step."""
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}, expected at least 1 image for each rank")
+    if not 0 <= rank < world_size:
+        raise ValueError(f"rank is {rank}, expected 0 to {world_size - 1} in a world of {world_size}")
+
+
+def training_step_count(samples: int, batch_size: int, world_size: int) -> int:
+    """Steps of an epoch, without its remainder.
+
+    Raises:
+        DataError: fewer images than one step over all ranks takes.
+    """
+    together = batch_size * world_size
+    if samples < together:
+        raise DataError(
+            f"the beton holds {samples:,} images, fewer than one global batch of {together:,} ({batch_size} on each of "
+            f"{world_size} workers); use a smaller batch or more images"
+        )
+    return samples // together
+
+
 def training_steps(
     samples: int, batch_size: int, rank: int, world_size: int, seed: int, epoch: int
 ) -> NDArray[np.int64]:
@@ -21,15 +44,10 @@ def training_steps(
     Raises:
         DataError: fewer images than one step over all ranks takes.
     """
-    together = batch_size * world_size
-    steps = samples // together
-    if steps == 0:
-        raise DataError(
-            f"the beton holds {samples:,} images, fewer than one global batch of {together:,} ({batch_size} on each of "
-            f"{world_size} workers); use a smaller batch or more images"
-        )
+    steps = training_step_count(samples, batch_size, world_size)
     order = np.argsort(Draws(seed, epoch, np.arange(samples)).uniform("order"), kind="stable")
-    return order[: steps * together].reshape(steps, world_size, batch_size)[:, rank]
+    used = steps * world_size * batch_size
+    return order[:used].reshape(steps, world_size, batch_size)[:, rank]
 
 
 def evaluation_steps(

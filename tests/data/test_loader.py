@@ -133,6 +133,34 @@ def test_a_step_outside_the_epoch(beton: Path, start: int) -> None:
         next(pretraining(beton, 8).epoch(0, start))
 
 
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"batch_size": 0}, "batch_size is 0, expected at least 1 image for each rank"),
+        ({"image_size": 0}, "image_size is 0, expected at least 1 pixel"),
+        ({"cpus": 0}, "cpus is 0, expected a share of at least 1"),
+        ({"seed": -1}, "seed is -1, expected at least 0"),
+        ({"rank": 2, "world_size": 2}, "rank is 2, expected 0 to 1 in a world of 2"),
+        ({"rank": -1}, "rank is -1, expected 0 to 0 in a world of 1"),
+    ],
+)
+def test_arguments_out_of_range(beton: Path, changed: dict[str, int], message: str) -> None:
+    options: dict[str, Any] = {"batch_size": 8, "image_size": 32, "seed": 0, "cpus": 1, "device": CPU} | changed
+    with pytest.raises(ValueError, match=message):
+        PretrainingLoader(beton, augmentation=AugmentationSettings(), **options)
+    if "seed" not in changed:
+        del options["seed"]
+        with pytest.raises(ValueError, match=message):
+            EvaluationLoader(beton, **options)
+
+
+def test_epochs_and_crops_out_of_range(beton: Path) -> None:
+    with pytest.raises(ValueError, match="epoch is -1, expected at least 0"):
+        next(pretraining(beton, 8).epoch(-1))
+    with pytest.raises(ValueError, match=r"crop is 1\.5, expected a share of the shorter side"):
+        EvaluationLoader(beton, 8, 32, cpus=1, device=CPU, crop=1.5)
+
+
 def test_batches_stay_as_they_were_given(beton: Path) -> None:
     kept, prints = [], []
     for batch in pretraining(beton, 8).epoch(0):
