@@ -48,7 +48,7 @@ class SourceSettings(Settings):
 
     kind: SourceKind
     """layout of the data set on disk; `shapes` is generated"""
-    path: str | None = None
+    path: str | None = Field(None, min_length=1)
     """folder (imagefolder, cifar10, cifar100, stl10, tiny_imagenet), or file, folder or glob (parquet)"""
     split: str | None = None
     """part of the data set; default the first of: cifar train, test; stl10 unlabeled, train, test, train+unlabeled;
@@ -103,6 +103,15 @@ class EncodingSettings(Settings):
     """1 to 100"""
     jpeg_fraction: float | None = Field(None, gt=0, lt=1)
     """share of the images that `mixed` stores as JPEG"""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        kind = self.kind or {"imagenet": "jpeg", "imagenet-fast": "mixed", "small": "raw"}[self.preset]
+        if kind == "raw" and self.jpeg_quality is not None:
+            raise ValueError(f"jpeg_quality: raw pixels have none (got {self.jpeg_quality}); set kind to jpeg or mixed")
+        if kind != "mixed" and self.jpeg_fraction is not None:
+            raise ValueError(f"jpeg_fraction: only mixed has one, not {kind} (got {self.jpeg_fraction})")
+        return self
 
 
 class PrepareSettings(Settings):
@@ -172,7 +181,10 @@ class AugmentationSettings(Settings):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        for name, (low, high), most in (("crop_scale", self.crop_scale, 1.0), ("crop_ratio", self.crop_ratio, 10.0)):
-            if not 0 < low <= high <= most:
-                raise ValueError(f"{name}: got {low}, {high}; expected 0 < least <= greatest <= {most:g}")
+        for name, (low, high), least, most in (
+            ("crop_scale", self.crop_scale, 0.001, 1.0),
+            ("crop_ratio", self.crop_ratio, 0.1, 10.0),
+        ):
+            if not least <= low <= high <= most:
+                raise ValueError(f"{name}: got {low}, {high}; expected {least:g} <= least <= greatest <= {most:g}")
         return self

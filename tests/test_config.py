@@ -28,14 +28,18 @@ def refusal(model: type[Any], **fields: object) -> str:
         (
             AugmentationSettings,
             {"crop_scale": (0.5, 0.2)},
-            "crop_scale: got 0.5, 0.2; expected 0 < least <= greatest <= 1",
+            "crop_scale: got 0.5, 0.2; expected 0.001 <= least <= greatest <= 1",
         ),
-        (AugmentationSettings, {"crop_scale": (0, 1)}, "crop_scale: got 0.0, 1.0; expected 0 < least <= greatest <= 1"),
+        (
+            AugmentationSettings,
+            {"crop_scale": (0, 1)},
+            "crop_scale: got 0.0, 1.0; expected 0.001 <= least <= greatest <= 1",
+        ),
         (AugmentationSettings, {"crop_scale": (0.2, 1.5)}, "crop_scale: got 0.2, 1.5"),
         (
             AugmentationSettings,
             {"crop_ratio": (2, 1)},
-            "crop_ratio: got 2.0, 1.0; expected 0 < least <= greatest <= 10",
+            "crop_ratio: got 2.0, 1.0; expected 0.1 <= least <= greatest <= 10",
         ),
         (AugmentationSettings, {"flip": 1.5}, "flip: Input should be less than or equal to 1 (got 1.5)"),
         (AugmentationSettings, {"rotation": 181}, "rotation: Input should be less than or equal to 180 (got 181)"),
@@ -51,9 +55,12 @@ def refusal(model: type[Any], **fields: object) -> str:
         (EncodingSettings, {"preset": "small", "max_resolution": 4}, "max_resolution: Input should be greater than or"),
         (
             EncodingSettings,
-            {"preset": "small", "jpeg_fraction": 1},
+            {"preset": "imagenet-fast", "jpeg_fraction": 1},
             "jpeg_fraction: Input should be less than 1 (got 1)",
         ),
+        (EncodingSettings, {"preset": "small", "jpeg_quality": 50}, "jpeg_quality: raw pixels have none (got 50)"),
+        (EncodingSettings, {"preset": "imagenet", "jpeg_fraction": 0.5}, "jpeg_fraction: only mixed has one, not jpeg"),
+        (SourceSettings, {"kind": "parquet", "path": ""}, "path: String should have at least 1 character"),
         (SourceSettings, {"kind": "webdataset"}, "kind: Input should be 'imagefolder', 'parquet',"),
         (SourceSettings, {"kind": "cifar10"}, "path: the source 'cifar10' needs the path of its files"),
         (SourceSettings, {"kind": "parquet", "path": "/nowhere/*.parquet"}, "path: /nowhere/*.parquet does not exist"),
@@ -84,7 +91,7 @@ def test_names_nested_fields_in_full() -> None:
     lines = refusal(
         PrepareSettings,
         source={"kind": "shapes", "path": "x"},
-        encoding={"preset": "small", "jpeg_quality": 0},
+        encoding={"preset": "imagenet", "jpeg_quality": 0},
         output="x.beton",
     )
     assert "source.path: shapes are generated and read no path" in lines

@@ -6,7 +6,7 @@ import sys
 from types import FrameType
 
 from pydantic import ValidationError
-from pydantic_settings import BaseSettings, CliApp, SettingsConfigDict
+from pydantic_settings import BaseSettings, CliApp, SettingsConfigDict, SettingsError
 
 from metaug_ray.config import PrepareSettings, explain
 from metaug_ray.data.errors import DataError
@@ -26,7 +26,6 @@ class _Command(PrepareSettings, BaseSettings):
         cli_implicit_flags=True,
         cli_avoid_json=True,
         cli_hide_none_type=True,
-        cli_enforce_required=True,
     )
 
 
@@ -37,6 +36,9 @@ def main(arguments: list[str]) -> int:
         settings = CliApp.run(_Command, arguments)
     except ValidationError as error:
         print(f"prepare_data.py: {explain(error)}", file=sys.stderr)
+        return 2
+    except SettingsError as error:
+        print(f"prepare_data.py: {error}; set its parts, such as METAUG_SOURCE__PATH", file=sys.stderr)
         return 2
     # FFCV compiles for seconds when it is imported; writing needs none of it, and wrong arguments are answered before.
     os.environ["NUMBA_DISABLE_JIT"] = "1"

@@ -62,6 +62,6 @@ def central_crops(heights: NDArray[np.int64], widths: NDArray[np.int64], share: 
 def _largest_central(
     heights: NDArray[np.int64], widths: NDArray[np.int64], ratio: tuple[float, float]
 ) -> NDArray[np.int64]:
-    w = np.minimum(widths, np.rint(heights * ratio[1]).astype(np.int64))
-    h = np.minimum(heights, np.rint(widths / ratio[0]).astype(np.int64))
+    w = np.clip(np.rint(heights * ratio[1]).astype(np.int64), 1, widths)
+    h = np.clip(np.rint(widths / ratio[0]).astype(np.int64), 1, heights)
     return np.stack([(heights - h) // 2, (widths - w) // 2, h, w], axis=1)

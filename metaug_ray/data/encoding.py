@@ -17,6 +17,9 @@ from PIL import Image, ImageOps
 
 from metaug_ray.data.sources.record import Record
 
+# Pillow takes pictures of more than 179 million pixels for attacks; these are the user's own, and satellites make them.
+Image.MAX_IMAGE_PIXELS = None
+
 
 @dataclass(frozen=True)
 class Encoding:

@@ -20,8 +20,9 @@ from metaug_ray.data.beton import IMAGE_FIELD, LABEL_FIELD, beton_labels, beton_
 from metaug_ray.data.cpus import available_cpus
 from metaug_ray.data.crops import central_crops, random_resized_crops
 from metaug_ray.data.decoder import CroppedImageDecoder, decoding_rows
+from metaug_ray.data.errors import DataError
 from metaug_ray.data.manifest import read_manifest
-from metaug_ray.data.order import check_part, evaluation_steps, training_step_count, training_steps
+from metaug_ray.data.order import check_natural, check_part, evaluation_steps, training_step_count, training_steps
 from metaug_ray.data.randomness import Draws
 
 _BATCHES_AHEAD = 3
@@ -63,7 +64,8 @@ class PretrainingLoader:
     Raises:
         DataError: a beton that is missing, unfinished or broken, fewer images than a global batch, or mixup with an odd
             `batch_size`.
-        ValueError: a size, rank or seed out of range.
+        ValueError: a size, share, rank, seed or device out of range.
+        TypeError: one that is no integer.
     """
 
     def __init__(
@@ -81,8 +83,7 @@ class PretrainingLoader:
     ) -> None:
         check_part(batch_size, rank, world_size)
         check_mixup(augmentation, batch_size)
-        if seed < 0:
-            raise ValueError(f"seed is {seed}, expected at least 0")
+        check_natural("seed", seed)
         self._reader = _BetonReader(beton, batch_size, image_size, cpus, device)
         self._augmentation = augmentation
         self._seed = seed
@@ -99,10 +100,13 @@ class PretrainingLoader:
         Raises:
             ValueError: `epoch` or `start_step` out of range.
         """
-        if epoch < 0:
-            raise ValueError(f"epoch is {epoch}, expected at least 0")
-        if not 0 <= start_step <= self.steps_per_epoch:
+        check_natural("epoch", epoch)
+        check_natural("start_step", start_step)
+        if start_step > self.steps_per_epoch:
             raise ValueError(f"start_step is {start_step}, expected 0 to the epoch's {self.steps_per_epoch} steps")
+        return self._batches(epoch, start_step)
+
+    def _batches(self, epoch: int, start_step: int) -> Iterator[Batch]:
         steps = training_steps(*self._part, self._seed, epoch)[start_step:]
         flat = steps.reshape(-1)
         draws = Draws(self._seed, epoch, flat)
@@ -131,7 +135,8 @@ class EvaluationLoader:
 
     Raises:
         DataError: a beton that is missing, unfinished or broken.
-        ValueError: a size, share or rank out of range.
+        ValueError: a size, share, rank or device out of range.
+        TypeError: one that is no integer.
     """
 
     def __init__(
@@ -171,13 +176,18 @@ class _BetonReader:
     """A beton opened by FFCV, and its images by the rows that ask for them."""
 
     def __init__(self, beton: Path, batch_size: int, image_size: int, cpus: int, device: torch.device) -> None:
-        if image_size < 1:
-            raise ValueError(f"image_size is {image_size}, expected at least 1 pixel")
-        if cpus < 1:
-            raise ValueError(f"cpus is {cpus}, expected a share of at least 1")
-        read_manifest(beton)
+        check_natural("image_size", image_size, 1)
+        check_natural("cpus", cpus, 1)
+        if device.type not in ("cpu", "cuda") or (device.type == "cuda" and not torch.cuda.is_available()):
+            raise ValueError(f"device is {device}, expected cpu, or cuda where PyTorch finds a GPU")
+        manifest = read_manifest(beton)
         tables = open_beton(beton)
         self.labels = beton_labels(tables)
+        if len(self.labels) != manifest.samples:
+            raise DataError(
+                f"{beton}: holds {len(self.labels):,} images where its manifest says {manifest.samples:,}; the "
+                "manifest belongs to another beton: copy both again, or prepare the data again"
+            )
         self.heights, self.widths = beton_sizes(tables)
         self._device = device
         torch_threads = torch.get_num_threads()

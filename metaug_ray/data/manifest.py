@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
 from metaug_ray.data.errors import DataError
 
@@ -33,7 +33,7 @@ class Manifest(BaseModel):
     bytes: int = Field(ge=1, description="size of the beton")
     sha256: str = Field(pattern="^[0-9a-f]{64}$", description="of the beton, as `sha256sum` prints it")
     skipped: list[Skipped] = []
-    created: str = Field(description="UTC")
+    created: AwareDatetime
     versions: dict[str, str] = Field(description="of the tools that wrote it")
 
 

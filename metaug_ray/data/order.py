@@ -7,11 +7,20 @@ from metaug_ray.data.errors import DataError
 from metaug_ray.data.randomness import Draws
 
 
+def check_natural(name: str, value: int, least: int = 0) -> None:
+    """Raises `TypeError` unless `value` is an integer, and `ValueError` unless it is from `least` to 2**63 - 1."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise TypeError(f"{name} is {value!r}, expected an integer")
+    if not least <= value < 1 << 63:
+        raise ValueError(f"{name} is {value}, expected at least {least} and less than 2**63")
+
+
 def check_part(batch_size: int, rank: int, world_size: int) -> None:
-    """Raises `ValueError` unless the rank is one of the world's and takes at least one image a step."""
-    if batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size}, expected at least 1 image for each rank")
-    if not 0 <= rank < world_size:
+    """Raises as `check_natural`, or `ValueError` unless the rank is one of the world's."""
+    check_natural("batch_size", batch_size, 1)
+    check_natural("world_size", world_size, 1)
+    check_natural("rank", rank)
+    if rank >= world_size:
         raise ValueError(f"rank is {rank}, expected 0 to {world_size - 1} in a world of {world_size}")
 
 

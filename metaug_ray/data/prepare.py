@@ -29,6 +29,7 @@ from metaug_ray.data.sources.folders import ImageFolder, TinyImageNet, Unlabelle
 from metaug_ray.data.sources.parquet import ParquetShards
 from metaug_ray.data.sources.record import Source
 from metaug_ray.data.sources.shapes import Shapes
+from metaug_ray.data.writable import make_writable
 
 _PRESETS = {
     "imagenet": Encoding("jpeg", 512),
@@ -88,7 +89,7 @@ def prepare(settings: PrepareSettings) -> Manifest:
     partial = output.with_name(f".{output.name}.partial")
     encoding = resolve_encoding(settings.encoding)
     try:
-        output.parent.mkdir(parents=True, exist_ok=True)
+        make_writable(output.parent)
         with FileLock(output.with_name(f".{output.name}.lock"), timeout=0):
             _check_output(output, settings.overwrite)
             source = open_source(settings.source)
@@ -108,13 +109,15 @@ def prepare(settings: PrepareSettings) -> Manifest:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise DataError(f"{output}: the disk is full; free some space or choose another --output") from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENOENT):
             raise DataError(f"{output}: cannot be written ({error.strerror}); choose another --output") from error
         raise
     return manifest
 
 
 def _check_output(output: Path, overwrite: bool) -> None:
+    if output.is_dir():
+        raise DataError(f"{output}: is a folder; choose another --output")
     if output.exists() and not overwrite:
         raise DataError(f"{output}: exists already; pass --overwrite to replace it, or choose another --output")
 
@@ -182,7 +185,7 @@ def _write(partial: Path, source: Source, encoding: Encoding, settings: PrepareS
         bytes=size,
         sha256=sha256,
         skipped=skipped,
-        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        created=datetime.datetime.now(datetime.UTC).replace(microsecond=0),
         versions={"python": platform.python_version()} | {tool: importlib.metadata.version(tool) for tool in _TOOLS},
     )
 

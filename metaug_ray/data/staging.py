@@ -1,18 +1,19 @@
 """Betons brought to a node's own disk once, whole and checked."""
 
-import datetime
 import errno
 import hashlib
 import os
 import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
 import fsspec
 import pyarrow as pa
 import pyarrow.fs
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from metaug_ray.data.errors import DataError
@@ -25,11 +26,12 @@ from metaug_ray.data.manifest import (
     read_manifest,
 )
 from metaug_ray.data.progress import progress_options, readable_size
+from metaug_ray.data.writable import make_writable
 
 _BLOCK = 8 << 20
 
 
-def stage(beton: str, directory: Path) -> Path:
+def stage(beton: str | Path, directory: Path) -> Path:
     """A local copy of a beton and its manifest, checked against the manifest's checksum.
 
     Every worker of a node calls this: the first one copies while the others wait for its lock, and later runs find the
@@ -48,14 +50,15 @@ def stage(beton: str, directory: Path) -> Path:
         DataError: a beton or manifest that is missing, unreachable, truncated or changed, or a disk that is full or not
             writable. No part of a file is left behind.
     """
+    beton, directory = str(beton), Path(directory)
     # A URI may end in options, such as ?endpoint_override=...
     location, question, options = beton.partition("?") if "://" in beton else (beton, "", "")
     beside = f"{location}.json{question}{options}"
     manifest = parse_manifest(_read(beside, beton), beside)
     target = directory / f"{Path(location).stem}-{manifest.sha256[:16]}.beton"
     try:
-        directory.mkdir(parents=True, exist_ok=True)
-        with FileLock(target.with_name(f".{target.name}.lock")):
+        make_writable(directory)
+        with _locked(target):
             if not _is_whole(target, manifest):
                 _copy(beton, target, manifest)
     # fsspec raises ValueError and OSError for what happens on the way.
@@ -78,6 +81,20 @@ def verify_in_place(beton: Path) -> Manifest:
     with beton.open("rb") as file:
         check_sha256(_checksum(file, manifest, "verifying"), manifest, str(beton))
     return manifest
+
+
+@contextmanager
+def _locked(target: Path) -> Iterator[None]:
+    lock = FileLock(target.with_name(f".{target.name}.lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        print(f"waiting for another process that stages {target}", file=sys.stderr)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _is_whole(target: Path, manifest: Manifest) -> bool:
@@ -130,7 +147,7 @@ def _checksum(source: BinaryIO, manifest: Manifest, what: str, copy: BinaryIO | 
 
 
 def _made(manifest: Manifest) -> float:
-    return datetime.datetime.fromisoformat(manifest.created).timestamp()
+    return manifest.created.timestamp()
 
 
 def _read(uri: str, beton: str) -> str:

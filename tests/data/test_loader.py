@@ -127,36 +127,46 @@ def test_resuming_at_a_step_gives_the_rest_of_the_epoch(beton: Path, start: int)
     assert rest == whole[start:]
 
 
-@pytest.mark.parametrize("start", [-1, 10])
-def test_a_step_outside_the_epoch(beton: Path, start: int) -> None:
-    with pytest.raises(ValueError, match=f"start_step is {start}, expected 0 to the epoch's 9 steps"):
-        next(pretraining(beton, 8).epoch(0, start))
+def test_a_step_outside_the_epoch_is_refused_at_once(beton: Path) -> None:
+    loader = pretraining(beton, 8)
+    with pytest.raises(ValueError, match="start_step is 10, expected 0 to the epoch's 9 steps"):
+        loader.epoch(0, 10)
+    with pytest.raises(ValueError, match="start_step is -1, expected at least 0"):
+        loader.epoch(0, -1)
+    with pytest.raises(TypeError, match=r"epoch is 1\.5, expected an integer"):
+        loader.epoch(1.5)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"batch_size": 0}, "batch_size is 0, expected at least 1 image for each rank"),
-        ({"image_size": 0}, "image_size is 0, expected at least 1 pixel"),
-        ({"cpus": 0}, "cpus is 0, expected a share of at least 1"),
+        ({"batch_size": 0}, "batch_size is 0, expected at least 1"),
+        ({"batch_size": 8.0}, r"batch_size is 8\.0, expected an integer"),
+        ({"batch_size": True}, "batch_size is True, expected an integer"),
+        ({"image_size": 0}, "image_size is 0, expected at least 1"),
+        ({"cpus": 0}, "cpus is 0, expected at least 1"),
+        ({"cpus": 1.5}, r"cpus is 1\.5, expected an integer"),
         ({"seed": -1}, "seed is -1, expected at least 0"),
+        ({"seed": 1 << 63}, r"seed is 9223372036854775808, expected at least 0 and less than 2\*\*63"),
         ({"rank": 2, "world_size": 2}, "rank is 2, expected 0 to 1 in a world of 2"),
-        ({"rank": -1}, "rank is -1, expected 0 to 0 in a world of 1"),
+        ({"rank": -1}, "rank is -1, expected at least 0"),
+        ({"world_size": 0}, "world_size is 0, expected at least 1"),
+        ({"device": torch.device("meta")}, "device is meta, expected cpu, or cuda where PyTorch finds a GPU"),
     ],
 )
-def test_arguments_out_of_range(beton: Path, changed: dict[str, int], message: str) -> None:
+def test_arguments_out_of_range(beton: Path, changed: dict[str, Any], message: str) -> None:
     options: dict[str, Any] = {"batch_size": 8, "image_size": 32, "seed": 0, "cpus": 1, "device": CPU} | changed
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, TypeError), match=message):
         PretrainingLoader(beton, augmentation=AugmentationSettings(), **options)
     if "seed" not in changed:
         del options["seed"]
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises((ValueError, TypeError), match=message):
             EvaluationLoader(beton, **options)
 
 
 def test_epochs_and_crops_out_of_range(beton: Path) -> None:
     with pytest.raises(ValueError, match="epoch is -1, expected at least 0"):
-        next(pretraining(beton, 8).epoch(-1))
+        pretraining(beton, 8).epoch(-1)
     with pytest.raises(ValueError, match=r"crop is 1\.5, expected a share of the shorter side"):
         EvaluationLoader(beton, 8, 32, cpus=1, device=CPU, crop=1.5)
 
@@ -231,6 +241,27 @@ def test_a_beton_that_cannot_be_trusted_is_refused(beton: Path, tmp_path: Path, 
             copy.write_bytes(bytes(len(data)))
     with pytest.raises(DataError, match=r"copy\.beton: (no such beton|has no manifest|has .* bytes|is not a)"):
         pretraining(copy, 8)
+
+
+def test_a_manifest_that_counts_otherwise(beton: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy.beton"
+    copy.write_bytes(beton.read_bytes())
+    manifest_path(copy).write_text(manifest_path(beton).read_text().replace('"samples": 75', '"samples": 76'))
+    with pytest.raises(DataError, match=r"copy\.beton: holds 75 images where its manifest says 76"):
+        pretraining(copy, 8)
+
+
+def test_thin_images_and_extreme_ratios(tmp_path: Path) -> None:
+    """An empty box would end the process in OpenCV."""
+    for name, (height, width) in {"a": (1, 300), "b": (300, 1), "c": (1, 1)}.items():
+        (tmp_path / "tree" / name).mkdir(parents=True)
+        Image.fromarray(picture(0, height, width)).save(tmp_path / "tree" / name / "x.png")
+    prepare(
+        settings(tmp_path / "tree", tmp_path / "x.beton", encoding=EncodingSettings(preset="small", max_resolution=512))
+    )
+    for ratio in (0.1, 1.0, 10.0):
+        settings_of = AugmentationSettings(crop_scale=(0.001, 1), crop_ratio=(ratio, ratio))
+        assert len(by_index(list(pretraining(tmp_path / "x.beton", 3, settings_of).epoch(0)))) == 3
 
 
 def test_more_images_asked_for_than_there_are(beton: Path) -> None:

@@ -1,5 +1,6 @@
 import io
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -157,8 +158,19 @@ def test_an_output_folder_that_cannot_be_made(tree: Path, tmp_path: Path) -> Non
         prepare(settings(tree, tmp_path / "file" / "x.beton"))
 
 
-def job(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*JOB, *map(str, arguments)], capture_output=True, text=True)
+def test_a_folder_in_the_place_of_the_output(tree: Path, tmp_path: Path) -> None:
+    (tmp_path / "x.beton").mkdir()
+    with pytest.raises(DataError, match=r"x\.beton: is a folder; choose another --output"):
+        prepare(settings(tree, tmp_path / "x.beton", overwrite=True))
+
+
+def test_an_output_where_no_file_can_be_made(tree: Path) -> None:
+    with pytest.raises(DataError, match=r"/proc/x\.beton: cannot be written \(No such file or directory\)"):
+        prepare(settings(tree, Path("/proc/x.beton")))
+
+
+def job(*arguments: str | Path, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*JOB, *map(str, arguments)], capture_output=True, text=True, env=os.environ | (env or {}))
 
 
 def test_the_job_writes_and_reports(tmp_path: Path) -> None:
@@ -193,6 +205,17 @@ def test_wrong_arguments_end_the_job_at_once(tmp_path: Path, arguments: list[str
     assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_options_from_the_environment(tmp_path: Path) -> None:
+    variables = {"SOURCE__KIND": "shapes", "ENCODING__PRESET": "huge", "OUTPUT": str(tmp_path / "x.beton")}
+    done = job(env={f"METAUG_{name}": value for name, value in variables.items()})
+    assert done.returncode == 2
+    assert "encoding.preset: Input should be 'imagenet', 'imagenet-fast' or 'small' (got 'huge')" in done.stderr
+    done = job(env={"METAUG_SOURCE": "abc"})
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert 'error parsing value for field "source"' in done.stderr
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])

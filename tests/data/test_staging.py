@@ -72,7 +72,7 @@ def test_uris_of_pyarrow_and_of_fsspec(tmp_path: Path, uri: str) -> None:
         uri = f"file://{beton}"
     copy = stage(uri, tmp_path / "local")
     assert copy.read_bytes() == beton.read_bytes()
-    with pytest.raises(DataError, match=r"nothing\.beton\.json(\?version=1)?: cannot be opened .*a beton needs its manifest"):
+    with pytest.raises(DataError, match=r"nothing\.beton\.json(\?version=1)?: cannot be opened .*needs its manifest"):
         stage(uri.replace("images.beton", "nothing.beton"), tmp_path / "local")
 
 
@@ -181,6 +181,11 @@ def test_a_folder_that_cannot_be_written(beton: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(DataError, match=r"file: .*images\.beton cannot be staged here"):
         stage(str(beton), tmp_path / "file")
+
+
+def test_a_folder_where_no_file_can_be_made(beton: Path) -> None:
+    with pytest.raises(DataError, match=r"/proc: .*images\.beton cannot be staged here"):
+        stage(str(beton), Path("/proc"))
 
 
 def test_verifying_in_place(beton: Path) -> None:

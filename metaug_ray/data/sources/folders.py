@@ -30,6 +30,8 @@ class _Files:
 class ImageFolder(_Files):
     """ImageNet's layout: `root/<class>/**/<image>`, classes and files in alphabetical order (as torchvision's).
 
+    What is hidden (`.git`, `._1.png`) is left out.
+
     Raises:
         DataError: not a folder, no images, an empty or unreadable class folder, images beside the class folders, and
             what `check_classes` finds.
@@ -37,7 +39,7 @@ class ImageFolder(_Files):
 
     def __init__(self, root: Path) -> None:
         entries = _entries(root)
-        folders = [entry for entry in entries if entry.is_dir()]
+        folders = [entry for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
         stray = [entry for entry in entries if _is_image(entry)]
         if stray:
             raise DataError(
@@ -123,6 +125,7 @@ def _images_below(root: Path) -> list[Path]:
             subfolders.clear()
             continue
         visited.add((status.st_dev, status.st_ino))
+        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
         images += [file for name in files if _is_image(file := Path(folder, name))]
     return sorted(images)
 

@@ -10,6 +10,8 @@ from metaug_ray.data.errors import DataError
 from metaug_ray.data.sources.classes import check_classes
 from metaug_ray.data.sources.record import UNLABELLED, Record
 
+_FOLDERS = {kind.__name__.lower(): kind.base_folder for kind in (CIFAR10, CIFAR100, STL10)}
+
 
 class TorchvisionFiles:
     """A data set whose files torchvision checks by MD5 and reads into memory; nothing is downloaded.
@@ -34,7 +36,10 @@ class TorchvisionFiles:
                 cifar = (CIFAR10 if name == "cifar10" else CIFAR100)(str(root), train=split == "train")
                 pixels, labels, classes = cifar.data, cifar.targets, cifar.classes
         except (RuntimeError, OSError) as error:
-            raise DataError(f"{root}: holds no usable {name} files for the split {split!r} ({error})") from error
+            raise DataError(
+                f"{root}: holds no folder {_FOLDERS[name]} with the files that its authors distribute for the split "
+                f"{split!r}, or they were changed; unpack the original archive there"
+            ) from error
         self._pixels = pixels
         self._labels = np.asarray(labels).astype(np.int64)
         labelled = bool((self._labels != UNLABELLED).any())
