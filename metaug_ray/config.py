@@ -89,29 +89,49 @@ class SourceSettings(Settings):
         return self.split or next(iter(_SPLITS.get(self.kind, ())), None)
 
 
+EncodingKind = Literal["raw", "jpeg", "mixed"]
+
+# Kind and greatest side.
+_PRESETS: dict[str, tuple[EncodingKind, int]] = {
+    "imagenet": ("jpeg", 512),
+    "imagenet-fast": ("mixed", 256),
+    "small": ("raw", 128),
+}
+
+
 class EncodingSettings(Settings):
     """How images are stored in a beton; what is left out comes from the preset."""
 
     preset: Literal["imagenet", "imagenet-fast", "small"]
     """imagenet: JPEG, quality 90, at most 512 px; imagenet-fast: half JPEG, half raw, at most 256 px; small: raw
     pixels, at most 128 px"""
-    kind: Literal["raw", "jpeg", "mixed"] | None = None
+    kind: EncodingKind | None = None
     """raw pixels, JPEG, or a share of each"""
     max_resolution: int | None = Field(None, ge=8, le=4096)
     """longer side in pixels; larger images are shrunk"""
     jpeg_quality: int | None = Field(None, ge=1, le=100)
-    """1 to 100"""
+    """1 to 100; default 90"""
     jpeg_fraction: float | None = Field(None, gt=0, lt=1)
-    """share of the images that `mixed` stores as JPEG"""
+    """share of the images that `mixed` stores as JPEG; default 0.5"""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        kind = self.kind or {"imagenet": "jpeg", "imagenet-fast": "mixed", "small": "raw"}[self.preset]
+        kind = self.resolved_kind
         if kind == "raw" and self.jpeg_quality is not None:
             raise ValueError(f"jpeg_quality: raw pixels have none (got {self.jpeg_quality}); set kind to jpeg or mixed")
         if kind != "mixed" and self.jpeg_fraction is not None:
             raise ValueError(f"jpeg_fraction: only mixed has one, not {kind} (got {self.jpeg_fraction})")
         return self
+
+    @property
+    def resolved_kind(self) -> EncodingKind:
+        """The kind that was set, or the preset's."""
+        return self.kind or _PRESETS[self.preset][0]
+
+    @property
+    def resolved_max_resolution(self) -> int:
+        """The greatest side that was set, or the preset's, in pixels."""
+        return self.max_resolution or _PRESETS[self.preset][1]
 
 
 class PrepareSettings(Settings):

@@ -31,11 +31,6 @@ from metaug_ray.data.sources.record import Source
 from metaug_ray.data.sources.shapes import Shapes
 from metaug_ray.data.writable import make_writable
 
-_PRESETS = {
-    "imagenet": Encoding("jpeg", 512),
-    "imagenet-fast": Encoding("mixed", 256),
-    "small": Encoding("raw", 128),
-}
 _SAMPLED = 64
 _TOOLS = ("metaug-ray", "ffcv", "opencv-python", "pillow", "numpy", "pyarrow", "torchvision")
 
@@ -66,12 +61,11 @@ def open_source(settings: SourceSettings) -> Source:
 
 def resolve_encoding(settings: EncodingSettings) -> Encoding:
     """The preset, with what the user set in its place."""
-    preset = _PRESETS[settings.preset]
     return Encoding(
-        settings.kind or preset.kind,
-        settings.max_resolution or preset.max_resolution,
-        settings.jpeg_quality or preset.jpeg_quality,
-        settings.jpeg_fraction or preset.jpeg_fraction,
+        settings.resolved_kind,
+        settings.resolved_max_resolution,
+        settings.jpeg_quality or 90,
+        settings.jpeg_fraction or 0.5,
     )
 
 
