@@ -270,8 +270,10 @@ class _EpochThread(EpochIterator):  # type: ignore[misc]
         """Stops the thread before its next batch, and waits for it."""
         self.iter_ixes = iter(())
         while self.is_alive():
+            # It may be waiting to hand over a batch.
             with suppress(Empty):
-                self.output_queue.get(timeout=0.05)
+                self.output_queue.get_nowait()
+            self.join(0.002)
         super().close()
 
 
