@@ -1,6 +1,5 @@
 """The beton file itself: FFCV's format, written page by page from encoded images and read back to verify it."""
 
-import hashlib
 import os
 import zlib
 from collections.abc import Callable, Sequence
@@ -25,6 +24,7 @@ from ffcv.types import (
 from ffcv.utils import align_to_page
 from numpy.typing import NDArray
 
+from metaug_ray.data.checksum import sha256_of_stream
 from metaug_ray.data.encoding import EncodedImage
 from metaug_ray.data.errors import DataError
 
@@ -33,7 +33,6 @@ LABEL_FIELD = "label"
 # The reader addresses fields by position.
 _IMAGE, _LABEL = "f0", "f1"
 _MIN_PAGE = 2 << 20  # FFCV's least
-_HASH_BLOCK = 8 << 20
 
 
 class BetonWriter(AbstractContextManager["BetonWriter"]):
@@ -145,12 +144,8 @@ def beton_sizes(reader: Reader) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
 
 def sha256_of(path: Path, progress: Callable[[int], object] = lambda _: None) -> str:
     """SHA-256 of a file; `progress` is told of the bytes as they are read."""
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while block := file.read(_HASH_BLOCK):
-            digest.update(block)
-            progress(len(block))
-    return digest.hexdigest()
+        return sha256_of_stream(file, progress)
 
 
 def verify_beton(

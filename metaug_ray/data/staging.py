@@ -1,7 +1,6 @@
 """Betons brought to a node's own disk once, whole and checked."""
 
 import errno
-import hashlib
 import os
 import shutil
 import sys
@@ -16,6 +15,7 @@ import pyarrow.fs
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
+from metaug_ray.data.checksum import sha256_of_stream
 from metaug_ray.data.errors import DataError
 from metaug_ray.data.manifest import (
     Manifest,
@@ -27,8 +27,6 @@ from metaug_ray.data.manifest import (
 )
 from metaug_ray.data.progress import progress_options, readable_size
 from metaug_ray.data.writable import make_writable
-
-_BLOCK = 8 << 20
 
 
 def stage(beton: str | Path, directory: Path) -> Path:
@@ -136,14 +134,8 @@ def _copy(beton: str, target: Path, manifest: Manifest) -> None:
 
 
 def _checksum(source: BinaryIO, manifest: Manifest, what: str, copy: BinaryIO | None = None) -> str:
-    digest = hashlib.sha256()
     with tqdm(desc=what, total=manifest.bytes, **progress_options("B")) as bar:
-        while block := source.read(_BLOCK):
-            digest.update(block)
-            if copy is not None:
-                copy.write(block)
-            bar.update(len(block))
-    return digest.hexdigest()
+        return sha256_of_stream(source, bar.update, copy)
 
 
 def _made(manifest: Manifest) -> float:
