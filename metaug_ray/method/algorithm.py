@@ -6,15 +6,14 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import torch
-from torch import Tensor
-from torch.nn.parallel import DistributedDataParallel
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from metaug_ray.method import distributed
 from metaug_ray.method.choices import check_choice
 from metaug_ray.method.memory_bank import BankSample, MemoryBank
-from metaug_ray.method.meta_gradient import MetaMode, meta_gradient
-from metaug_ray.method.model import Comparison, Model
+from metaug_ray.method.meta_gradient import MetaMode, meta_gradient, model_gradient
+from metaug_ray.method.model import Model
 from metaug_ray.method.objective import Losses
 from metaug_ray.method.similarities import Similarities
 
@@ -60,6 +59,30 @@ class MetaStep:
             raise ValueError(f"virtual_learning_rate is {self.virtual_learning_rate}: it must be positive")
 
 
+class GradientNorms(NamedTuple):
+    """l2 norms of the gradients of one step, over all ranks and before clipping; scalars."""
+
+    encoder: Tensor
+    head: Tensor
+    generator: Tensor
+    """0 where the step trains no generators."""
+
+
+class StepOutcome(NamedTuple):
+    """What one step saw, before its update, without graph."""
+
+    losses: Losses
+    """Of this rank's part of the minibatch."""
+    original: Similarities
+    """Of this rank's part."""
+    augmented: Similarities | None
+    """Of this rank's part; None without generators."""
+    norms: GradientNorms
+    applied: bool
+    """Whether parameters and bank moved: they do not where a loss or a gradient is not finite. The same on all
+    ranks."""
+
+
 class MetAug:
     """The training of a model against a memory bank, a step at a time.
 
@@ -70,10 +93,15 @@ class MetAug:
         encoder_optimizer: over the encoder's parameters.
         generator_optimizer: over the generators' parameters; None without generators.
         meta: how the generators are trained.
+        head_optimizer: over the projection heads' parameters, if the encoder's optimiser leaves them out.
+        clip_norm: greatest l2 norm of the gradient of encoders and heads together, and of that of the generators.
+        accumulation: parts that each minibatch is taken through the encoder in, to save memory; batch norm and the
+            margins of R_sigma see a part, contrast and bank the whole.
 
     Raises:
         ValueError: generators without their optimiser, or the other way round; encoder, generators and bank of
-            different views or feature sizes; several ranks and an encoder that is not in DDP.
+            different views or feature sizes; several ranks and an encoder that is not in DDP; `clip_norm` not above 0
+            or `accumulation` below 1.
     """
 
     def __init__(
@@ -83,6 +111,10 @@ class MetAug:
         encoder_optimizer: Optimizer,
         generator_optimizer: Optimizer | None = None,
         meta: MetaStep = MetaStep(),
+        *,
+        head_optimizer: Optimizer | None = None,
+        clip_norm: float | None = None,
+        accumulation: int = 1,
     ) -> None:
         if (model.generators is None) != (generator_optimizer is None):
             raise ValueError(
@@ -92,7 +124,7 @@ class MetAug:
             )
         encoder, generators = model.eager_encoder, model.generators
         ranks = distributed.world_size(model.group)
-        if ranks > 1 and not any(isinstance(module, DistributedDataParallel) for module in model.encoder.modules()):
+        if ranks > 1 and model.distributed_encoder is None:
             raise ValueError(
                 f"the encoder of {ranks} ranks is not wrapped in DistributedDataParallel: "
                 "without it each rank would train an encoder of its own"
@@ -102,34 +134,37 @@ class MetAug:
             shapes["generators"] = (generators.views, generators.feature_size)
         if len(set(shapes.values())) > 1:
             raise ValueError(f"these differ in (views, feature size), and must not: {shapes}")
+        if clip_norm is not None and not 0 < clip_norm < math.inf:
+            raise ValueError(f"clip_norm is {clip_norm}: it must be positive, or None for no clipping")
+        if accumulation < 1:
+            raise ValueError(f"accumulation is {accumulation}: a minibatch has at least 1 part")
         self.model, self.bank, self.meta = model, bank, meta
         self.encoder_optimizer, self.generator_optimizer = encoder_optimizer, generator_optimizer
-        if model.generators is not None:
-            distributed.broadcast_module(model.generators, model.group)
+        self.head_optimizer, self.clip_norm, self.accumulation = head_optimizer, clip_norm, accumulation
+        if generators is not None:
+            distributed.broadcast_module(generators, model.group)
 
     def takes_meta_step(self, step: int) -> bool:
         """Whether step number `step` trains the generators; with the `separate` schedule it then needs a minibatch for
         that."""
         return self.model.generators is not None and step % self.meta.every == 0
 
-    def step(self, step: int, minibatch: Minibatch, meta_minibatch: Minibatch | None = None) -> Comparison:
+    def step(self, step: int, minibatch: Minibatch, meta_minibatch: Minibatch | None = None) -> StepOutcome:
         """Train on one minibatch (two with the `separate` schedule), and refresh the bank's rows of `minibatch`.
 
         A collective call: every rank passes its part of the global minibatch, parts of one size. The regular forward
-            pass is
-        the only one that moves batch-norm running statistics.
+        pass is the only one that moves batch-norm running statistics. Where a loss or a gradient of any rank is not
+        finite, no parameter, row or statistic moves.
 
         Args:
             step: number of the step, from 0 on: with the bank's seed it determines the negatives.
             minibatch: for the regular step.
             meta_minibatch: for the meta step of the `separate` schedule.
 
-        Returns:
-            Losses and similarities of this rank's part before the update, without graph.
-
         Raises:
             ValueError: `meta_minibatch` is missing, or given where none is used; a minibatch is too small (generators
-                have batch norm and need two images) or has another number of indices than of images.
+                have batch norm and need two images in each part), does not divide into the parts of `accumulation`, or
+                has another number of indices than of images.
             IndexError: see :meth:`~metaug_ray.method.memory_bank.MemoryBank.sample`.
         """
         meta = self.takes_meta_step(step)
@@ -139,42 +174,58 @@ class MetAug:
                 f"step {step} of schedule {self.meta.schedule!r} "
                 + ("needs a meta_minibatch: the meta step has its own" if separate else "takes no meta_minibatch")
             )
-
         for part in (minibatch, meta_minibatch):
             if part is not None:
                 self._check(part)
-        self.model.encoder.zero_grad()
+
+        encoder, heads = self.model.eager_encoder.encoders, self.model.eager_encoder.heads
+        statistics = self._statistics()
+        kept = [buffer.clone() for buffer in statistics]
         sample = self.bank.sample(minibatch.indices, step)
-        features, comparison = self._regular_gradient(minibatch, sample)
-        if meta and meta_minibatch is None:
+        theta = [parameter for parameter in self.model.encoder.parameters() if parameter.requires_grad]
+        features, seen = model_gradient(self.model, minibatch.images, sample, theta, self.accumulation)
+        fused = meta and meta_minibatch is None
+        if fused:
             self._meta_gradient(minibatch, sample, features)
+        norms = GradientNorms(
+            _norm(encoder), _norm(heads), _norm(self.model.generators if fused else None, like=features)
+        )
+        # The one place where the host waits for the device.
+        applied = self._finite(seen.losses.total, *norms)
+        if not applied:
+            for buffer, old in zip(statistics, kept, strict=True):
+                buffer.copy_(old)
+            return StepOutcome(*seen, norms, applied)
+
+        self._clip(theta, torch.stack(norms[:2]).norm())
         self.encoder_optimizer.step()
+        if self.head_optimizer is not None:
+            self.head_optimizer.step()
         self.bank.refresh(sample, features)
         if meta_minibatch is not None:
             self._meta_gradient(meta_minibatch, self.bank.sample(meta_minibatch.indices, step, stream="meta"), None)
-        if meta and self.generator_optimizer is not None:
+            norms = norms._replace(generator=_norm(self.model.generators))
+            applied = self._finite(norms.generator)
+        if meta and applied and self.generator_optimizer is not None and self.model.generators is not None:
+            self._clip(list(self.model.generators.parameters()), norms.generator)
             self.generator_optimizer.step()
-        return comparison
+        return StepOutcome(*seen, norms, applied)
 
     def _check(self, minibatch: Minibatch) -> None:
         sizes = [len(images) for images in minibatch.images]
-        if set(sizes) != {len(minibatch.indices)}:
-            raise ValueError(f"a minibatch has {len(minibatch.indices)} indices and {sizes} images in its views")
+        size = len(minibatch.indices)
+        if set(sizes) != {size}:
+            raise ValueError(f"a minibatch has {size} indices and {sizes} images in its views")
+        if size % self.accumulation:
+            raise ValueError(f"a minibatch of {size} does not divide into {self.accumulation} parts (accumulation)")
         least = 1 if self.model.generators is None else 2
-        if len(minibatch.indices) < least:
-            raise ValueError(f"a minibatch of {len(minibatch.indices)} is too small: give each rank at least {least}")
+        if size // self.accumulation < least:
+            parts = f" in {self.accumulation} parts" if self.accumulation > 1 else ""
+            raise ValueError(f"a minibatch of {size}{parts} is too small: give each rank at least {least}")
 
-    def _regular_gradient(self, minibatch: Minibatch, sample: BankSample) -> tuple[Tensor, Comparison]:
-        """grad_theta L_MetAug to `.grad`, averaged over the ranks by DDP; omega is held constant."""
-        features = self.model.encode(minibatch.images)
-        comparison = self.model.compare(features, sample)
-        theta = [parameter for parameter in self.model.encoder.parameters() if parameter.requires_grad]
-        with torch.autocast(features.device.type, enabled=False):
-            torch.autograd.backward(comparison.losses.total, inputs=theta)
-        losses, original, augmented = comparison
-        return features.detach(), Comparison(
-            Losses(*(loss.detach() for loss in losses)), _detached(original), augmented and _detached(augmented)
-        )
+    def _statistics(self) -> list[Tensor]:
+        modules = [self.model.eager_encoder, *([self.model.generators] if self.model.generators is not None else [])]
+        return [buffer for module in modules for buffer in module.buffers()]
 
     def _meta_gradient(self, minibatch: Minibatch, sample: BankSample, features: Tensor | None) -> None:
         meta_gradient(
@@ -184,8 +235,23 @@ class MetAug:
             virtual_learning_rate=self.meta.virtual_learning_rate,
             mode=self.meta.mode,
             features=features,
+            accumulation=self.accumulation,
         )
 
+    def _finite(self, *values: Tensor) -> bool:
+        # A mean over the ranks is finite where all are, and one answer for all.
+        together = torch.stack([value.double() for value in values])
+        distributed.average([together], self.model.group)
+        return bool(together.isfinite().all())
 
-def _detached(similarities: Similarities) -> Similarities:
-    return Similarities(*(d.detach() for d in similarities))
+    def _clip(self, parameters: list[nn.Parameter], norm: Tensor) -> None:
+        if self.clip_norm is not None:
+            torch.nn.utils.clip_grads_with_norm_(parameters, self.clip_norm, norm)
+
+
+def _norm(module: nn.Module | None, like: Tensor | None = None) -> Tensor:
+    """l2 norm of a module's gradients, 0 without a module."""
+    gradients = [p.grad for p in module.parameters() if p.grad is not None] if module is not None else []
+    if not gradients:
+        return torch.zeros((), device=None if like is None else like.device)
+    return torch.stack(torch._foreach_norm(gradients)).norm()

@@ -50,8 +50,7 @@ class ResNetEncoder(ResNet):
         self.representation_size = self.inplanes
         self.fc = nn.Identity()
 
-    # torchvision has no argument that scales the output channels; its hook that builds a stage is the one place to do
-    # so.
+    # torchvision has no argument that scales the output channels: its hook that builds a stage is the place to do so.
     def _make_layer(
         self, block: type[BasicBlock | Bottleneck], planes: int, blocks: int, stride: int = 1, dilate: bool = False
     ) -> nn.Sequential:
@@ -68,8 +67,8 @@ class AlexNetEncoder(nn.Module):
     4096 hidden units at width 1. The last maps are pooled to 6x6 (3x3 with the small-image stem), which is their own
     size for 224 px (32 px) images.
 
-    Shape: images [B, in_channels, H, W], H and W at least 63 (15 with the small-image stem), to [B,
-        representation_size].
+    Shape: images [B, in_channels, H, W], H and W at least 63 (15 with the small-image stem), to
+    [B, representation_size].
     """
 
     def __init__(self, in_channels: int, *, linear_layers: bool, width: float, small_images: bool) -> None:

@@ -33,6 +33,19 @@ class BankSample(NamedTuple):
     substitutes: Tensor
     """[V, B, D]: the row of another image that anchor i sees at its collisions ([V, 0, D] for `per_anchor`)."""
 
+    def anchors(self, start: int, stop: int) -> "BankSample":
+        """What the anchors from `start` to `stop` of this rank see; good for comparing, not for a refresh."""
+        own, places = self.collisions
+        inside = (own >= start) & (own < stop)
+        negatives = self.negatives if self.negatives.ndim == 3 else self.negatives[:, start:stop]
+        return BankSample(
+            self.global_index,
+            self.positives[:, start:stop],
+            negatives,
+            (own[inside] - start, places[inside]),
+            self.substitutes[:, start:stop],
+        )
+
 
 class MemoryBank:
     """Rows M_v[n] for N images and V views, l2-normalised, sharded over the ranks of a process group.
@@ -43,8 +56,7 @@ class MemoryBank:
     from the gathered indices, so pass `index` there: one on a GPU costs a synchronisation.
 
     With W ranks on parts of a global batch the bank holds and gives the same rows as one process on all of it: initial
-        rows
-    depend on (seed, row) alone, draws on (seed, step, stream) and the place in the global batch.
+    rows depend on (seed, row) alone, draws on (seed, step, stream) and the place in the global batch.
 
     It has no parameters. `torch.distributed.checkpoint` saves and loads it as it is (`dcp.save({"bank": bank})`),
     whatever the number of ranks then and now.

@@ -23,7 +23,7 @@ from torch.func import functional_call
 from metaug_ray.method import distributed
 from metaug_ray.method.choices import check_choice
 from metaug_ray.method.memory_bank import BankSample
-from metaug_ray.method.model import Model
+from metaug_ray.method.model import Comparison, Model
 from metaug_ray.method.similarities import pair_similarities
 
 MetaMode = Literal["jvp", "difference", "double_backward"]
@@ -43,6 +43,7 @@ def meta_gradient(
     virtual_learning_rate: float,
     mode: MetaMode = "jvp",
     features: Tensor | None = None,
+    accumulation: int = 1,
 ) -> None:
     """Write the gradient of Eq. 6, averaged over the ranks, to the `.grad` of the generators' parameters.
 
@@ -57,18 +58,21 @@ def meta_gradient(
         mode: see :data:`MetaMode`.
         features: z of these images at theta, [V, B, D], if the encoder's `.grad` holds g of this very minibatch, which
             spares a forward and a backward pass (`fused`); None to have both made here (`separate`).
+        accumulation: parts that the minibatch is taken through the encoder in. The gradient is the same, but that batch
+            norm and the margins of R_sigma see a part.
 
     Raises:
-        ValueError: unknown mode, `double_backward` over several ranks, `difference` of parameters below float32, or no
-            generators.
+        ValueError: unknown mode, `double_backward` over several ranks or parts, `difference` of parameters below
+            float32, or no generators.
     """
     check_choice("meta gradient mode", mode, MetaMode)
     if model.generators is None:
         raise ValueError("the meta gradient is that of generators, and this model has none: build it with Generators")
-    if mode == "double_backward" and distributed.world_size(model.group) > 1:
+    ranks = distributed.world_size(model.group)
+    if mode == "double_backward" and (ranks > 1 or accumulation > 1):
         raise ValueError(
-            "mode double_backward is the reference for one process, "
-            f"and there are {distributed.world_size(model.group)}: use jvp or difference"
+            "mode double_backward is the reference for one process and one part, "
+            f"and there are {ranks} and {accumulation}: use jvp or difference"
         )
     encoder, generators = model.eager_encoder, model.generators
     theta = {name: parameter for name, parameter in encoder.named_parameters() if parameter.requires_grad}
@@ -86,7 +90,7 @@ def meta_gradient(
             gradients = _double_backward(model, images, sample, theta, omega, virtual_learning_rate)
         else:
             gradients = _in_feature_space(
-                model, images, sample, theta, start, omega, virtual_learning_rate, mode, features
+                model, images, sample, theta, start, omega, virtual_learning_rate, mode, features, accumulation
             )
     distributed.average(gradients, model.group)
     for parameter, gradient in zip(omega, gradients, strict=True):
@@ -103,36 +107,72 @@ def _in_feature_space(
     virtual_learning_rate: float,
     mode: MetaMode,
     features: Tensor | None,
+    accumulation: int,
 ) -> list[Tensor]:
     """The gradient of this rank's part of the minibatch, by the formula of the module; `start` holds the values of
     theta."""
     if features is None:
-        model.encoder.zero_grad()
-        features = model.encode(images)
-        torch.autograd.backward(model.compare(features, sample).losses.total, inputs=list(theta.values()))
-    features = features.detach().requires_grad_()
+        features = model_gradient(model, images, sample, list(theta.values()), accumulation)[0]
 
     _place(theta, start, _gradients(theta), -virtual_learning_rate)
     model.encoder.zero_grad()
-    moved = model.encode(images)
-    torch.autograd.backward(_objective(model, moved, sample, meta=True), inputs=[*theta.values(), *omega, moved])
+    ends = []
+    for part, seen, local in model.parts(images, sample, accumulation):
+        with local:
+            moved = model.encode(part)
+            objective = _objective(model, moved, seen, meta=True) / accumulation
+            torch.autograd.backward(objective, inputs=[*theta.values(), *omega, moved])
+        ends.append(moved)
     v = _gradients(theta)
     _place(theta, start)
     if mode == "jvp":
-        zdot = _forward_mode(model, images, v)
+        zdot = [_forward_mode(model, part, v) for part, _, _ in model.parts(images, sample, accumulation)]
     else:
-        zdot = _central_difference(model, images, theta, start, v, moved)
+        parts = [part for part, _, _ in model.parts(images, sample, accumulation)]
+        zdot = _central_differences(model, parts, theta, start, v, ends)
 
-    # L_ori has no omega in it, so its mixed derivative is zero.
-    original, augmented = (pair_similarities(z, sample) for z in (features, model.augment(features)))
-    loss = model.objective.delta * model.objective.augmented(original, augmented)
-    (gradient,) = torch.autograd.grad(loss, features, create_graph=True)
-    second_order = torch.autograd.grad((gradient * zdot).sum(), omega)
+    second_order = [torch.zeros_like(parameter) for parameter in omega]
+    at_theta = features.detach().split([z.shape[1] for z in ends], dim=1)
+    for (_, seen, _), tangent, z in zip(model.parts(images, sample, accumulation), zdot, at_theta, strict=True):
+        # L_ori has no omega in it, so its mixed derivative is zero.
+        z.requires_grad_()
+        original, augmented = (pair_similarities(features, seen) for features in (z, model.augment(z)))
+        loss = model.objective.delta * model.objective.augmented(original, augmented) / accumulation
+        (gradient,) = torch.autograd.grad(loss, z, create_graph=True)
+        torch._foreach_add_(second_order, torch.autograd.grad((gradient * tangent).sum(), omega))
     return [
         parameter.grad - virtual_learning_rate * second
         for parameter, second in zip(omega, second_order, strict=True)
         if parameter.grad is not None
     ]
+
+
+def model_gradient(
+    model: Model, images: Sequence[Tensor], sample: BankSample, theta: list[nn.Parameter], accumulation: int = 1
+) -> tuple[Tensor, Comparison]:
+    """Write grad_theta L_MetAug to `.grad`, averaged over the ranks by DDP; omega is held constant.
+
+    Args:
+        model: the networks.
+        images: one tensor [B, C_v, H, W] per view.
+        sample: their bank rows.
+        theta: parameters of the encoder.
+        accumulation: parts that the minibatch is taken through the encoder in.
+
+    Returns:
+        Features z [V, B, D], and losses and similarities of this rank's part, all without graph.
+    """
+    model.encoder.zero_grad()
+    features, comparisons = [], []
+    for part, seen, local in model.parts(images, sample, accumulation):
+        with local:
+            z = model.encode(part)
+            comparison = model.compare(z, seen)
+            with torch.autocast(z.device.type, enabled=False):
+                torch.autograd.backward(comparison.losses.total / accumulation, inputs=theta)
+        features.append(z.detach())
+        comparisons.append(comparison.detach())
+    return torch.cat(features, 1), Comparison.join(comparisons)
 
 
 def _double_backward(
@@ -179,32 +219,33 @@ def _forward_mode(model: Model, images: Sequence[Tensor], direction: dict[str, T
     return zdot
 
 
-def _central_difference(
+def _central_differences(
     model: Model,
-    images: Sequence[Tensor],
+    parts: list[list[Tensor]],
     theta: dict[str, nn.Parameter],
     start: dict[str, Tensor],
     v: dict[str, Tensor],
-    moved: Tensor,
-) -> Tensor:
-    """The tangent zdot = [z(theta + eps v) - z(theta - eps v)] / (2 eps), in float32 at least; `moved` are z(theta')
-    with their gradient."""
+    moved: list[Tensor],
+) -> list[Tensor]:
+    """The tangent zdot = [z(theta + eps v) - z(theta - eps v)] / (2 eps) of each part, in float32 at least; `moved` are
+    z(theta') with their gradients."""
     length = _norm(v.values())
-    if length == 0.0 or moved.grad is None:
-        return torch.zeros_like(moved)
+    gradients = [z.grad for z in moved if z.grad is not None]
+    if length == 0.0 or not gradients:
+        return [torch.zeros_like(z) for z in moved]
     # Rounding grows as 1 / eps, and so does, as eps, the share of ReLUs and poolings that flip between the two ends:
     # the sum is least where z moves by the square root of the machine's epsilon. |zdot| itself is about |v|^2 /
     # |dL/dz|, as <dL/dz, zdot> = |v|^2.
-    speed = length**2 / _norm([moved.grad])
-    eps = math.sqrt(torch.finfo(moved.dtype).eps) * _norm([moved.detach()]) / speed
-    ends: list[Tensor] = []
+    speed = length**2 / _norm(gradients)
+    eps = math.sqrt(torch.finfo(moved[0].dtype).eps) * _norm([z.detach() for z in moved]) / speed
+    ends: list[list[Tensor]] = []
     # In full precision, whatever the model's: the two ends differ by less than bfloat16 can tell apart.
     with torch.no_grad():
         for side in (eps, -eps):
             _place(theta, start, v, side)
-            ends.append(model.eager_encoder(images).features)
+            ends.append([model.eager_encoder(part).features for part in parts])
     _place(theta, start)
-    return (ends[0] - ends[1]) / (2 * eps)
+    return [(ahead - behind) / (2 * eps) for ahead, behind in zip(*ends, strict=True)]
 
 
 def _gradients(theta: dict[str, nn.Parameter]) -> dict[str, Tensor]:

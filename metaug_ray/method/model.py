@@ -1,6 +1,7 @@
 """The networks and the objective of one run, and the forward pass from images to losses."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -23,6 +24,26 @@ class Comparison(NamedTuple):
     original: Similarities
     augmented: Similarities | None
     """None without generators."""
+
+    def detach(self) -> "Comparison":
+        """The same values without graph."""
+        return Comparison(
+            Losses(*(loss.detach() for loss in self.losses)),
+            Similarities(*(d.detach() for d in self.original)),
+            self.augmented and Similarities(*(d.detach() for d in self.augmented)),
+        )
+
+    @staticmethod
+    def join(parts: Sequence["Comparison"]) -> "Comparison":
+        """The comparison of a minibatch from those of its parts, which are of one size."""
+        if len(parts) == 1:
+            return parts[0]
+        losses = Losses(*(torch.stack(terms).mean() for terms in zip(*(part.losses for part in parts), strict=True)))
+        original = Similarities(*(torch.cat(d) for d in zip(*(part.original for part in parts), strict=True)))
+        augmented = [part.augmented for part in parts if part.augmented is not None]
+        return Comparison(
+            losses, original, Similarities(*(torch.cat(d) for d in zip(*augmented, strict=True))) if augmented else None
+        )
 
 
 @dataclass(frozen=True)
@@ -59,6 +80,26 @@ class Model:
                 )
             module = inner
         return module
+
+    @property
+    def distributed_encoder(self) -> DistributedDataParallel | None:
+        """The DDP that wraps the encoder, if one does."""
+        wrappers = (m for m in self.encoder.modules() if isinstance(m, DistributedDataParallel))
+        return next(wrappers, None)
+
+    def parts(
+        self, images: Sequence[Tensor], sample: BankSample, count: int
+    ) -> Iterator[tuple[list[Tensor], BankSample, AbstractContextManager[None]]]:
+        """A minibatch in `count` parts, each with the context that its forward and backward pass run in: DDP averages
+        the gradients of all parts in the last one's."""
+        size = len(images[0]) // count
+        wrapper = self.distributed_encoder
+        for part in range(count):
+            start, stop = part * size, (part + 1) * size
+            last = part == count - 1
+            local = nullcontext() if last or wrapper is None else wrapper.no_sync()
+            seen = sample if count == 1 else sample.anchors(start, stop)
+            yield [view[start:stop] for view in images], seen, local
 
     def precision(self, images: Sequence[Tensor]) -> torch.autocast:
         """The context that a forward pass of the encoder runs in."""

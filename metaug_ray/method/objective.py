@@ -32,8 +32,7 @@ class Objective(nn.Module):
     """What encoders and generators minimise.
 
     The variants of the paper are its settings: CMC is NCE or InfoNCE without generators, "only OUCL" the unified
-        contrast without
-    them, "only MAG" InfoNCE with them, MetAug the unified contrast with them.
+    contrast without them, "only MAG" InfoNCE with them, MetAug the unified contrast with them.
 
     Args:
         contrast: the contrast, e.g. `partial(unified_contrast, beta=16, gamma=0.25)`.

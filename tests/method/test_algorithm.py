@@ -7,15 +7,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from metaug_ray.method.algorithm import MetaStep, MetAug, Minibatch
+from metaug_ray.method.algorithm import MetaSchedule, MetaStep, MetAug, Minibatch
 from metaug_ray.method.contrast import NoiseContrastiveEstimation, info_nce
 from metaug_ray.method.encoders import unit
 from metaug_ray.method.generators import Generators
-from metaug_ray.method.memory_bank import MemoryBank
-from metaug_ray.method.meta_gradient import meta_gradient
+from metaug_ray.method.memory_bank import MemoryBank, NegativeSampling
+from metaug_ray.method.meta_gradient import MetaMode, meta_gradient
 from metaug_ray.method.model import Model
 from metaug_ray.method.objective import Objective
-from tests.method.small import make_bank, make_images, make_model
+from tests.method.small import freeze_batch_norm, make_bank, make_images, make_model
 
 INDICES = torch.tensor([3, 150, 202, 77, 0, 101])
 META_INDICES = torch.tensor([9, 8, 7, 6, 5, 4])
@@ -200,6 +200,104 @@ def test_gradients_of_parameters_that_the_optimizer_leaves_out_do_not_pile_up() 
         metaug.step(0, minibatches()[0])
         gradients.append([p.grad.clone() for p in metaug.model.encoder.parameters() if p.grad is not None])
     torch.testing.assert_close(*gradients)
+
+
+@pytest.mark.parametrize("mode", ["jvp", "difference"])
+@pytest.mark.parametrize("schedule", ["fused", "separate"])
+@pytest.mark.parametrize("sampling", ["shared", "per_anchor"])
+def test_a_minibatch_in_parts_trains_like_a_whole_one(
+    schedule: MetaSchedule, mode: MetaMode, sampling: NegativeSampling
+) -> None:
+    """With batch norm fixed, and margins left out, which see a part."""
+    batch, meta_batch = minibatches()
+    outcomes = []
+    for accumulation in (1, 3):
+        model = make_model(alpha=0.0)
+        assert model.generators is not None
+        freeze_batch_norm(model.encoder)
+        freeze_batch_norm(model.generators)
+        metaug = MetAug(
+            model,
+            make_bank(sampling=sampling),
+            torch.optim.SGD(model.encoder.parameters(), lr=0.1),
+            torch.optim.SGD(model.generators.parameters(), lr=0.3),
+            MetaStep(schedule, mode, virtual_learning_rate=0.02),
+            accumulation=accumulation,
+        )
+        outcome = metaug.step(0, batch, meta_batch if schedule == "separate" else None)
+        assert outcome.original.positives.shape == (6, 2)
+        outcomes.append(
+            [
+                *(*outcome.losses, *outcome.original, *outcome.norms, bank_rows(metaug.bank)),
+                *(*weights(model.encoder), *weights(model.generators)),
+            ]
+        )
+    tolerance = 1e-9 if mode == "jvp" else 1e-6
+    for whole, parts in zip(*outcomes, strict=True):
+        torch.testing.assert_close(parts, whole, rtol=tolerance, atol=tolerance)
+
+
+def test_parts_of_accumulation_must_fit() -> None:
+    model = make_model()
+    assert model.generators is not None
+    optimizers = [torch.optim.SGD(m.parameters(), lr=0.1) for m in (model.encoder, model.generators)]
+    with pytest.raises(ValueError, match="accumulation is 0"):
+        MetAug(model, make_bank(), *optimizers, accumulation=0)
+    with pytest.raises(ValueError, match=r"a minibatch of 6 does not divide into 4 parts"):
+        MetAug(model, make_bank(), *optimizers, accumulation=4).step(0, minibatches()[0])
+    with pytest.raises(ValueError, match="a minibatch of 6 in 6 parts is too small: give each rank at least 2"):
+        MetAug(model, make_bank(), *optimizers, accumulation=6).step(0, minibatches()[0])
+
+
+@pytest.mark.parametrize("schedule", ["fused", "separate"])
+def test_a_step_that_is_not_finite_moves_nothing(schedule: MetaSchedule, monkeypatch: pytest.MonkeyPatch) -> None:
+    metaug = make_metaug(MetaStep(schedule))
+    batch, meta_batch = minibatches()
+    arguments = (batch, meta_batch if schedule == "separate" else None)
+    contrast = metaug.model.objective.contrast
+    monkeypatch.setattr(metaug.model.objective, "contrast", lambda *d: contrast(*d) * float("nan"))
+    assert metaug.model.generators is not None
+    modules = nn.ModuleList([metaug.model.encoder, metaug.model.generators])
+    before, rows = deepcopy(modules.state_dict()), bank_rows(metaug.bank)
+    outcome = metaug.step(0, *arguments)
+    assert not outcome.applied
+    assert outcome.losses.total.isnan()
+    torch.testing.assert_close(dict(modules.state_dict()), dict(before), rtol=0, atol=0)
+    assert torch.equal(bank_rows(metaug.bank), rows)
+    monkeypatch.setattr(metaug.model.objective, "contrast", contrast)
+    assert metaug.step(0, *arguments).applied
+    assert not torch.equal(bank_rows(metaug.bank), rows)
+
+
+def test_gradient_norms_and_clipping() -> None:
+    batch, _ = minibatches()
+    plain, clipped = make_metaug(), make_metaug()
+    clipped.clip_norm = 0.01
+    norms = plain.step(0, batch).norms
+    for norm, module in zip(
+        norms,
+        (plain.model.eager_encoder.encoders, plain.model.eager_encoder.heads, plain.model.generators),
+        strict=True,
+    ):
+        assert module is not None
+        gradient = torch.cat([p.grad.flatten() for p in module.parameters() if p.grad is not None])
+        torch.testing.assert_close(norm, gradient.norm())
+    assert clipped.step(0, batch).norms == norms
+    assert clipped.model.generators is not None
+    for module in (clipped.model.encoder, clipped.model.generators):
+        gradient = torch.cat([p.grad.flatten() for p in module.parameters() if p.grad is not None])
+        torch.testing.assert_close(gradient.norm(), torch.tensor(0.01, dtype=torch.float64), rtol=1e-4, atol=0)
+    with pytest.raises(ValueError, match="clip_norm is 0"):
+        MetAug(plain.model, plain.bank, plain.encoder_optimizer, plain.generator_optimizer, clip_norm=0.0)
+
+
+def test_heads_may_have_an_optimizer_of_their_own() -> None:
+    one, two = make_metaug(), make_metaug()
+    two.encoder_optimizer = torch.optim.SGD(two.model.eager_encoder.encoders.parameters(), lr=0.1, momentum=0.9)
+    two.head_optimizer = torch.optim.SGD(two.model.eager_encoder.heads.parameters(), lr=0.1, momentum=0.9)
+    for metaug in (one, two):
+        metaug.step(0, minibatches()[0])
+    torch.testing.assert_close(weights(two.model.encoder), weights(one.model.encoder))
 
 
 @pytest.mark.parametrize("name", ["delta", "alpha"])
