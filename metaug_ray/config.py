@@ -1,5 +1,6 @@
 """Everything a user can set, as frozen pydantic models that refuse unknown fields and values out of range."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -208,3 +209,324 @@ class AugmentationSettings(Settings):
             if not least <= low <= high <= most:
                 raise ValueError(f"{name}: got {low}, {high}; expected {least:g} <= least <= greatest <= {most:g}")
         return self
+
+
+View = Literal["rgb", "l", "ab", "y", "dbdr"]
+ContrastName = Literal[
+    "unified", "unified_eq8", "unified_attenuated", "info_nce", "debiased_info_nce", "hard_info_nce", "nce"
+]
+Positive = Annotated[float, Field(gt=0)]
+
+
+class DataSettings(Settings):
+    """What is trained on."""
+
+    beton: str = Field(min_length=1)
+    """path or URI of the beton that jobs/prepare_data.py wrote; its manifest lies beside it"""
+    image_size: int = Field(224, ge=16, le=1024)
+    """side in pixels of the square that the encoders see"""
+    augmentation: AugmentationSettings = AugmentationSettings(crop_scale=(0.08, 1.0))
+    """what happens to an image before"""
+
+
+class ModelSettings(Settings):
+    """The networks: one encoder and one projection head per view."""
+
+    views: tuple[View, ...] = ("rgb", "l", "ab")
+    """colour views that are contrasted, at least two: rgb,l,ab is the paper's choice, l,ab and y,dbdr are CMC's"""
+    encoder: Literal["resnet18", "resnet50", "conv", "fc"] = "resnet50"
+    """conv and fc are the halves of a split AlexNet"""
+    width: float = 1.0
+    """multiple of all channels: 0.5, 1 or 2"""
+    small_images: bool = False
+    """a stem that does not shrink the image, for images of 32 to 64 px"""
+    feature_size: int = Field(128, ge=2, le=4096)
+    """D, numbers in a feature"""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if len(set(self.views)) != len(self.views) or len(self.views) < 2:
+            raise ValueError(f"views: contrast needs at least two different views (got {', '.join(self.views)})")
+        if self.width not in (0.5, 1.0, 2.0):
+            raise ValueError(f"width: choose 0.5, 1 or 2 (got {self.width:g})")
+        return self
+
+
+class MetaSettings(Settings):
+    """How the generators are trained (Algorithm 1)."""
+
+    schedule: Literal["fused", "separate"] = "fused"
+    """fused: with the encoders, on the same minibatch; separate: after them, on a minibatch of their own"""
+    mode: Literal["jvp", "difference"] = "jvp"
+    """how the second-order part is made: exactly, or by finite differences (a tenth faster)"""
+    virtual_learning_rate: Positive = 1e-3
+    """l, step size of the virtual step (Eq. 3)"""
+    every: int = Field(1, ge=1)
+    """train the generators on each n-th step"""
+
+
+class MethodSettings(Settings):
+    """The loss and the generators. MetAug is unified + generators; without generators it is "only OUCL"; info_nce +
+    generators is "only MAG"; nce or info_nce without them is CMC."""
+
+    contrast: ContrastName = "unified"
+    """unified: OUCL, Eq. 10; unified_eq8, unified_attenuated: its ablations, Eq. 8 and 9; info_nce, nce: CMC;
+    debiased_info_nce, hard_info_nce: CMC + Debiased, CMC + Hard"""
+    beta: Positive = 16.0
+    """unified: inverse temperature; the paper searches 2 to 256"""
+    gamma: float = Field(0.25, ge=0, le=1)
+    """unified and unified_attenuated: relaxation factor; the paper searches 0.15 to 0.50"""
+    eq8_margin: float = Field(0.25, ge=-1, le=1)
+    """unified_eq8: lambda"""
+    phi: float = Field(6.0, ge=1)
+    """unified_attenuated: attenuation of the weights; best at 6 in figure 3"""
+    temperature: Positive = 0.07
+    """info_nce, debiased_info_nce, hard_info_nce, nce: temperature of the cosines"""
+    class_prior: float = Field(0.1, ge=0, lt=1)
+    """debiased_info_nce, hard_info_nce: chance that a negative is of the anchor's class"""
+    concentration: float = Field(1.0, ge=0)
+    """hard_info_nce: how much harder negatives weigh"""
+    generators: bool = True
+    """meta feature augmentation generators (MAG), one per view"""
+    generator_hidden_size: int = Field(2048, ge=8, le=65_536)
+    """units of the generators' two hidden layers"""
+    delta: float = Field(1e-5, ge=0)
+    """weight of the loss of augmented features (Eq. 11); the paper searches 1e-1 to 1e-8"""
+    alpha: float = Field(1e-13, ge=0)
+    """weight of the margin regulariser in the generators' objective (Eq. 6); the paper searches 1e-3 to 1e-17"""
+    margin: Literal["large", "medium", "small"] = "large"
+    """kind of the injected margins (appendix A.2)"""
+    meta: MetaSettings = MetaSettings()
+    """how the generators are trained"""
+
+
+class BankSettings(Settings):
+    """The memory bank: one feature of every image in every view."""
+
+    negatives: int = Field(4096, ge=1)
+    """K, negatives per anchor"""
+    sampling: Literal["shared", "per_anchor"] = "shared"
+    """one pool of negatives per step, or independent draws for every anchor (slower)"""
+    momentum: float = Field(0.5, ge=0, lt=1)
+    """share of the old row that a refresh keeps"""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """of the stored rows; bfloat16 halves the memory"""
+
+
+class OptimizerSettings(Settings):
+    """One optimiser; the defaults are the authors'."""
+
+    kind: Literal["sgd", "adam", "lars"] = "sgd"
+    """sgd has momentum; adam decays weights as AdamW; lars scales sgd by layer, for large batches"""
+    learning_rate: Positive = 0.03
+    """at the full height of the schedule"""
+    momentum: float = Field(0.9, ge=0, lt=1)
+    """sgd and lars"""
+    weight_decay: float = Field(1e-4, ge=0, lt=1)
+    """l2 penalty (sgd, lars), or decoupled decay (adam)"""
+    decay_norm_and_bias: bool = True
+    """decay the parameters of batch norm and biases too; lars never scales those"""
+
+
+class ScheduleSettings(Settings):
+    """The learning rate over the run, as a factor of each optimiser's."""
+
+    kind: Literal["step", "cosine", "constant"] = "step"
+    """what follows the warm-up"""
+    warmup_epochs: float = Field(0.0, ge=0)
+    """epochs of linear rise from 0"""
+    milestones: tuple[float, ...] = (120.0, 160.0, 200.0)
+    """step: epochs at which the factor shrinks"""
+    decay: float = Field(0.1, gt=0, lt=1)
+    """step: by how much; cosine: unused"""
+    final: float = Field(0.0, ge=0, lt=1)
+    """cosine: factor at the end"""
+
+
+class TrainingSettings(Settings):
+    """How long and with what optimisers."""
+
+    epochs: int = Field(240, ge=1, le=100_000)
+    """passes over the data"""
+    batch_size: int = Field(128, ge=2)
+    """images per step over all workers together"""
+    accumulation: int = Field(1, ge=1)
+    """parts in which each worker takes its share of a batch through the encoders, to save memory; batch norm sees a
+    part"""
+    precision: Literal["float32", "bfloat16"] = "bfloat16"
+    """of the encoders' arithmetic; bfloat16 is mixed precision (autocast)"""
+    encoder: OptimizerSettings = OptimizerSettings()
+    """of the encoders"""
+    head: OptimizerSettings = OptimizerSettings()
+    """of the projection heads"""
+    generator: OptimizerSettings = OptimizerSettings()
+    """of the generators"""
+    schedule: ScheduleSettings = ScheduleSettings()
+    """of all learning rates"""
+    clip_norm: Positive | None = None
+    """greatest l2 norm of the gradient of encoders and heads, and of that of the generators; none: no clipping"""
+    nonfinite_limit: int = Field(20, ge=1)
+    """steps in a row with a loss or gradient that is not finite after which the run stops; each is skipped and
+    counted"""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.schedule.warmup_epochs > self.epochs:
+            raise ValueError(
+                f"schedule.warmup_epochs: got {self.schedule.warmup_epochs:g}, more than the {self.epochs} epochs"
+            )
+        if (
+            list(self.schedule.milestones) != sorted(set(self.schedule.milestones))
+            or min(self.schedule.milestones, default=0) < 0
+        ):
+            raise ValueError(
+                f"schedule.milestones: got {', '.join(f'{m:g}' for m in self.schedule.milestones)}; "
+                "expected epochs in rising order"
+            )
+        return self
+
+
+class ComputeSettings(Settings):
+    """Where and on what it runs. May change when a run is resumed."""
+
+    address: str | None = Field(None, min_length=1)
+    """of the Ray cluster; default RAY_ADDRESS (set in a submitted job), else a cluster on this machine for this run"""
+    device: Literal["auto", "gpu", "cpu"] = "auto"
+    """auto: GPUs if the cluster has any"""
+    workers: int | None = Field(None, ge=1, le=4096)
+    """default: one for each GPU of the cluster, or one for each node without GPUs"""
+    min_workers: int | None = Field(None, ge=1)
+    """elastic: go on with as few as these when nodes are lost; the batch must divide by every number up to workers"""
+    cpus_per_worker: int | None = Field(None, ge=1, le=1024)
+    """CPUs that decode images for a worker, and train where there is no GPU; default an equal share of a node's"""
+    staging: Path | None = None
+    """folder on each node's own disk to which the beton is copied once; default: read where it lies (a URI needs it)"""
+    compile: bool = False
+    """torch.compile the encoders"""
+    channels_last: bool = True
+    """memory format of the encoders"""
+    max_failures: int = Field(20, ge=0)
+    """failures of workers, over the whole run, after each of which it goes on from the last checkpoint"""
+
+
+class CheckpointSettings(Settings):
+    """When checkpoints are written and which stay. May change when a run is resumed."""
+
+    storage: str = Field("~/metaug_ray/runs", min_length=1)
+    """folder or URI (s3://...) for all runs; with several nodes one that all of them reach"""
+    every_steps: int | None = Field(None, ge=1)
+    """write one each n steps; none: by the clock"""
+    every_minutes: Positive | None = 30.0
+    """write one each n minutes; none: by steps"""
+    keep: int = Field(2, ge=1, le=1000)
+    """how many of the last stay; the one with the best kNN accuracy stays besides"""
+    asynchronous: bool = True
+    """write while training goes on, from a copy in memory"""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.every_steps is None and self.every_minutes is None:
+            raise ValueError("every_minutes: set it or every_steps, or a failure would lose the run")
+        return self
+
+
+class HealthSettings(Settings):
+    """What is watched during training. May change when a run is resumed."""
+
+    log_every: int = Field(50, ge=1)
+    """steps between lines in the log, and between values in MLflow"""
+    knn_every: int = Field(5, ge=0)
+    """epochs between kNN evaluations and similarity histograms; 0: none"""
+    knn_beton: str | None = Field(None, min_length=1)
+    """labelled beton whose images are classified; default: images of the training beton, if it has labels"""
+    knn_references: int = Field(10_000, ge=10)
+    """labelled images of the training beton that vote"""
+    knn_queries: int = Field(2_000, ge=10)
+    """images that are classified"""
+    knn_neighbours: int = Field(20, ge=1)
+    """k"""
+    knn_temperature: Positive = 0.07
+    """of the votes' weights exp(cosine / t) (Wu et al. 2018)"""
+    collapse_below: float = Field(0.1, ge=0, lt=1)
+    """spread of the features (1: even over the sphere, 0: all the same) below which a collapse is reported"""
+
+
+class TrackingSettings(Settings):
+    """MLflow. May change when a run is resumed."""
+
+    uri: str = Field("sqlite:///~/metaug_ray/mlflow.db", min_length=1)
+    """a server (http://host:5000), or a database file of this machine"""
+    experiment: str = Field("metaug", min_length=1)
+    """MLflow experiment"""
+
+
+class PretrainSettings(Settings):
+    """One pre-training run. The defaults are the paper's ImageNet ResNet-50 setting, on CMC's basis."""
+
+    name: str = Field("imagenet_resnet50", max_length=100)
+    """of the run: the same name again resumes it"""
+    fork: str | None = Field(None, min_length=1)
+    """begin with the weights of this other run (a warm start, from step 0 and with any settings)"""
+    seed: int = Field(0, ge=0, lt=2**31)
+    """of weights, order, augmentations and negatives"""
+    data: DataSettings
+    """images"""
+    model: ModelSettings = ModelSettings()
+    """networks"""
+    method: MethodSettings = MethodSettings()
+    """loss and generators"""
+    bank: BankSettings = BankSettings()
+    """memory bank"""
+    training: TrainingSettings = TrainingSettings()
+    """optimisation"""
+    compute: ComputeSettings = ComputeSettings()
+    """machines"""
+    checkpoint: CheckpointSettings = CheckpointSettings()
+    """checkpoints"""
+    health: HealthSettings = HealthSettings()
+    """what is watched"""
+    tracking: TrackingSettings = TrackingSettings()
+    """MLflow"""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name):
+            raise ValueError(f"name: letters, digits, '.', '_' and '-' only, as it names a folder (got {self.name!r})")
+        if self.fork == self.name:
+            raise ValueError(f"fork: a run cannot begin with its own weights (got {self.fork!r}); give a new name")
+        if "://" in self.data.beton and self.compute.staging is None:
+            raise ValueError(f"compute.staging: {self.data.beton} is not a local file, so say where nodes may copy it")
+        least = {"conv": 63, "fc": 63}.get(self.model.encoder, 0)
+        if self.data.image_size < least and not self.model.small_images:
+            raise ValueError(
+                f"data.image_size: the {self.model.encoder} encoder needs {least} px or model.small_images "
+                f"(got {self.data.image_size})"
+            )
+        compute = self.compute
+        if compute.min_workers is not None and (compute.workers is None or compute.min_workers > compute.workers):
+            raise ValueError(
+                f"compute.min_workers: got {compute.min_workers}; expected at most compute.workers "
+                f"(got {compute.workers}), which elastic training needs too"
+            )
+        for workers in range(compute.min_workers or compute.workers or 1, (compute.workers or 1) + 1):
+            self.images_per_worker(workers)
+        return self
+
+    def images_per_worker(self, workers: int) -> int:
+        """A worker's share of the batch.
+
+        Raises:
+            ValueError: the batch does not divide evenly among them, or into parts of accumulation.
+        """
+        batch, accumulation = self.training.batch_size, self.training.accumulation
+        share, rest = divmod(batch, workers * accumulation)
+        least = 2 if self.method.generators else 1
+        if rest or share < least:
+            parts = f" in {accumulation} parts" if accumulation > 1 else ""
+            short = f" and at least {least} images for batch norm" if least > 1 else ""
+            nearest = max(least, round(batch / (workers * accumulation))) * workers * accumulation
+            raise ValueError(
+                f"training.batch_size: {batch} images among {workers} workers{parts} leave each "
+                f"{batch / (workers * accumulation):g}; expected a whole number{short}, such as {nearest}"
+            )
+        return share * accumulation

@@ -125,17 +125,18 @@ class PretrainingLoader:
 
 
 class EvaluationLoader:
-    """All images in the order of the beton, the central square of each, shared out over the ranks.
+    """Images in the order of the beton, or in the order asked for: the central square of each, over the ranks.
 
     Every rank makes the same number of full steps; the last ones are padded, and `valid` says with what.
 
     Args:
+        images: data set indices [n] of the images wanted; all by default.
         crop: side of the central square as a share of the image's shorter side.
         beton, batch_size, image_size, cpus, device, rank, world_size: as for `PretrainingLoader`.
 
     Raises:
         DataError: a beton that is missing, unfinished or broken.
-        ValueError: a size, share, rank or device out of range.
+        ValueError: a size, share, rank, device or image out of range.
         TypeError: one that is no integer.
     """
 
@@ -147,6 +148,7 @@ class EvaluationLoader:
         *,
         cpus: int,
         device: torch.device,
+        images: NDArray[np.int64] | None = None,
         crop: float = 1.0,
         rank: int = 0,
         world_size: int = 1,
@@ -156,7 +158,11 @@ class EvaluationLoader:
             raise ValueError(f"crop is {crop}, expected a share of the shorter side, above 0 and up to 1")
         self._reader = _BetonReader(beton, batch_size, image_size, cpus, device)
         self._crop = crop
-        self._part = (len(self._reader.labels), batch_size, rank, world_size)
+        samples = len(self._reader.labels)
+        self._images = np.arange(samples) if images is None else images
+        if not len(self._images) or self._images.min() < 0 or self._images.max() >= samples:
+            raise ValueError(f"images must be data set indices from 0 to {samples - 1}, at least one")
+        self._part = (len(self._images), batch_size, rank, world_size)
 
     def __len__(self) -> int:
         """Number of steps, the same on every rank."""
@@ -164,6 +170,7 @@ class EvaluationLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         steps, valid = evaluation_steps(*self._part)
+        steps = self._images[steps]
         flat = steps.reshape(-1)
         boxes = central_crops(self._reader.heights[flat], self._reader.widths[flat], self._crop)
         rows = decoding_rows(flat, boxes, np.zeros(len(flat), dtype=bool))

@@ -49,10 +49,8 @@ def stage(beton: str | Path, directory: Path) -> Path:
             writable. No part of a file is left behind.
     """
     beton, directory = str(beton), Path(directory)
-    # A URI may end in options, such as ?endpoint_override=...
-    location, question, options = beton.partition("?") if "://" in beton else (beton, "", "")
-    beside = f"{location}.json{question}{options}"
-    manifest = parse_manifest(_read(beside, beton), beside)
+    manifest = fetch_manifest(beton)
+    location = beton.partition("?")[0] if "://" in beton else beton
     target = directory / f"{Path(location).stem}-{manifest.sha256[:16]}.beton"
     try:
         make_writable(directory)
@@ -67,6 +65,21 @@ def stage(beton: str | Path, directory: Path) -> Path:
             ) from error
         raise DataError(f"{directory}: {beton} cannot be staged here ({error})") from error
     return target
+
+
+def fetch_manifest(beton: str) -> Manifest:
+    """The manifest of a beton that may lie elsewhere.
+
+    Args:
+        beton: path, or URI as for `stage`.
+
+    Raises:
+        DataError: it is missing or unreachable, or is no manifest.
+    """
+    # A URI may end in options, such as ?endpoint_override=...
+    location, question, options = beton.partition("?") if "://" in beton else (beton, "", "")
+    beside = f"{location}.json{question}{options}"
+    return parse_manifest(_read(beside, beton), beside)
 
 
 def verify_in_place(beton: Path) -> Manifest:

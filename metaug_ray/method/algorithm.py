@@ -77,6 +77,8 @@ class StepOutcome(NamedTuple):
     """Of this rank's part."""
     augmented: Similarities | None
     """Of this rank's part; None without generators."""
+    features: Tensor
+    """z of this rank's part, [V, B, D]."""
     norms: GradientNorms
     applied: bool
     """Whether parameters and bank moved: they do not where a loss or a gradient is not finite. The same on all
@@ -195,7 +197,7 @@ class MetAug:
         if not applied:
             for buffer, old in zip(statistics, kept, strict=True):
                 buffer.copy_(old)
-            return StepOutcome(*seen, norms, applied)
+            return StepOutcome(*seen, features, norms, applied)
 
         self._clip(theta, torch.stack(norms[:2]).norm())
         self.encoder_optimizer.step()
@@ -209,7 +211,7 @@ class MetAug:
         if meta and applied and self.generator_optimizer is not None and self.model.generators is not None:
             self._clip(list(self.model.generators.parameters()), norms.generator)
             self.generator_optimizer.step()
-        return StepOutcome(*seen, norms, applied)
+        return StepOutcome(*seen, features, norms, applied)
 
     def _check(self, minibatch: Minibatch) -> None:
         sizes = [len(images) for images in minibatch.images]
@@ -254,4 +256,5 @@ def _norm(module: nn.Module | None, like: Tensor | None = None) -> Tensor:
     gradients = [p.grad for p in module.parameters() if p.grad is not None] if module is not None else []
     if not gradients:
         return torch.zeros((), device=None if like is None else like.device)
-    return torch.stack(torch._foreach_norm(gradients)).norm()
+    norm: Tensor = torch.stack(torch._foreach_norm(gradients)).norm()
+    return norm

@@ -41,10 +41,17 @@ def average(tensors: Iterable[Tensor], group: dist.ProcessGroup | None = None) -
 
 def broadcast_module(module: nn.Module, group: dist.ProcessGroup | None = None) -> None:
     """Give every rank the parameters and buffers of the group's first rank, as DDP does with the module it wraps."""
-    if world_size(group) == 1:
-        return
-    for tensor in [*module.parameters(), *module.buffers()]:
-        dist.broadcast(tensor.detach(), group=group, group_src=0)
+    if world_size(group) > 1:
+        for parameter in module.parameters():
+            dist.broadcast(parameter.detach(), group=group, group_src=0)
+        broadcast_buffers(module, group)
+
+
+def broadcast_buffers(module: nn.Module, group: dist.ProcessGroup | None = None) -> None:
+    """Give every rank the buffers (batch-norm statistics) of the group's first rank."""
+    if world_size(group) > 1:
+        for buffer in module.buffers():
+            dist.broadcast(buffer, group=group, group_src=0)
 
 
 def all_gather_equal(tensor: Tensor, device: torch.device, group: dist.ProcessGroup | None = None) -> Tensor:

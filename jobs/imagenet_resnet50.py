@@ -1,0 +1,8 @@
+"""Pre-trains encoders with MetAug on a Ray cluster: `python jobs/imagenet_resnet50.py --help`."""
+
+import sys
+
+from metaug_ray.training.command import main
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,138 @@
+"""Records on this machine's disk, from where they go to a server that may be away."""
+
+import json
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+Record = dict[str, Any]
+
+_BATCH = 200
+_LONGEST_WAIT = 30.0
+
+
+class RefusedError(Exception):
+    """The receiver is there and will never take this record."""
+
+
+class Journal:
+    """Appends records to a file and delivers them in order, from a thread of its own.
+
+    What cannot be delivered stays in the file, and is delivered when the receiver is back or by the next `Journal` of
+    the same file. Nothing is ever taken out, so the file is also a record of the whole run. A record may be delivered
+    twice, if this process dies in between.
+
+    Args:
+        path: of the file; beside it lies a small one that says how much of it was delivered.
+        deliver: takes some records; raises `RefusedError` for what it will never take, anything else if it is away.
+        say: takes a sentence for the user.
+        wait: seconds to the first repetition after a failure; doubled up to 30.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        deliver: Callable[[list[Record]], None],
+        say: Callable[[str], None],
+        wait: float = 1.0,
+    ) -> None:
+        self._path, self._deliver, self._say, self._wait = path, deliver, say, wait
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._mark = path.with_suffix(".delivered")
+        self._file = path.open("ab")
+        self._repair()
+        self._delivered = self._read_mark()
+        self._news = threading.Condition()
+        self._closing = False
+        self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
+        self._thread.start()
+
+    def append(self, record: Record) -> None:
+        """Keep a record. Never waits for the receiver."""
+        with self._news:
+            self._file.write(json.dumps(record).encode() + b"\n")
+            self._file.flush()
+            self._news.notify()
+
+    def read(self) -> list[Record]:
+        """All records, from the beginning of the run."""
+        return [json.loads(line) for line in self._path.read_bytes().splitlines()]
+
+    @property
+    def waiting(self) -> int:
+        """Number of records that are not delivered yet."""
+        with self._path.open("rb") as file:
+            file.seek(self._delivered)
+            return sum(1 for _ in file)
+
+    def close(self, patience: float) -> int:
+        """Stop, after up to `patience` seconds for delivering what is left.
+
+        Returns:
+            How many records stay behind; they are kept.
+        """
+        with self._news:
+            self._closing = True
+            self._news.notify()
+        self._thread.join(patience)
+        return self.waiting
+
+    def _run(self) -> None:
+        wait, away = self._wait, False
+        while True:
+            with self._news:
+                while self._delivered == self._path.stat().st_size:
+                    if self._closing:
+                        return
+                    self._news.wait(1.0)
+            with self._path.open("rb") as file:
+                file.seek(self._delivered)
+                lines = [line for line, _ in zip(file, range(_BATCH), strict=False) if line.endswith(b"\n")]
+            try:
+                self._deliver_all([json.loads(line) for line in lines])
+            except Exception as error:
+                if not away:
+                    reason = str(error).strip().splitlines()
+                    self._say(
+                        f"MLflow is away ({reason[0][:200] if reason else type(error).__name__}); training goes on, "
+                        f"and measurements wait in {self._path}"
+                    )
+                away = True
+                with self._news:
+                    self._news.wait_for(lambda: self._closing, wait)
+                wait = min(2 * wait, _LONGEST_WAIT) if not self._closing else self._wait
+                continue
+            self._delivered += sum(map(len, lines))
+            self._write_mark()
+            if away:
+                self._say("MLflow is back; what was measured meanwhile is being sent")
+            wait, away = self._wait, False
+
+    def _deliver_all(self, records: list[Record]) -> None:
+        try:
+            self._deliver(records)
+        except RefusedError as error:
+            if len(records) == 1:
+                self._say(f"MLflow refused a record, which stays in {self._path}: {error}")
+                return
+            for record in records:
+                self._deliver_all([record])
+
+    def _repair(self) -> None:
+        """Leave out a last line that a killed process did not finish."""
+        whole = self._path.read_bytes().rfind(b"\n") + 1
+        if whole != self._path.stat().st_size:
+            os.truncate(self._path, whole)
+
+    def _read_mark(self) -> int:
+        try:
+            return min(int(self._mark.read_text()), self._path.stat().st_size)
+        except (OSError, ValueError):
+            return 0
+
+    def _write_mark(self) -> None:
+        partial = self._mark.with_suffix(".partial")
+        partial.write_text(str(self._delivered))
+        partial.replace(self._mark)

@@ -1,0 +1,162 @@
+"""The command line of `jobs/imagenet_resnet50.py`."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import Field, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    CliApp,
+    InitSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
+
+from metaug_ray.config import PretrainSettings, explain
+from metaug_ray.training.presets import PRESETS
+
+_PROGRAM = "imagenet_resnet50.py"
+
+
+class CommandError(Exception):
+    """Arguments that cannot be used."""
+
+
+def main(arguments: list[str]) -> int:
+    """Runs a pre-training as the arguments say; returns the exit status (1: the run failed, 2: the arguments)."""
+    try:
+        settings, only_print = parse(arguments)
+    except CommandError as error:
+        print(f"{_PROGRAM}: {error}", file=sys.stderr)
+        return 2
+    # Ray, torch and MLflow take seconds to import; wrong arguments are answered before.
+    from metaug_ray.training.trainer import DataError, TrackingError, TrainingError, pretrain, to_yaml
+
+    if only_print:
+        print(to_yaml(settings), end="")
+        return 0
+    try:
+        outcome = pretrain(settings)
+    except (DataError, TrackingError, TrainingError) as error:
+        print(f"{_PROGRAM}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"{_PROGRAM}: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        return 130
+    if outcome.trained_knn is not None and outcome.random_knn is not None:
+        print(f"kNN accuracy: {outcome.random_knn:.1%} before training, {outcome.trained_knn:.1%} after")
+    if outcome.checkpoints:
+        print(f"last checkpoint: {outcome.location}/{outcome.checkpoints[-1]}")
+    if outcome.unsent:
+        print(f"MLflow is away: {outcome.unsent} records wait in {outcome.location}; the same command sends them")
+    print(
+        f"MLflow run {outcome.run_id}; look at it: {_look(outcome.tracking_uri, outcome.experiment_id, outcome.run_id)}"
+    )
+    return 0
+
+
+def parse(arguments: list[str]) -> tuple[PretrainSettings, bool]:
+    """Settings from the command line, then the environment, then `--config`, then `--preset`, then the defaults.
+
+    Returns:
+        The settings, and whether they are only to be printed.
+
+    Raises:
+        CommandError: an argument, variable or file is wrong; with a line for each.
+        SystemExit: after `--help`.
+    """
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--config", type=Path)
+    first.add_argument("--preset")
+    known, _ = first.parse_known_args(arguments)
+    values = _merged(_preset(known.preset), _file(known.config))
+
+    class _Sourced(_Command):
+        @classmethod
+        def settings_customise_sources(
+            cls,
+            settings_cls: type[BaseSettings],
+            init_settings: PydanticBaseSettingsSource,
+            env_settings: PydanticBaseSettingsSource,
+            dotenv_settings: PydanticBaseSettingsSource,
+            file_secret_settings: PydanticBaseSettingsSource,
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            return init_settings, env_settings, InitSettingsSource(settings_cls, values)
+
+    _Sourced.__doc__ = _Command.__doc__
+    try:
+        command = CliApp.run(_Sourced, arguments)
+    except ValidationError as error:
+        raise CommandError(explain(error)) from error
+    except SettingsError as error:
+        raise CommandError(f"{error}; set its parts, such as METAUG_METHOD__BETA") from error
+    chosen = command.model_dump(exclude={"config", "preset", "print_config"})
+    # Relative to where the command was given: workers have other working directories.
+    for part, name in (("data", "beton"), ("health", "knn_beton"), ("checkpoint", "storage"), ("compute", "staging")):
+        place = chosen[part][name]
+        if place is not None and "://" not in str(place):
+            chosen[part][name] = str(Path(place).expanduser().absolute())
+    return PretrainSettings.model_validate(chosen), command.print_config
+
+
+class _Command(PretrainSettings, BaseSettings):
+    """Pre-train encoders with MetAug on a Ray cluster. The defaults are the paper's ImageNet ResNet-50 setting.
+
+    The same command again resumes the run of this name. Each option may also stand in the file of --config, or be an
+    environment variable, such as METAUG_METHOD__BETA=64. The command line is stronger than the environment, which is
+    stronger than the file, which is stronger than the preset.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix="METAUG_",
+        env_nested_delimiter="__",
+        cli_prog_name=_PROGRAM,
+        cli_kebab_case=True,
+        cli_implicit_flags=True,
+        cli_avoid_json=True,
+        cli_hide_none_type=True,
+    )
+
+    preset: Literal["imagenet_resnet50", "demo"] = "imagenet_resnet50"
+    """starting point: imagenet_resnet50, or demo: five minutes on two CPU cores, on drawn shapes"""
+    config: Path | None = Field(None)
+    """YAML file of settings, such as --print-config writes"""
+    print_config: bool = False
+    """print all settings as YAML, and do nothing else"""
+
+
+def _preset(name: str | None) -> dict[str, Any]:
+    # Where it is none of them, the settings say so.
+    return _merged({"data": {}}, PRESETS.get(name or "", {}))
+
+
+def _file(path: Path | None) -> dict[str, Any]:
+    if path is None:
+        return {}
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise CommandError(f"config: {path} cannot be read ({' '.join(str(error).split())})") from error
+    if not isinstance(content, dict):
+        raise CommandError(f"config: {path} holds no settings by name; write one with --print-config")
+    return content
+
+
+def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(below)
+    for name, value in above.items():
+        old = merged.get(name)
+        merged[name] = _merged(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def _look(uri: str, experiment: str, run: str) -> str:
+    if uri.startswith("http"):
+        return f"{uri.rstrip('/')}/#/experiments/{experiment}/runs/{run}"
+    return (
+        f"uv run mlflow ui --backend-store-uri {uri}, then http://127.0.0.1:5000/#/experiments/{experiment}/runs/{run}"
+    )

@@ -1,0 +1,124 @@
+"""kNN accuracy of the encoders while they train, shared out over the ranks."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from numpy.typing import NDArray
+from torch import Tensor
+
+from metaug_ray.config import PretrainSettings
+from metaug_ray.data.loader import EvaluationLoader
+from metaug_ray.data.manifest import Manifest, read_manifest
+from metaug_ray.data.randomness import Draws
+from metaug_ray.evaluation.knn import weighted_knn
+from metaug_ray.method import distributed
+from metaug_ray.method.model import Model
+from metaug_ray.method.views import split_views
+
+_BATCH = 100
+
+
+class OnlineKnn:
+    """A fixed choice of labelled images: references of the training beton, queries of it or of another one.
+
+    Args:
+        settings: of the run.
+        beton: the training beton, as this rank reads it.
+        queries: the beton whose images are classified; None to take the training beton's, without the references.
+        cpus, device, rank, world_size: of this rank.
+        group: the ranks; None for the default group, or for this process alone where there is none.
+    """
+
+    def __init__(
+        self,
+        settings: PretrainSettings,
+        beton: Path,
+        queries: Path | None,
+        *,
+        cpus: int,
+        device: torch.device,
+        rank: int = 0,
+        world_size: int = 1,
+        group: dist.ProcessGroup | None = None,
+    ) -> None:
+        manifest = read_manifest(beton)
+        self._classes = len(manifest.classes)
+        self._settings, self._device, self._group = settings.health, device, group
+        self._views = settings.model.views
+        chosen = _shuffled(manifest)
+        references = min(settings.health.knn_references, manifest.samples if queries else manifest.samples * 4 // 5)
+        if queries is None:
+            queries, asked = beton, chosen[references : references + settings.health.knn_queries]
+        else:
+            asked = _shuffled(read_manifest(queries))[: settings.health.knn_queries]
+        # A number that a worker's share of a small data set fills.
+        batch = max(1, min(_BATCH, math.ceil(len(asked) / world_size)))
+        self._references, self._queries = (
+            EvaluationLoader(
+                source,
+                batch,
+                settings.data.image_size,
+                cpus=cpus,
+                device=device,
+                images=np.sort(images),
+                rank=rank,
+                world_size=world_size,
+            )
+            for source, images in ((beton, chosen[:references]), (queries, asked))
+        )
+
+    def accuracy(self, model: Model) -> float:
+        """Share of the queries that the vote of their nearest references gets right. A collective call."""
+        references, reference_labels, valid = self._representations(model, self._references)
+        references, reference_labels = (_gathered(part, self._group) for part in (references, reference_labels))
+        # As bytes: not every backend moves truth values.
+        valid = _gathered(valid.byte(), self._group).bool()
+        queries, labels, asked = self._representations(model, self._queries)
+        predictions = weighted_knn(
+            references[valid],
+            reference_labels[valid],
+            queries[asked],
+            classes=self._classes,
+            neighbours=self._settings.knn_neighbours,
+            temperature=self._settings.knn_temperature,
+        )
+        counts = torch.stack([(predictions == labels[asked]).sum(), asked.sum()]).double()
+        right, total = distributed.all_reduce(counts, dist.ReduceOp.SUM, self._group).tolist()
+        return float(right / total)
+
+    def _representations(self, model: Model, loader: EvaluationLoader) -> tuple[Tensor, Tensor, Tensor]:
+        """Representations of all views side by side [n, V H], labels [n] and validity [n] of this rank's images."""
+        encoder = model.eager_encoder
+        training = encoder.training
+        encoder.eval()
+        parts = []
+        try:
+            with torch.inference_mode():
+                for batch in loader:
+                    views = split_views(batch.images, self._views)
+                    with model.precision(views):
+                        representations = encoder(views).representations
+                    parts.append((representations.transpose(0, 1).flatten(1).float(), batch.labels, batch.valid))
+        finally:
+            encoder.train(training)
+        features, labels, valid = (torch.cat(column) for column in zip(*parts, strict=True))
+        return features, labels, valid & (labels >= 0)
+
+
+def _shuffled(manifest: Manifest) -> NDArray[np.int64]:
+    """All indices in an order of its own for every data set size: betons are often sorted by class."""
+    everything = np.arange(manifest.samples)
+    return np.argsort(Draws(0, 0, everything).uniform("knn"), kind="stable")
+
+
+def _gathered(part: Tensor, group: dist.ProcessGroup | None) -> Tensor:
+    """The ranks' tensors, which are of one shape, one after the other."""
+    ranks = distributed.world_size(group)
+    if ranks == 1:
+        return part
+    gathered = part.new_empty(ranks * len(part), *part.shape[1:])
+    dist.all_gather_into_tensor(gathered, part.contiguous(), group)
+    return gathered

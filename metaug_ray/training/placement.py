@@ -1,0 +1,124 @@
+"""How many workers a run has, and what each gets; refused at once, with the arithmetic, where the cluster is too small.
+
+Ray itself would wait for ever for what a cluster cannot hold.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from metaug_ray.config import PretrainSettings
+from metaug_ray.training.errors import TrainingError
+
+Resources = Mapping[str, float]
+"""What one node has in all, by Ray's names: CPU, GPU, memory (bytes)."""
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Workers of a run.
+
+    Attributes:
+        workers: how many; the most, where training is elastic.
+        min_workers: the least.
+        cpus: of each worker.
+        gpu: whether each has a GPU.
+    """
+
+    workers: int
+    min_workers: int
+    cpus: int
+    gpu: bool
+
+
+def place(settings: PretrainSettings, nodes: Sequence[Resources], samples: int) -> Placement:
+    """Choose what the settings leave open.
+
+    Args:
+        settings: of the run.
+        nodes: the cluster's.
+        samples: N, images in the data set.
+
+    Raises:
+        TrainingError: the cluster cannot hold the workers or the memory bank, or the batch does not divide among them.
+    """
+    compute = settings.compute
+    gpus, cpus = (int(sum(node.get(kind, 0) for node in nodes)) for kind in ("GPU", "CPU"))
+    if compute.device == "gpu" and not gpus:
+        raise TrainingError(f"compute.device: gpu, but the cluster has none ({_described(nodes)}); set it to cpu")
+    gpu = compute.device == "gpu" or (compute.device == "auto" and gpus > 0)
+    useful = [node for node in nodes if node.get("GPU" if gpu else "CPU", 0) >= 1]
+    if not useful:
+        raise TrainingError(f"the cluster has no CPUs ({_described(nodes)}); wait for its nodes, or start some")
+    workers = compute.workers or (gpus if gpu else len(useful))
+    least = compute.min_workers or workers
+
+    if gpu and workers > gpus:
+        raise TrainingError(
+            f"compute.workers: {workers} workers x 1 GPU = {workers} GPUs, but the cluster has {gpus} "
+            f"({_described(nodes)}); ask for at most {gpus}"
+        )
+    share = compute.cpus_per_worker or _equal_share(workers, useful, gpu)
+    fitting = sum(_fitting(node, share, gpu) for node in useful)
+    if workers > fitting:
+        raise TrainingError(
+            f"compute.workers: {workers} workers x {share} CPUs{' and 1 GPU' if gpu else ''} = {workers * share} CPUs, "
+            f"but the cluster has room for {fitting} of them in {cpus} CPUs ({_described(nodes)}); ask for fewer "
+            "workers, or set compute.cpus_per_worker lower"
+        )
+    for count in range(least, workers + 1):
+        try:
+            settings.images_per_worker(count)
+        except ValueError as error:
+            raise TrainingError(str(error)) from error
+    if samples < settings.training.batch_size:
+        raise TrainingError(
+            f"training.batch_size: {settings.training.batch_size} images, but {settings.data.beton} holds {samples:,}; "
+            "use a smaller batch or more images"
+        )
+    if not gpu:
+        _check_bank(settings, useful, least, share, samples)
+    return Placement(workers, least, share, gpu)
+
+
+def bank_bytes(settings: PretrainSettings, samples: int, workers: int) -> int:
+    """Memory of the bank's rows that each of so many workers owns."""
+    number = {"float32": 4, "bfloat16": 2}[settings.bank.precision]
+    return -(-samples // workers) * len(settings.model.views) * settings.model.feature_size * number
+
+
+def _check_bank(settings: PretrainSettings, nodes: Sequence[Resources], workers: int, cpus: int, samples: int) -> None:
+    share = bank_bytes(settings, samples, workers)
+    for node in nodes:
+        here = min(workers, _fitting(node, cpus, gpu=False))
+        memory = node.get("memory", float("inf"))
+        if here * share > memory:
+            gib = 2.0**30
+            raise TrainingError(
+                f"bank: {samples:,} images x {len(settings.model.views)} views x {settings.model.feature_size} numbers "
+                f"/ {workers} workers = {share / gib:.1f} GiB for each, and {here} of them on a node of "
+                f"{memory / gib:.1f} GiB; add nodes, or set bank.precision bfloat16 or model.feature_size lower"
+            )
+
+
+def _equal_share(workers: int, nodes: Sequence[Resources], gpu: bool) -> int:
+    """CPUs for each worker, so that all fit."""
+    if gpu:
+        return max(1, min(int(node.get("CPU", 0) // max(1, node["GPU"])) for node in nodes))
+    share = max(int(node["CPU"]) for node in nodes)
+    while share > 1 and sum(_fitting(node, share, gpu) for node in nodes) < workers:
+        share -= 1
+    return share
+
+
+def _fitting(node: Resources, cpus: int, gpu: bool) -> int:
+    """Workers that a node has room for."""
+    by_cpu = int(node.get("CPU", 0) // cpus)
+    return min(by_cpu, int(node.get("GPU", 0))) if gpu else by_cpu
+
+
+def _described(nodes: Sequence[Resources]) -> str:
+    parts = [f"{node.get('CPU', 0):g} CPUs and {node.get('GPU', 0):g} GPUs" for node in nodes[:4]]
+    more = f" and {len(nodes) - 4} nodes more" if len(nodes) > 4 else ""
+    return (
+        f"nodes of {'; '.join(parts)}{more}" if len(nodes) > 1 else f"one node of {parts[0]}" if parts else "no nodes"
+    )

@@ -1,0 +1,193 @@
+"""Everything that a run is: built from settings, saved in a checkpoint, loaded from one."""
+
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
+
+from metaug_ray.config import MethodSettings, PretrainSettings
+from metaug_ray.method import contrast, distributed
+from metaug_ray.method.algorithm import MetaStep, MetAug
+from metaug_ray.method.encoders import MultiViewEncoder
+from metaug_ray.method.generators import Generators
+from metaug_ray.method.memory_bank import MemoryBank
+from metaug_ray.method.model import Model
+from metaug_ray.method.objective import Contrast, Objective
+from metaug_ray.training.optimizers import make_optimizer
+
+
+@dataclass
+class TrainingState:
+    """A run between two steps. Nothing else moves: every draw (order, augmentation, negatives) is a function of seed
+    and step."""
+
+    metaug: MetAug
+    step: int = 0
+    """Steps made, skipped ones among them."""
+    skipped: int = 0
+    """Steps skipped because a loss or gradient was not finite."""
+    skipped_in_row: int = 0
+    seconds: float = 0.0
+    """Time spent in training, over all restarts."""
+    base_rates: dict[str, float] = field(default_factory=dict)
+    """Learning rates at the full height of the schedule, by optimiser."""
+
+    @property
+    def optimizers(self) -> dict[str, tuple[nn.Module, Optimizer]]:
+        """Each optimiser, with the module that holds its parameters."""
+        metaug = self.metaug
+        encoder = metaug.model.eager_encoder
+        named: dict[str, tuple[nn.Module | None, Optimizer | None]] = {
+            "encoder": (encoder.encoders, metaug.encoder_optimizer),
+            "head": (encoder.heads, metaug.head_optimizer),
+            "generator": (metaug.model.generators, metaug.generator_optimizer),
+        }
+        return {name: (module, opt) for name, (module, opt) in named.items() if module is not None and opt is not None}
+
+    def set_learning_rates(self, factor: float) -> None:
+        """Give each optimiser `factor` times its base rate."""
+        for name, (_, optimizer) in self.optimizers.items():
+            for group in optimizer.param_groups:
+                group["lr"] = factor * self.base_rates[name]
+
+    def networks(self) -> dict[str, Any]:
+        """Weights and statistics of encoders, heads and generators, and the bank's rows: what a warm start takes."""
+        model = self.metaug.model
+        networks = {"encoder": model.eager_encoder.state_dict(), "bank": self.metaug.bank.state_dict()}
+        if model.generators is not None:
+            networks["generators"] = model.generators.state_dict()
+        return networks
+
+    def state_dict(self) -> dict[str, Any]:
+        """For `torch.distributed.checkpoint`: tensors as they are, the bank's rows as a sharded `DTensor`.
+
+        A collective call: it gives all ranks the first rank's batch-norm statistics, as DDP does before the next step.
+        """
+        model = self.metaug.model
+        for module in (model.eager_encoder, model.generators):
+            if module is not None:
+                distributed.broadcast_buffers(module, model.group)
+        state = self.networks()
+        state["objective"] = model.objective.state_dict()
+        state["optimizers"] = {
+            name: get_optimizer_state_dict(module, optimizer) for name, (module, optimizer) in self.optimizers.items()
+        }
+        state["progress"] = {name: getattr(self, name) for name in ("step", "skipped", "skipped_in_row", "seconds")}
+        return state
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over a state in the form of :meth:`state_dict`, loaded by `torch.distributed.checkpoint`."""
+        model = self.metaug.model
+        model.eager_encoder.load_state_dict(state["encoder"])
+        if model.generators is not None:
+            model.generators.load_state_dict(state["generators"])
+        self.metaug.bank.load_state_dict(state["bank"])
+        model.objective.load_state_dict(state["objective"])
+        for name, (module, optimizer) in self.optimizers.items():
+            set_optimizer_state_dict(module, optimizer, state["optimizers"][name])
+        for name, value in state["progress"].items():
+            setattr(self, name, value)
+
+
+def build_state(
+    settings: PretrainSettings, samples: int, device: torch.device, group: dist.ProcessGroup | None = None
+) -> TrainingState:
+    """A run before its first step, the same on every rank of the group.
+
+    Args:
+        settings: of the run.
+        samples: N, images in the data set.
+        device: of this rank.
+        group: ranks that train together; None for the default group, or for this process alone where there is none.
+    """
+    chosen, training = settings.model, settings.training
+    # What is drawn here must not depend on, nor disturb, what the process drew before.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)
+        networks = MultiViewEncoder(
+            chosen.views,
+            chosen.encoder,
+            width=chosen.width,
+            small_images=chosen.small_images,
+            feature_size=chosen.feature_size,
+        ).to(device)
+        generators = (
+            Generators(len(chosen.views), chosen.feature_size, settings.method.generator_hidden_size).to(device)
+            if settings.method.generators
+            else None
+        )
+    if settings.compute.channels_last:
+        networks = networks.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    encoder_optimizer = make_optimizer([networks.encoders], training.encoder)
+    head_optimizer = make_optimizer([networks.heads], training.head)
+    generator_optimizer = None if generators is None else make_optimizer([generators], training.generator)
+
+    encoder: nn.Module = torch.compile(networks) if settings.compute.compile else networks  # type: ignore[assignment]
+    if distributed.world_size(group) > 1:
+        encoder = DistributedDataParallel(
+            encoder,
+            device_ids=[device] if device.type == "cuda" else None,
+            process_group=group,
+            gradient_as_bucket_view=True,
+        )
+    pairs = len(chosen.views) * (len(chosen.views) - 1)
+    objective = Objective(
+        make_contrast(settings.method, pairs, group),
+        delta=settings.method.delta,
+        alpha=settings.method.alpha,
+        margin=settings.method.margin,
+    ).to(device)
+    metaug = MetAug(
+        Model(encoder, generators, objective, torch.bfloat16 if training.precision == "bfloat16" else None, group),
+        MemoryBank(
+            samples,
+            len(chosen.views),
+            chosen.feature_size,
+            negatives=settings.bank.negatives,
+            sampling=settings.bank.sampling,
+            momentum=settings.bank.momentum,
+            seed=settings.seed,
+            dtype=getattr(torch, settings.bank.precision),
+            device=device,
+            group=group,
+        ),
+        encoder_optimizer,
+        generator_optimizer,
+        MetaStep(**settings.method.meta.model_dump()),
+        head_optimizer=head_optimizer,
+        clip_norm=training.clip_norm,
+        accumulation=training.accumulation,
+    )
+    rates = {name: getattr(training, name).learning_rate for name in ("encoder", "head", "generator")}
+    return TrainingState(metaug, base_rates=rates)
+
+
+def make_contrast(settings: MethodSettings, pairs: int, group: dist.ProcessGroup | None = None) -> Contrast:
+    """The contrast that the settings name, for P ordered pairs of views."""
+    beta, gamma, temperature = settings.beta, settings.gamma, settings.temperature
+    match settings.contrast:
+        case "unified":
+            return partial(contrast.unified_contrast, beta=beta, gamma=gamma)
+        case "unified_eq8":
+            return partial(contrast.unified_contrast_eq8, beta=beta, margin=settings.eq8_margin)
+        case "unified_attenuated":
+            return partial(contrast.unified_contrast_attenuated, beta=beta, gamma=gamma, phi=settings.phi)
+        case "info_nce":
+            return partial(contrast.info_nce, temperature=temperature)
+        case "debiased_info_nce":
+            return partial(contrast.debiased_info_nce, temperature=temperature, class_prior=settings.class_prior)
+        case "hard_info_nce":
+            return partial(
+                contrast.hard_info_nce,
+                temperature=temperature,
+                class_prior=settings.class_prior,
+                concentration=settings.concentration,
+            )
+        case "nce":
+            return contrast.NoiseContrastiveEstimation(pairs, temperature=temperature, group=group)

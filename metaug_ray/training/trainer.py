@@ -1,0 +1,304 @@
+"""One pre-training run, from the driver: checked, started, watched and brought to its end."""
+
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.exceptions
+import yaml
+from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
+from ray.train.torch import TorchConfig, TorchTrainer
+from ray.util.queue import Queue
+
+from metaug_ray.config import PretrainSettings
+from metaug_ray.data.errors import DataError
+from metaug_ray.data.manifest import Manifest, read_manifest
+from metaug_ray.data.staging import fetch_manifest
+from metaug_ray.tracking.runs import RunStatus, RunTracker, TrackingError
+from metaug_ray.training.errors import TrainingError
+from metaug_ray.training.monitor import ControllerMessages, Monitor, describe_failures
+from metaug_ray.training.placement import Placement, place
+from metaug_ray.training.progress_line import duration
+from metaug_ray.training.resume import check_resumable, fixed_settings
+from metaug_ray.training.run_folder import RunFolder
+from metaug_ray.training.worker import STOPPED, run_worker
+
+_HOME = Path("~/metaug_ray").expanduser()
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A finished run.
+
+    Attributes:
+        name: of the run.
+        location: its folder or URI.
+        checkpoints: whole ones, oldest first.
+        random_knn: kNN accuracy of the encoders before training; None without labels.
+        trained_knn: and after it.
+        tracking_uri, experiment_id, run_id: where MLflow has it.
+        unsent: records that MLflow has not got yet, because it is away.
+    """
+
+    name: str
+    location: str
+    checkpoints: list[str]
+    random_knn: float | None
+    trained_knn: float | None
+    tracking_uri: str
+    experiment_id: str
+    run_id: str
+    unsent: int = 0
+
+
+def say(text: str) -> None:
+    """Print a line to the job's log at once."""
+    print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)
+
+
+def pretrain(settings: PretrainSettings) -> Outcome:
+    """Train to the end, or go on with the run of this name.
+
+    Whatever can be known to be wrong is found before a worker starts.
+
+    Raises:
+        TrainingError: settings, storage or cluster do not allow the run, or workers failed more often than allowed.
+        DataError: the beton is missing or broken.
+        TrackingError: MLflow cannot be reached at the start.
+    """
+    manifest = _manifest(settings)
+    _check_knn(settings, manifest)
+    folder = RunFolder(settings.checkpoint.storage, settings.name)
+    folder.make()
+    lock = folder.lock()
+    try:
+        return _pretrain(settings, folder, manifest)
+    finally:
+        if lock is not None:
+            lock.release()
+
+
+def _pretrain(settings: PretrainSettings, folder: RunFolder, manifest: Manifest) -> Outcome:
+    record = folder.record
+    if record is None:
+        record = {
+            "settings": settings.model_dump(mode="json"),
+            "fixed": fixed_settings(settings),
+            "data": {"beton": settings.data.beton, "sha256": manifest.sha256, "samples": manifest.samples},
+        }
+    else:
+        check_resumable(record, settings, manifest.sha256)
+    fork = None if folder.checkpoints() or settings.fork is None else _fork(settings, manifest)
+    tracker = RunTracker(
+        settings.tracking.uri,
+        settings.tracking.experiment,
+        settings.name,
+        folder.location,
+        Path(folder.location, "tracking") if folder.local else _HOME / "tracking" / settings.name,
+        say,
+    )
+    with _ended(tracker) as outcome:
+        if "finished" in record:
+            say(f"run {settings.name!r} is finished already; give another --name to train again")
+        else:
+            with _cluster(settings):
+                placement = place(settings, _nodes(), manifest.samples)
+                folder.write_record(record | {"mlflow": {"uri": tracker.uri, "run_id": tracker.run_id}})
+                tracker.settings(
+                    settings.model_dump(mode="json"),
+                    record["fixed"] | {"data.sha256": manifest.sha256},
+                    to_yaml(settings),
+                )
+                say(_announcement(settings, manifest, placement, folder, tracker))
+                for name in folder.remove_unfinished():
+                    say(f"removed {name}, which was not written to its end")
+                _fit(settings, folder, tracker, placement, record, fork)
+            folder.write_record(record | {"finished": time.time()})
+            tracker.curves()
+    knn = tracker.series.get("knn/accuracy", [])
+    return Outcome(
+        settings.name,
+        folder.location,
+        folder.checkpoints(),
+        next((value for step, value in knn if step == 0), None),
+        knn[-1][1] if knn and knn[-1][0] > 0 else None,
+        tracker.uri,
+        tracker.experiment_id,
+        tracker.run_id,
+        outcome["unsent"],
+    )
+
+
+def to_yaml(settings: PretrainSettings) -> str:
+    """All settings, as a file that `--config` takes."""
+    text: str = yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False)
+    return text
+
+
+def _manifest(settings: PretrainSettings) -> Manifest:
+    beton = settings.data.beton
+    return fetch_manifest(beton) if "://" in beton else read_manifest(Path(beton))
+
+
+def _check_knn(settings: PretrainSettings, manifest: Manifest) -> None:
+    queries = settings.health.knn_beton
+    if queries is None or not settings.health.knn_every:
+        return
+    if not manifest.classes:
+        raise TrainingError(
+            f"health.knn_beton: {settings.data.beton} has no labels that could vote; leave health.knn_beton out"
+        )
+    other = fetch_manifest(queries) if "://" in queries else read_manifest(Path(queries))
+    if other.classes != manifest.classes:
+        raise TrainingError(
+            f"health.knn_beton: {queries} has {len(other.classes)} classes ({', '.join(other.classes[:3])}...), and "
+            f"{settings.data.beton} {len(manifest.classes)} ({', '.join(manifest.classes[:3])}...); give the same ones"
+        )
+
+
+def _fork(settings: PretrainSettings, manifest: Manifest) -> dict[str, str]:
+    """Where a warm start finds its weights."""
+    other = RunFolder(settings.checkpoint.storage, str(settings.fork))
+    record, names = other.record, other.checkpoints()
+    if record is None or not names:
+        raise TrainingError(f"fork: {other.location} is no run with a checkpoint; give the name of one")
+    old, new = record["fixed"]["model"], fixed_settings(settings)["model"]
+    if old != new:
+        raise TrainingError(
+            f"fork: the networks of {settings.fork!r} are others: {old}, not {new}; keep model.* as it was"
+        )
+    same = record["data"]["sha256"] == manifest.sha256
+    return {
+        "storage": settings.checkpoint.storage,
+        "name": str(settings.fork),
+        "checkpoint": names[-1],
+        "bank": "same" if same else "new",
+    }
+
+
+@contextmanager
+def _ended(tracker: RunTracker) -> Iterator[dict[str, int]]:
+    """Give MLflow the run's state at the end, however it ends."""
+    outcome = {"unsent": 0}
+    status: RunStatus = "FINISHED"
+    try:
+        yield outcome
+    except (KeyboardInterrupt, SystemExit):
+        status = "KILLED"
+        raise
+    except BaseException:
+        status = "FAILED"
+        raise
+    finally:
+        # A job that is stopped has three seconds; what does not arrive now arrives at the next start.
+        outcome["unsent"] = tracker.close(status, patience=60.0 if status == "FINISHED" else 2.0)
+
+
+@contextmanager
+def _cluster(settings: PretrainSettings) -> Iterator[None]:
+    # A slow machine takes longer than the minute that Ray Train gives workers to start.
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "60" if settings.compute.min_workers else "300")
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
+    already = ray.is_initialized()
+    try:
+        if not already:
+            # The monitor says what users want to know; Ray's own lines stay in its log files.
+            ray.init(address=settings.compute.address, logging_level="WARNING", log_to_driver=False)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise TrainingError(
+            f"compute.address: no Ray cluster at {settings.compute.address or os.environ.get('RAY_ADDRESS')} "
+            f"({str(error).splitlines()[0]}); start one with `ray start --head`, or leave the address out"
+        ) from error
+    try:
+        yield
+    finally:
+        if not already:
+            ray.shutdown()
+
+
+def _nodes() -> list[dict[str, float]]:
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def _fit(
+    settings: PretrainSettings,
+    folder: RunFolder,
+    tracker: RunTracker,
+    placement: Placement,
+    record: dict[str, Any],
+    fork: dict[str, str] | None,
+) -> None:
+    queue = Queue(actor_options={"num_cpus": 0})
+    monitor = Monitor(settings, queue, tracker, folder, say)
+    elastic = placement.min_workers < placement.workers
+    trainer = TorchTrainer(
+        run_worker,
+        train_loop_config={
+            "settings": settings.model_dump(mode="json"),
+            "cpus": placement.cpus,
+            "queue": queue,
+            "record": record,
+            "fork": fork,
+        },
+        scaling_config=ScalingConfig(
+            num_workers=(placement.min_workers, placement.workers) if elastic else placement.workers,
+            use_gpu=placement.gpu,
+            resources_per_worker={"CPU": placement.cpus} | ({"GPU": 1} if placement.gpu else {}),
+        ),
+        torch_config=TorchConfig(backend="nccl" if placement.gpu else "gloo"),
+        run_config=RunConfig(
+            name=settings.name,
+            storage_path=folder.storage,
+            failure_config=FailureConfig(max_failures=settings.compute.max_failures),
+            checkpoint_config=CheckpointConfig(num_to_keep=settings.checkpoint.keep),
+            callbacks=[ControllerMessages(queue)],
+            # numba makes as many threads as the machine has CPUs, whatever a worker's share is.
+            worker_runtime_env={"env_vars": {"NUMBA_NUM_THREADS": str(placement.cpus)}},
+        ),
+    )
+    began = time.monotonic()
+    try:
+        result = trainer.fit()
+    except TrainingFailedError as error:
+        failures = getattr(error, "worker_failures", None)
+        reason = describe_failures(failures) if failures else str(error).strip().splitlines()[-1]
+        raise TrainingError(
+            f"{reason}; given up after {monitor.restarts} failures. The same command goes on from the last checkpoint "
+            f"({(folder.checkpoints() or ['none yet'])[-1]})"
+        ) from error
+    except ray.exceptions.RayError as error:
+        raise TrainingError(
+            f"Ray lost the run ({type(error).__name__}: {str(error).splitlines()[0]}); the same command goes on from "
+            "the last checkpoint"
+        ) from error
+    finally:
+        # Not where the driver itself is being stopped: there is no time.
+        if not isinstance(sys.exc_info()[1], KeyboardInterrupt | SystemExit):
+            monitor.close()
+    stopped = (result.return_value or {}).get(STOPPED)
+    if stopped is not None:
+        raise TrainingError(stopped)
+    say(f"run {settings.name!r} is finished after {duration(time.monotonic() - began)}")
+
+
+def _announcement(
+    settings: PretrainSettings, manifest: Manifest, placement: Placement, folder: RunFolder, tracker: RunTracker
+) -> str:
+    workers = f"{placement.workers} worker{'s' if placement.workers > 1 else ''}"
+    if placement.min_workers < placement.workers:
+        workers = f"{placement.min_workers} to {placement.workers} workers"
+    each = "1 GPU and " if placement.gpu else ""
+    return (
+        f"run {settings.name!r}: {manifest.samples:,} images, {settings.training.epochs} epochs of batches of "
+        f"{settings.training.batch_size}, {workers} with {each}{placement.cpus} CPUs; kept in {folder.location}; "
+        f"MLflow run {tracker.run_id} at {tracker.uri}"
+    )
+
+
+__all__ = ["DataError", "Outcome", "TrackingError", "TrainingError", "pretrain", "say", "to_yaml"]
