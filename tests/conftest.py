@@ -4,6 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from metaug_ray.config import EncodingSettings, PrepareSettings, SourceSettings
+from metaug_ray.data.prepare import prepare
+
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
@@ -17,6 +20,21 @@ def cifar10_parquet() -> Path:
 def imagenet_sample() -> Path:
     """125 JPEGs of ImageNet in synset folders."""
     return _shared("imagenet_sample", "n01440764")
+
+
+@pytest.fixture(scope="session")
+def shapes_beton(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """96 labelled shapes of 32 px."""
+    output = tmp_path_factory.mktemp("shapes") / "shapes.beton"
+    prepare(
+        PrepareSettings(
+            source=SourceSettings(kind="shapes", count=96, size=32),
+            encoding=EncodingSettings(preset="small"),
+            output=output,
+            workers=1,
+        )
+    )
+    return output
 
 
 def _shared(name: str, content: str) -> Path:

@@ -9,6 +9,7 @@ from metaug_ray.config import (
     ColorJitterSettings,
     EncodingSettings,
     PrepareSettings,
+    PretrainSettings,
     RandAugmentSettings,
     SourceSettings,
     explain,
@@ -16,7 +17,7 @@ from metaug_ray.config import (
 )
 
 
-def refusal(model: type[Any], **fields: object) -> str:
+def refusal(model: type[Any], /, **fields: object) -> str:
     with pytest.raises(ValidationError) as caught:
         model(**fields)
     return explain(caught.value)
@@ -116,3 +117,131 @@ def test_globs_relative_and_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert matching_files(f"{tmp_path}/*/*.parquet") == [tmp_path / "a/2.parquet", tmp_path / "b/1.parquet"]
     monkeypatch.chdir(tmp_path)
     assert matching_files("**/*.parquet") == [Path("a/2.parquet"), Path("b/1.parquet")]
+
+
+def pretrain(**fields: Any) -> dict[str, Any]:
+    """Fields of a run by dotted names, on top of what is required."""
+    nested: dict[str, Any] = {"data": {"beton": "x.beton"}}
+    for name, value in fields.items():
+        *groups, last = name.split("__")
+        inner = nested
+        for group in groups:
+            inner = inner.setdefault(group, {})
+        inner[last] = value
+    return nested
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *(("name", value) for value in ("", "a/b", "-a", "x" * 101)),
+        *(("fork", value) for value in ("", "imagenet_resnet50")),
+        *(("seed", value) for value in (-1, 2**31, 0.5)),
+        *(("data.beton", value) for value in ("", None)),
+        *(("data.image_size", value) for value in (15, 1025)),
+        *(("data.augmentation.flip", value) for value in (-0.1, 1.1)),
+        *(("model.views", value) for value in (["l"], ["l", "l"], ["l", "hsv"])),
+        *(("model.encoder", value) for value in ("vit",)),
+        *(("model.width", value) for value in (0.75, 4)),
+        *(("model.small_images", value) for value in ("maybe",)),
+        *(("model.feature_size", value) for value in (1, 4097)),
+        *(("method.contrast", value) for value in ("simclr",)),
+        *(("method.beta", value) for value in (0, -1, float("inf"))),
+        *(("method.gamma", value) for value in (-0.1, 1.1)),
+        *(("method.eq8_margin", value) for value in (-1.1, 1.1)),
+        *(("method.phi", value) for value in (0.9,)),
+        *(("method.temperature", value) for value in (0,)),
+        *(("method.class_prior", value) for value in (-0.1, 1)),
+        *(("method.concentration", value) for value in (-1,)),
+        *(("method.generators", value) for value in ("maybe",)),
+        *(("method.generator_hidden_size", value) for value in (7, 65_537)),
+        *(("method.delta", value) for value in (-1e-9, float("nan"))),
+        *(("method.alpha", value) for value in (-1e-9,)),
+        *(("method.margin", value) for value in ("huge",)),
+        *(("method.meta.schedule", value) for value in ("later",)),
+        *(("method.meta.mode", value) for value in ("double_backward",)),
+        *(("method.meta.virtual_learning_rate", value) for value in (0,)),
+        *(("method.meta.every", value) for value in (0,)),
+        *(("bank.negatives", value) for value in (0,)),
+        *(("bank.sampling", value) for value in ("all",)),
+        *(("bank.momentum", value) for value in (-0.1, 1)),
+        *(("bank.precision", value) for value in ("float16",)),
+        *(("training.epochs", value) for value in (0, 100_001)),
+        *(("training.batch_size", value) for value in (1,)),
+        *(("training.accumulation", value) for value in (0, 3)),
+        *(("training.precision", value) for value in ("float16",)),
+        *((f"training.{name}.kind", "adagrad") for name in ("encoder", "head", "generator")),
+        *((f"training.{name}.learning_rate", 0) for name in ("encoder", "head", "generator")),
+        *(("training.encoder.momentum", value) for value in (-0.1, 1)),
+        *(("training.encoder.weight_decay", value) for value in (-0.1, 1)),
+        *(("training.encoder.decay_norm_and_bias", value) for value in ("maybe",)),
+        *(("training.schedule.kind", value) for value in ("exponential",)),
+        *(("training.schedule.warmup_epochs", value) for value in (-1, 241)),
+        *(("training.schedule.milestones", value) for value in ([3, 2], [-1], [2, 2])),
+        *(("training.schedule.decay", value) for value in (0, 1)),
+        *(("training.schedule.final", value) for value in (-0.1, 1)),
+        *(("training.clip_norm", value) for value in (0,)),
+        *(("training.nonfinite_limit", value) for value in (0,)),
+        *(("compute.address", value) for value in ("",)),
+        *(("compute.device", value) for value in ("tpu",)),
+        *(("compute.workers", value) for value in (0, 4097, 3)),
+        *(("compute.min_workers", value) for value in (0, 2)),
+        *(("compute.cpus_per_worker", value) for value in (0, 1025)),
+        *(("compute.compile", value) for value in ("maybe",)),
+        *(("compute.channels_last", value) for value in ("maybe",)),
+        *(("compute.max_failures", value) for value in (-1,)),
+        *(("checkpoint.storage", value) for value in ("",)),
+        *(("checkpoint.every_steps", value) for value in (0,)),
+        *(("checkpoint.every_minutes", value) for value in (0, None)),
+        *(("checkpoint.keep", value) for value in (0, 1001)),
+        *(("checkpoint.asynchronous", value) for value in ("maybe",)),
+        *(("health.log_every", value) for value in (0,)),
+        *(("health.knn_every", value) for value in (-1,)),
+        *(("health.knn_beton", value) for value in ("",)),
+        *(("health.knn_references", value) for value in (9,)),
+        *(("health.knn_queries", value) for value in (9,)),
+        *(("health.knn_neighbours", value) for value in (0,)),
+        *(("health.knn_temperature", value) for value in (0,)),
+        *(("health.collapse_below", value) for value in (-0.1, 1)),
+        *(("tracking.uri", value) for value in ("",)),
+        *(("tracking.experiment", value) for value in ("",)),
+        *((f"{group}unknown", 1) for group in ("", "data.", "model.", "method.", "method.meta.", "bank.", "training.")),
+        *((f"{group}unknown", 1) for group in ("compute.", "checkpoint.", "health.", "tracking.", "training.encoder.")),
+    ],
+)
+def test_every_field_of_a_run_refuses_what_is_out_of_range(field: str, value: object) -> None:
+    lines = refusal(PretrainSettings, **pretrain(**{field.replace(".", "__"): value}))
+    # The batch is what does not divide.
+    named = {"training.accumulation": "training.batch_size", "compute.workers": "training.batch_size"}
+    assert lines.startswith((field, named.get(field, field))), lines
+    PretrainSettings(**pretrain())
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (
+            {"training__batch_size": 100, "compute__workers": 3},
+            "training.batch_size: 100 images among 3 workers leave each 33.3333; expected a whole number and at least",
+        ),
+        (
+            {
+                "training__batch_size": 120,
+                "compute__workers": 4,
+                "compute__min_workers": 1,
+                "training__accumulation": 4,
+            },
+            "training.batch_size: 120 images among 4 workers in 4 parts leave each 7.5; expected",
+        ),
+        (
+            {"data__beton": "s3://bucket/x.beton"},
+            "compute.staging: s3://bucket/x.beton is not a local file, so say where",
+        ),
+        (
+            {"model__encoder": "conv", "data__image_size": 32},
+            "data.image_size: the conv encoder needs 63 px or model.small",
+        ),
+    ],
+)
+def test_settings_that_do_not_fit_together(fields: dict[str, object], message: str) -> None:
+    assert message in refusal(PretrainSettings, **pretrain(**fields))

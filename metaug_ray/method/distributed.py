@@ -65,7 +65,7 @@ def all_gather_equal(tensor: Tensor, device: torch.device, group: dist.ProcessGr
     if world_size(group) == 1:
         return tensor
     gathered = torch.empty(world_size(group), *tensor.shape, dtype=tensor.dtype, device=device)
-    dist.all_gather_into_tensor(gathered, tensor.to(device).unsqueeze(0), group)
+    dist.all_gather_single(gathered, tensor.to(device).unsqueeze(0), group)
     return gathered.flatten(0, 1).cpu()
 
 

@@ -4,6 +4,7 @@ import json
 import os
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ class Journal:
         self._repair()
         self._delivered = self._read_mark()
         self._news = threading.Condition()
-        self._closing = False
+        self._closing = self._abandoned = False
         self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
         self._thread.start()
 
@@ -77,11 +78,16 @@ class Journal:
             self._closing = True
             self._news.notify()
         self._thread.join(patience)
+        with self._news:
+            self._abandoned = True
+            self._news.notify()
+        # Ends at once, unless a request is on its way.
+        self._thread.join(1.0)
         return self.waiting
 
     def _run(self) -> None:
         wait, away = self._wait, False
-        while True:
+        while not self._abandoned:
             with self._news:
                 while self._delivered == self._path.stat().st_size:
                     if self._closing:
@@ -101,14 +107,18 @@ class Journal:
                     )
                 away = True
                 with self._news:
-                    self._news.wait_for(lambda: self._closing, wait)
-                wait = min(2 * wait, _LONGEST_WAIT) if not self._closing else self._wait
+                    # A journal that begins to close tries once more at once, and then every while.
+                    self._news.wait_for(partial(self._changed, self._closing), wait)
+                    wait = self._wait if self._closing else min(2 * wait, _LONGEST_WAIT)
                 continue
             self._delivered += sum(map(len, lines))
             self._write_mark()
             if away:
                 self._say("MLflow is back; what was measured meanwhile is being sent")
             wait, away = self._wait, False
+
+    def _changed(self, was_closing: bool) -> bool:
+        return self._abandoned or self._closing != was_closing
 
     def _deliver_all(self, records: list[Record]) -> None:
         try:

@@ -120,5 +120,5 @@ def _gathered(part: Tensor, group: dist.ProcessGroup | None) -> Tensor:
     if ranks == 1:
         return part
     gathered = part.new_empty(ranks * len(part), *part.shape[1:])
-    dist.all_gather_into_tensor(gathered, part.contiguous(), group)
+    dist.all_gather_single(gathered, part.contiguous(), group)
     return gathered

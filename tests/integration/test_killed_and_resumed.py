@@ -1,0 +1,165 @@
+"""Runs on Ray that are killed, against the same run that was not: same losses, same weights, same bank."""
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import ray
+import torch
+from mlflow.tracking import MlflowClient
+
+from metaug_ray.config import PretrainSettings
+from metaug_ray.training.run_folder import RunFolder
+from tests.integration.jobs import Job, logged_losses, workers_of
+from tests.ranks import run_ranks
+from tests.training.small import losses, plain_metrics, small_settings, tensors_of
+
+pytestmark = pytest.mark.slow
+
+STEPS = 36
+
+
+@dataclass
+class Cluster:
+    """A Ray cluster of two CPUs, and where its runs lie."""
+
+    address: str
+    session: Path
+    folder: Path
+    beton: Path
+
+    def settings(self, name: str, **changes: Any) -> PretrainSettings:
+        changes = {"checkpoint": {}, "compute": {}} | changes
+        return small_settings(
+            self.beton,
+            name=name,
+            training={"epochs": 6},
+            checkpoint={"storage": str(self.folder), **changes["checkpoint"]},
+            compute={"address": self.address, **changes["compute"]},
+            tracking={"uri": f"sqlite:///{self.folder}/mlflow.db"},
+        )
+
+    def start(self, settings: PretrainSettings) -> Job:
+        # Reports wait for Ray Train's controller to look, every two seconds by default.
+        environment = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1", "RAY_AUTH_MODE": "disabled"}
+        return Job(settings, self.folder / "jobs", environment=environment)
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory, shapes_beton: Path) -> Iterator[Cluster]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_AUTH_MODE", "disabled")
+        context = ray.init(num_cpus=2, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
+        try:
+            session = Path(context.address_info["session_dir"])
+            yield Cluster(context.address_info["gcs_address"], session, tmp_path_factory.mktemp("runs"), shapes_beton)
+        finally:
+            ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[int, float], Path]:
+    """Losses and last checkpoint of the same run under plain PyTorch, two processes."""
+    folder = tmp_path_factory.mktemp("plain")
+    seen = run_ranks(2, folder / "ranks", plain_metrics, cluster.settings("plain"), folder)[0]
+    return losses(seen), folder / f"checkpoint_{STEPS:09d}"
+
+
+def check_same(run: Path, uninterrupted: tuple[dict[int, float], Path], scratch: Path) -> None:
+    expected, checkpoint = uninterrupted
+    assert logged_losses(run) == pytest.approx(expected, rel=1e-6)
+    assert list(logged_losses(run)) == list(range(1, STEPS + 1))
+    ours = tensors_of(run / checkpoint.name, scratch / "ours")
+    theirs = tensors_of(checkpoint, scratch / "theirs")
+    assert ours.keys() == theirs.keys()
+    for name, value in theirs.items():
+        torch.testing.assert_close(ours[name], value, rtol=1e-5, atol=1e-6, msg=lambda m, name=name: f"{name}: {m}")
+
+
+def test_workers_are_killed(cluster: Cluster, uninterrupted: tuple[dict[int, float], Path], tmp_path: Path) -> None:
+    """One in the middle of an epoch, and one while a checkpoint is written."""
+    settings = cluster.settings("workers")
+    run = cluster.folder / "workers"
+    job = cluster.start(settings)
+    job.wait_for("checkpoint_000000007 is written")
+    first = workers_of(cluster.session)
+    assert len(first) == 2
+    first[1].kill()
+
+    # Its own folder is there from the moment a worker begins to write until the files are copied to the storage.
+    partial = cluster.session / "artifacts"
+    killed_while = None
+
+    def writing() -> bool:
+        nonlocal killed_while
+        if job.step() < 14 or not any(partial.glob("**/checkpoint-of-worker-0")):
+            return False
+        for worker in set(workers_of(cluster.session)) - set(first):
+            worker.kill()
+        killed_while = RunFolder(str(cluster.folder), "workers").checkpoints()
+        return True
+
+    job.wait_until(writing)
+    assert job.finish() == 0, job.output
+    assert killed_while is not None
+    assert "checkpoint_000000036" not in killed_while
+    assert job.output.count("failed (") == 2
+    assert job.output.count("goes on from step") == 2
+    assert RunFolder(str(cluster.folder), "workers").checkpoints() == [
+        f"checkpoint_{step:09d}" for step in (28, 35, 36)
+    ]
+    check_same(run, uninterrupted, tmp_path)
+    runs = MlflowClient(f"sqlite:///{cluster.folder}/mlflow.db").search_runs(["1"], "tags.`mlflow.runName` = 'workers'")
+    assert [r.info.status for r in runs] == ["FINISHED"]
+
+
+def test_the_driver_is_killed_and_the_command_given_again(
+    cluster: Cluster, uninterrupted: tuple[dict[int, float], Path], tmp_path: Path
+) -> None:
+    settings = cluster.settings("driver")
+    job = cluster.start(settings)
+    job.wait_for("checkpoint_000000014 is written")
+    job.process.kill()
+    job.finish()
+    _gone(cluster)
+    # What the killed run left is gone on with by one worker too: see below.
+    shutil.copytree(cluster.folder / "driver", cluster.folder / "fewer")
+
+    again = cluster.start(settings)
+    assert again.finish() == 0, again.output
+    assert "goes on from step" in again.output
+    check_same(cluster.folder / "driver", uninterrupted, tmp_path)
+    client = MlflowClient(f"sqlite:///{cluster.folder}/mlflow.db")
+    runs = client.search_runs(["1"], "tags.`mlflow.runName` = 'driver'")
+    assert [(r.info.status, r.data.tags["metaug.starts"]) for r in runs] == [("FINISHED", "2")]
+    history = client.get_metric_history(runs[0].info.run_id, "loss/total")
+    assert sorted(metric.step for metric in history) == list(range(1, STEPS + 1))
+
+    other = cluster.start(settings.model_copy(update={"method": settings.method.model_copy(update={"beta": 8.0})}))
+    assert other.finish() == 1
+    assert "method.beta: 16.0 -> 8.0" in other.output
+    finished = cluster.start(settings)
+    assert finished.finish() == 0
+    assert "is finished already" in finished.output
+
+
+def test_one_worker_goes_on_with_the_run_of_two(cluster: Cluster, uninterrupted: tuple[dict[int, float], Path]) -> None:
+    run = cluster.folder / "fewer"
+    record = (run / "run.json").read_text().replace('"name": "driver"', '"name": "fewer"')
+    (run / "run.json").write_text(record)
+    job = cluster.start(cluster.settings("fewer", compute={"workers": 1}))
+    assert job.finish() == 0, job.output
+    assert "goes on from step" in job.output
+    resumed = logged_losses(run)
+    assert list(resumed) == list(range(1, STEPS + 1))
+    for step, loss in resumed.items():
+        assert loss == pytest.approx(uninterrupted[0][step], abs=0.1)
+
+
+def _gone(cluster: Cluster) -> None:
+    psutil.wait_procs(workers_of(cluster.session), timeout=30)
+    assert not workers_of(cluster.session)

@@ -1,0 +1,113 @@
+"""The loop without Ray: what it reports, when it saves, and when it stops."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from metaug_ray.training.loop import StoppedError
+from metaug_ray.training.schedule import learning_rate_factor
+from metaug_ray.training.state import TrainingState
+from tests.training.small import losses, run_plain, small_settings
+
+
+def test_reports_what_tells_whether_a_run_is_well(shapes_beton: Path) -> None:
+    settings = small_settings(shapes_beton, training={"epochs": 2}, health={"log_every": 3, "knn_every": 1})
+    recorder, state = run_plain(0, settings)
+    assert list(recorder.seen) == [0, 3, 6, 9, 12]
+    assert list(recorder.seen[0]) == ["knn/accuracy"]
+    values = recorder.seen[6]
+    assert values["progress/epoch"] == 1.0
+    assert values["progress/skipped_steps"] == 0
+    for view in ("positives", "negatives", "augmented_positives", "augmented_negatives"):
+        low, mean, high = (values[f"similarity/{view}_{kind}"] for kind in ("min", "mean", "max"))
+        assert 0 <= low < mean < high <= 1
+    assert values["margin/sigma_plus"] <= values["margin/sigma_minus"]
+    assert values["loss/total"] == pytest.approx(values["loss/original"] + 0.1 * values["loss/augmented"], rel=1e-5)
+    assert 0 < values["feature_spread"] < 1.2
+    assert 0 <= values["data/wait_fraction"] <= 1
+    assert values["speed/images_per_second"] == pytest.approx(16 / values["speed/seconds_per_step"], rel=1e-6)
+    assert 0.3 < values["memory/worker_gib"] < 24
+    # Step 3, the fourth, trains the generators; the step that is reported here is the sixth.
+    assert values["gradient_norm/generator"] == 0
+    assert values["gradient_norm/encoder"] > 0
+    assert recorder.seen[12]["progress/hours_left"] == 0
+    factor = learning_rate_factor(settings.training.schedule, 5, 6, 2)
+    assert values["learning_rate/encoder"] == pytest.approx(0.03 * factor)
+    assert values["learning_rate/head"] == pytest.approx(1e-3 * factor)
+    # Epoch ends, with their kNN, and step 7.
+    assert recorder.saved == [6, 7, 12]
+    assert recorder.histogram_steps == [6, 12]
+    assert all(0 <= recorder.seen[step]["knn/accuracy"] <= 1 for step in (0, 6, 12))
+    assert state.step == 12
+
+
+def test_a_window_is_the_mean_of_its_steps(shapes_beton: Path) -> None:
+    every, _ = run_plain(0, small_settings(shapes_beton, training={"epochs": 1}))
+    window, _ = run_plain(0, small_settings(shapes_beton, training={"epochs": 1}, health={"log_every": 3}))
+    single = losses(every.seen)
+    assert losses(window.seen) == pytest.approx(
+        {3: sum(single[s] for s in (1, 2, 3)) / 3, 6: sum(single[s] for s in (4, 5, 6)) / 3}, rel=1e-6
+    )
+
+
+def poison(steps: set[int]) -> Any:
+    """Make the contrast of some steps, counted from 0, not a number."""
+
+    def change(state: TrainingState) -> None:
+        objective = state.metaug.model.objective
+        contrast = objective.contrast
+
+        def poisoned(positives: torch.Tensor, negatives: torch.Tensor) -> torch.Tensor:
+            value = contrast(positives, negatives)
+            return value * float("nan") if state.step in steps else value
+
+        objective.contrast = poisoned
+
+    return change
+
+
+def test_steps_that_are_not_finite_are_skipped_and_counted(shapes_beton: Path) -> None:
+    settings = small_settings(shapes_beton, training={"epochs": 2, "nonfinite_limit": 3})
+    recorder, state = run_plain(0, settings, change=poison({0, 4, 5, 8}))
+    assert (state.step, state.skipped, state.skipped_in_row) == (12, 4, 0)
+    assert recorder.seen[12]["progress/skipped_steps"] == 4
+    finite = [step for step, loss in losses(recorder.seen).items() if loss == loss]
+    assert finite == [2, 3, 4, 7, 8, 10, 11, 12]
+    assert all(p.isfinite().all() for p in state.metaug.model.encoder.parameters())
+
+
+def test_too_many_in_a_row_stop_the_run(shapes_beton: Path) -> None:
+    settings = small_settings(shapes_beton, training={"epochs": 2, "nonfinite_limit": 3})
+    with pytest.raises(StoppedError, match=r"was not finite in 3 steps in a row, up to step 9 .*nonfinite_limit is 3"):
+        run_plain(0, settings, change=poison({2, 6, 7, 8}))
+
+
+def test_checkpoints_by_the_clock(shapes_beton: Path) -> None:
+    often = {"every_steps": None, "every_minutes": 1e-6}
+    recorder, _ = run_plain(0, small_settings(shapes_beton, training={"epochs": 1}, checkpoint=often))
+    assert recorder.saved == [1, 2, 3, 4, 5, 6]
+    seldom = {"every_steps": None, "every_minutes": 100}
+    recorder, _ = run_plain(0, small_settings(shapes_beton, training={"epochs": 1}, checkpoint=seldom))
+    assert recorder.saved == [6]
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        {"contrast": "nce", "generators": False},
+        {"contrast": "info_nce"},
+        {"contrast": "unified_eq8"},
+        {"contrast": "unified_attenuated", "generators": False},
+        {"contrast": "debiased_info_nce", "generators": False},
+        {"contrast": "hard_info_nce", "meta": {"schedule": "separate", "mode": "difference"}},
+    ],
+    ids=lambda method: method["contrast"],
+)
+def test_variants_are_settings_alone(shapes_beton: Path, method: dict[str, Any]) -> None:
+    training = {"epochs": 1, "accumulation": 2, "clip_norm": 1.0, "encoder": {"kind": "lars", "learning_rate": 1.0}}
+    recorder, state = run_plain(0, small_settings(shapes_beton, method=method, training=training))
+    assert all(loss == loss for loss in losses(recorder.seen).values())
+    assert ("similarity/augmented_positives_mean" in recorder.seen[6]) == method.get("generators", True)
+    assert (state.metaug.model.generators is not None) == method.get("generators", True)

@@ -1,0 +1,32 @@
+import pytest
+
+from metaug_ray.training.progress_line import duration, progress_line
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0 s"), (59.4, "59 s"), (250, "4 min 10 s"), (7500, "2 h 05 min"), (3 * 86400 + 4 * 3600 + 9, "3 d 4 h")],
+)
+def test_duration(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def test_a_line_that_a_person_can_read() -> None:
+    values = {
+        "progress/epoch": 3.25,
+        "loss/total": 0.94321,
+        "similarity/positives_mean": 0.7123,
+        "similarity/negatives_mean": 0.5,
+        "feature_spread": 0.987,
+        "speed/images_per_second": 2345.6,
+        "speed/images_per_second_per_worker": 293.2,
+        "data/wait_fraction": 0.031,
+        "progress/skipped_steps": 0.0,
+        "progress/hours_left": 50.0,
+    }
+    expected = (
+        "epoch 3.25 | step 32,500 | loss 0.9432 | d+ 0.712 d- 0.500 spread 0.99 | 2,346 images/s (293 each) | "
+        "data wait 3% | 2 d 2 h left"
+    )
+    assert progress_line(32_500, values) == expected
+    assert "2 steps skipped" in progress_line(32_500, values | {"progress/skipped_steps": 2.0})

@@ -1,0 +1,44 @@
+from pathlib import Path
+
+import pytest
+
+from metaug_ray.training.errors import TrainingError
+from metaug_ray.training.resume import check_resumable, fixed_settings
+from tests.training.small import small_settings
+
+OLD = small_settings(Path("/a.beton"))
+RECORD = {"fixed": fixed_settings(OLD), "data": {"sha256": "1" * 64, "beton": "/a.beton"}}
+
+
+def test_what_no_result_depends_on_may_change() -> None:
+    other = small_settings(
+        Path("/elsewhere/a.beton"),
+        compute={"workers": 1, "compile": True},
+        health={"log_every": 7},
+        checkpoint={"keep": 9},
+        tracking={"experiment": "other"},
+        fork="another",
+    )
+    check_resumable(RECORD, other, "1" * 64)
+
+
+def test_what_results_depend_on_may_not_and_is_shown() -> None:
+    other = small_settings(
+        Path("/b.beton"), method={"beta": 64.0, "meta": {"every": 2}}, training={"epochs": 9}, seed=1
+    )
+    with pytest.raises(TrainingError) as caught:
+        check_resumable(RECORD, other, "2" * 64)
+    assert str(caught.value).splitlines() == [
+        "name: run 'small' was made with other settings:",
+        "  seed: 0 -> 1",
+        "  method.beta: 16.0 -> 64.0",
+        "  method.meta.every: 3 -> 2",
+        "  training.epochs: 3 -> 9",
+        "  data.beton: /a.beton (SHA-256 111111111111...) -> /b.beton (SHA-256 222222222222...)",
+        "Go on with the old ones, or begin a new run with its weights: --name NEW --fork small",
+    ]
+
+
+def test_another_data_set_under_the_same_path() -> None:
+    with pytest.raises(TrainingError, match=r"data.beton: /a.beton \(SHA-256 1+\.\.\.\) -> /a.beton"):
+        check_resumable(RECORD, OLD, "2" * 64)

@@ -1,0 +1,60 @@
+"""A run that is broken off and goes on from its checkpoint, against one that is not, without Ray."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from metaug_ray.training.checkpoint import load
+from metaug_ray.training.state import build_state
+from tests.ranks import run_ranks
+from tests.training.small import losses, plain_metrics, run_plain, small_settings, tensors_of
+
+
+def same(a: dict[str, Any], b: dict[str, Any]) -> None:
+    assert a.keys() == b.keys()
+    assert any(name.startswith("/bank/") for name in a)
+    assert any("momentum_buffer" in name for name in a)
+    assert any("exp_avg" in name for name in a)
+    for name, value in a.items():
+        if isinstance(value, torch.Tensor):
+            torch.testing.assert_close(value, b[name], rtol=1e-6, atol=1e-7, msg=lambda m, name=name: f"{name}: {m}")
+        else:
+            assert value == b[name], name
+
+
+@pytest.mark.parametrize("schedule", ["fused", "separate"])
+def test_goes_on_exactly(shapes_beton: Path, tmp_path: Path, schedule: str) -> None:
+    """In the middle of an epoch (step 14 of 6 a step), with all optimisers, schedules, generators and bank."""
+    settings = small_settings(shapes_beton, method={"meta": {"schedule": schedule}})
+    whole, _ = run_plain(0, settings, tmp_path / "whole")
+    first, _ = run_plain(0, settings, tmp_path / "broken", stop_at=14)
+    second, _ = run_plain(0, settings, tmp_path / "broken", tmp_path / "broken/checkpoint_000000014")
+    assert max(losses(first.seen)) == 14
+    assert min(losses(second.seen)) == 15
+    assert losses(first.seen) | losses(second.seen) == pytest.approx(losses(whole.seen), rel=1e-6)
+    final = "checkpoint_000000018"
+    same(
+        tensors_of(tmp_path / "whole" / final, tmp_path / "a"), tensors_of(tmp_path / "broken" / final, tmp_path / "b")
+    )
+
+
+def test_goes_on_with_another_number_of_workers(shapes_beton: Path, tmp_path: Path) -> None:
+    """From 2 to 1 and from 1 to 2: batch norm sees other parts, so losses are near, not equal."""
+    settings = small_settings(shapes_beton)
+    whole = run_ranks(2, tmp_path / "ranks", plain_metrics, settings, tmp_path / "two")[0]
+    run_plain(0, settings, tmp_path / "one", stop_at=14)
+    two_to_one, _ = run_plain(0, settings, None, tmp_path / "two/checkpoint_000000014")
+    one_to_two = run_ranks(2, tmp_path / "more", plain_metrics, settings, None, tmp_path / "one/checkpoint_000000014")[
+        0
+    ]
+    for resumed in (losses(two_to_one.seen), losses(one_to_two)):
+        assert list(resumed) == list(range(15, 19))
+        for step, loss in resumed.items():
+            assert loss == pytest.approx(losses(whole)[step], abs=0.1)
+    # The bank that one worker loaded is the one that two saved.
+    state = build_state(settings, 96, torch.device("cpu"))
+    load(state, tmp_path / "two/checkpoint_000000014")
+    rows = tensors_of(tmp_path / "two/checkpoint_000000014", tmp_path / "a")["/bank/rows"]
+    assert torch.equal(state.metaug.bank.state_dict()["rows"], rows)
