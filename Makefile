@@ -1,4 +1,5 @@
-# `make test` on a fresh Debian or Ubuntu machine installs what is missing and runs every check.
+# On a fresh Debian or Ubuntu machine, both install what is missing: `make demo` runs the main job, `make test` every
+# check.
 
 SYSTEM_PACKAGES := g++ python3-dev python3-venv pkg-config libopencv-dev libturbojpeg0-dev
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
@@ -7,7 +8,15 @@ UV := $(shell command -v uv || echo .uv/bin/uv)
 # Without compiled bytecode every Ray worker compiles torch and ray anew.
 export UV_COMPILE_BYTECODE := 1
 
-.PHONY: test lint setup system
+.PHONY: demo test lint setup system
+
+# Five minutes on two cores. The same command again resumes it, or says what it learnt.
+demo: data/shapes.beton
+	$(UV) run --locked python jobs/imagenet_resnet50.py --preset demo
+
+data/shapes.beton: | setup
+	$(UV) run --locked python jobs/prepare_data.py --source.kind shapes --source.count 2560 --source.size 32 \
+		--encoding.preset small --output $@
 
 test: lint
 	$(UV) run --locked pytest

@@ -76,7 +76,9 @@ def write(
             (folder / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
     # torch's own error is no Exception, and would end a thread without a word.
     except (CheckpointException, OSError) as error:
-        raise CheckpointError(f"{folder}: the checkpoint cannot be written ({error}); is the disk full?") from error
+        raise CheckpointError(
+            f"{folder}: the checkpoint cannot be written ({_reason(error)}); is the disk full?"
+        ) from error
 
 
 def load(state: TrainingState, folder: Path) -> None:
@@ -121,7 +123,12 @@ def _read(into: dict[str, Any], folder: Path) -> None:
             warnings.filterwarnings("ignore", "torch.distributed is disabled")
             dcp_load(into, checkpoint_id=folder)
     except (CheckpointException, OSError, ValueError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()
         raise CheckpointError(
-            f"{folder}: the checkpoint does not fit this run or is damaged ({reason[-1] if reason else error!r})"
+            f"{folder}: the checkpoint does not fit this run or is damaged ({_reason(error)})"
         ) from error
+
+
+def _reason(error: BaseException) -> str:
+    """The last line: torch puts whole tracebacks before it."""
+    lines = str(error).strip().splitlines()
+    return lines[-1] if lines else repr(error)

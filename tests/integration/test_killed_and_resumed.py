@@ -9,14 +9,13 @@ from typing import Any
 import psutil
 import pytest
 import ray
-import torch
 from mlflow.tracking import MlflowClient
 
 from metaug_ray.config import PretrainSettings
 from metaug_ray.training.run_folder import RunFolder
 from tests.integration.jobs import Job, logged_losses, workers_of
 from tests.ranks import run_ranks
-from tests.training.small import losses, plain_metrics, small_settings, tensors_of
+from tests.training.small import check_same, losses, plain_metrics, small_settings, tensors_of
 
 pytestmark = pytest.mark.slow
 
@@ -69,15 +68,11 @@ def uninterrupted(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) ->
     return losses(seen), folder / f"checkpoint_{STEPS:09d}"
 
 
-def check_same(run: Path, uninterrupted: tuple[dict[int, float], Path], scratch: Path) -> None:
+def check_uninterrupted(run: Path, uninterrupted: tuple[dict[int, float], Path], scratch: Path) -> None:
     expected, checkpoint = uninterrupted
     assert logged_losses(run) == pytest.approx(expected, rel=1e-6)
     assert list(logged_losses(run)) == list(range(1, STEPS + 1))
-    ours = tensors_of(run / checkpoint.name, scratch / "ours")
-    theirs = tensors_of(checkpoint, scratch / "theirs")
-    assert ours.keys() == theirs.keys()
-    for name, value in theirs.items():
-        torch.testing.assert_close(ours[name], value, rtol=1e-5, atol=1e-6, msg=lambda m, name=name: f"{name}: {m}")
+    check_same(tensors_of(run / checkpoint.name, scratch / "ours"), tensors_of(checkpoint, scratch / "theirs"))
 
 
 def test_workers_are_killed(cluster: Cluster, uninterrupted: tuple[dict[int, float], Path], tmp_path: Path) -> None:
@@ -107,12 +102,13 @@ def test_workers_are_killed(cluster: Cluster, uninterrupted: tuple[dict[int, flo
     assert job.finish() == 0, job.output
     assert killed_while is not None
     assert "checkpoint_000000036" not in killed_while
-    assert job.output.count("failed (") == 2
+    assert "failure 2 of 20 allowed" in job.output
+    assert "failure 3 of 20 allowed" not in job.output
     assert job.output.count("goes on from step") == 2
     assert RunFolder(str(cluster.folder), "workers").checkpoints() == [
         f"checkpoint_{step:09d}" for step in (28, 35, 36)
     ]
-    check_same(run, uninterrupted, tmp_path)
+    check_uninterrupted(run, uninterrupted, tmp_path)
     runs = MlflowClient(f"sqlite:///{cluster.folder}/mlflow.db").search_runs(["1"], "tags.`mlflow.runName` = 'workers'")
     assert [r.info.status for r in runs] == ["FINISHED"]
 
@@ -132,7 +128,7 @@ def test_the_driver_is_killed_and_the_command_given_again(
     again = cluster.start(settings)
     assert again.finish() == 0, again.output
     assert "goes on from step" in again.output
-    check_same(cluster.folder / "driver", uninterrupted, tmp_path)
+    check_uninterrupted(cluster.folder / "driver", uninterrupted, tmp_path)
     client = MlflowClient(f"sqlite:///{cluster.folder}/mlflow.db")
     runs = client.search_runs(["1"], "tags.`mlflow.runName` = 'driver'")
     assert [(r.info.status, r.data.tags["metaug.starts"]) for r in runs] == [("FINISHED", "2")]

@@ -155,3 +155,15 @@ def tensors_of(checkpoint: Path, scratch: Path) -> dict[str, Any]:
 
 def losses(metrics: dict[int, dict[str, float]]) -> dict[int, float]:
     return {step: values["loss/total"] for step, values in metrics.items() if "loss/total" in values}
+
+
+def check_same(ours: dict[str, Any], theirs: dict[str, Any]) -> None:
+    """Two checkpoints, by :func:`tensors_of`: weights, bank and optimisers, to float tolerance."""
+    assert ours.keys() == theirs.keys()
+    for part in ("/encoder/", "/generators/", "/bank/rows", "momentum_buffer", "exp_avg"):
+        assert any(part in name for name in ours), part
+    for name, value in theirs.items():
+        if isinstance(value, torch.Tensor):
+            torch.testing.assert_close(ours[name], value, rtol=1e-5, atol=1e-6, msg=lambda m, name=name: f"{name}: {m}")
+        else:
+            assert ours[name] == value, name

@@ -1,7 +1,6 @@
 """A run that is broken off and goes on from its checkpoint, against one that is not, without Ray."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -10,18 +9,6 @@ from metaug_ray.training.checkpoint import load
 from metaug_ray.training.state import build_state
 from tests.ranks import run_ranks
 from tests.training.small import losses, plain_metrics, run_plain, small_settings, tensors_of
-
-
-def same(a: dict[str, Any], b: dict[str, Any]) -> None:
-    assert a.keys() == b.keys()
-    assert any(name.startswith("/bank/") for name in a)
-    assert any("momentum_buffer" in name for name in a)
-    assert any("exp_avg" in name for name in a)
-    for name, value in a.items():
-        if isinstance(value, torch.Tensor):
-            torch.testing.assert_close(value, b[name], rtol=1e-6, atol=1e-7, msg=lambda m, name=name: f"{name}: {m}")
-        else:
-            assert value == b[name], name
 
 
 @pytest.mark.parametrize("schedule", ["fused", "separate"])

@@ -1,0 +1,93 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from metaug_ray.training.checkpoint import CheckpointError, describe, load, load_networks, snapshot, write
+from metaug_ray.training.state import build_state
+from tests.training.small import run_plain, small_settings
+
+CPU = torch.device("cpu")
+
+
+def test_the_same_settings_build_the_same_run_and_leave_torch_as_it_was(shapes_beton: Path) -> None:
+    settings = small_settings(shapes_beton)
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    torch.manual_seed(7)
+    a = build_state(settings, 96, CPU).networks()
+    assert torch.equal(torch.rand(3), expected)
+    b = build_state(settings, 96, CPU).networks()
+    other = build_state(settings.model_copy(update={"seed": 1}), 96, CPU).networks()
+    for part in a:
+        for name, value in a[part].items():
+            assert torch.equal(value, b[part][name])
+    assert not torch.equal(a["encoder"]["heads.l.linear.weight"], other["encoder"]["heads.l.linear.weight"])
+    assert not torch.equal(a["bank"]["rows"], other["bank"]["rows"])
+
+
+def test_a_snapshot_stays_while_training_moves_on(shapes_beton: Path, tmp_path: Path) -> None:
+    settings = small_settings(shapes_beton, training={"epochs": 1})
+    recorder, state = run_plain(0, settings)
+    assert recorder.saved == [6]
+    copied = snapshot(state)
+    before = copied["encoder"]["heads.l.linear.weight"].clone(), copied["bank"]["rows"].clone()
+    with torch.no_grad():
+        for tensor in (*state.metaug.model.encoder.parameters(), state.metaug.bank.state_dict()["rows"]):
+            tensor.zero_()
+        for _, optimizer in state.optimizers.values():
+            for values in optimizer.state.values():
+                for value in values.values():
+                    if value is not None:
+                        value.zero_()
+    assert torch.equal(copied["encoder"]["heads.l.linear.weight"], before[0])
+    assert torch.equal(copied["bank"]["rows"], before[1])
+    write(copied, tmp_path / "checkpoint", {"step": 6})
+    assert describe(tmp_path / "checkpoint") == {"step": 6}
+    load(state, tmp_path / "checkpoint")
+    assert torch.equal(state.metaug.model.eager_encoder.heads["l"].linear.weight, before[0])
+    assert torch.equal(state.metaug.bank.state_dict()["rows"], before[1])
+    head = next(iter(state.optimizers["head"][1].state.values()))
+    assert head["exp_avg"].abs().sum() > 0
+    assert head["step"] == 6
+
+
+def test_a_warm_start_takes_networks_alone(shapes_beton: Path, tmp_path: Path) -> None:
+    _, old = run_plain(0, small_settings(shapes_beton, training={"epochs": 1}))
+    write(snapshot(old), tmp_path / "checkpoint", {})
+    for bank in (True, False):
+        new = build_state(small_settings(shapes_beton, seed=5, method={"beta": 2.0}), 96, CPU)
+        fresh = new.metaug.bank.state_dict()["rows"].clone()
+        load_networks(new, tmp_path / "checkpoint", bank=bank)
+        assert new.step == 0
+        assert not any(optimizer.state for _, optimizer in new.optimizers.values())
+        for a, b in zip(old.networks()["encoder"].values(), new.networks()["encoder"].values(), strict=True):
+            assert torch.equal(a, b)
+        rows = new.metaug.bank.state_dict()["rows"]
+        assert torch.equal(rows, old.metaug.bank.state_dict()["rows"] if bank else fresh)
+
+
+def test_a_checkpoint_that_does_not_fit_or_is_damaged_is_named(shapes_beton: Path, tmp_path: Path) -> None:
+    _, state = run_plain(0, small_settings(shapes_beton, training={"epochs": 1}))
+    folder = tmp_path / "checkpoint"
+    write(snapshot(state), folder, {})
+    other = build_state(small_settings(shapes_beton, model={"feature_size": 8}), 96, CPU)
+    with pytest.raises(CheckpointError, match="does not fit this run or is damaged"):
+        load(other, folder)
+    adam = build_state(small_settings(shapes_beton, training={"encoder": {"kind": "adam"}}), 96, CPU)
+    with pytest.raises(CheckpointError, match="does not fit this run or is damaged"):
+        load(adam, folder)
+    part = next(folder.glob("*.distcp"))
+    part.write_bytes(part.read_bytes()[: part.stat().st_size // 2])
+    with pytest.raises(CheckpointError, match="does not fit this run or is damaged"):
+        load(state, folder)
+    with pytest.raises(CheckpointError, match="nowhere: the checkpoint does not fit this run or is damaged"):
+        load(state, tmp_path / "nowhere")
+    with pytest.raises(CheckpointError, match="is no whole checkpoint"):
+        describe(tmp_path / "nowhere")
+
+
+def test_a_checkpoint_that_cannot_be_written_is_named(shapes_beton: Path, small_disk: Path) -> None:
+    _, state = run_plain(0, small_settings(shapes_beton, training={"epochs": 1}, model={"encoder": "resnet50"}))
+    with pytest.raises(CheckpointError, match=r"cannot be written .*is the disk full"):
+        write(snapshot(state), small_disk / "checkpoint", {})
