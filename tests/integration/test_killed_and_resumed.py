@@ -12,7 +12,9 @@ import ray
 from mlflow.tracking import MlflowClient
 
 from metaug_ray.config import PretrainSettings
+from metaug_ray.training.errors import TrainingError
 from metaug_ray.training.run_folder import RunFolder
+from metaug_ray.training.trainer import pretrain
 from tests.integration.jobs import Job, logged_losses, workers_of
 from tests.ranks import run_ranks
 from tests.training.small import check_same, losses, plain_metrics, small_settings, tensors_of
@@ -135,23 +137,20 @@ def test_the_driver_is_killed_and_the_command_given_again(
     history = client.get_metric_history(runs[0].info.run_id, "loss/total")
     assert sorted(metric.step for metric in history) == list(range(1, STEPS + 1))
 
-    other = cluster.start(settings.model_copy(update={"method": settings.method.model_copy(update={"beta": 8.0})}))
-    assert other.finish() == 1
-    assert "method.beta: 16.0 -> 8.0" in other.output
-    finished = cluster.start(settings)
-    assert finished.finish() == 0
-    assert "is finished already" in finished.output
+    with pytest.raises(TrainingError, match=r"method.beta: 16.0 -> 8.0"):
+        pretrain(settings.model_copy(update={"method": settings.method.model_copy(update={"beta": 8.0})}))
+    assert pretrain(settings).checkpoints[-1] == f"checkpoint_{STEPS:09d}"  # finished already
 
 
 def test_one_worker_goes_on_with_the_run_of_two(cluster: Cluster, uninterrupted: tuple[dict[int, float], Path]) -> None:
     run = cluster.folder / "fewer"
     record = (run / "run.json").read_text().replace('"name": "driver"', '"name": "fewer"')
     (run / "run.json").write_text(record)
-    job = cluster.start(cluster.settings("fewer", compute={"workers": 1}))
-    assert job.finish() == 0, job.output
-    assert "goes on from step" in job.output
+    before = logged_losses(run)
+    pretrain(cluster.settings("fewer", compute={"workers": 1}))
     resumed = logged_losses(run)
     assert list(resumed) == list(range(1, STEPS + 1))
+    assert len(before) < STEPS
     for step, loss in resumed.items():
         assert loss == pytest.approx(uninterrupted[0][step], abs=0.1)
 

@@ -8,7 +8,7 @@ import torch
 from metaug_ray.training.checkpoint import load
 from metaug_ray.training.state import build_state
 from tests.ranks import run_ranks
-from tests.training.small import losses, plain_metrics, run_plain, small_settings, tensors_of
+from tests.training.small import check_same, losses, plain_metrics, run_plain, small_settings, tensors_of
 
 
 @pytest.mark.parametrize("schedule", ["fused", "separate"])
@@ -22,7 +22,7 @@ def test_goes_on_exactly(shapes_beton: Path, tmp_path: Path, schedule: str) -> N
     assert min(losses(second.seen)) == 15
     assert losses(first.seen) | losses(second.seen) == pytest.approx(losses(whole.seen), rel=1e-6)
     final = "checkpoint_000000018"
-    same(
+    check_same(
         tensors_of(tmp_path / "whole" / final, tmp_path / "a"), tensors_of(tmp_path / "broken" / final, tmp_path / "b")
     )
 
