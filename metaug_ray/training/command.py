@@ -1,6 +1,7 @@
 """The command line of `jobs/imagenet_resnet50.py`."""
 
 import argparse
+import os
 import sys
 from pathlib import Path
 from typing import Any, Literal
@@ -33,6 +34,8 @@ def main(arguments: list[str]) -> int:
     except CommandError as error:
         print(f"{_PROGRAM}: {error}", file=sys.stderr)
         return 2
+    # Under `uv run`, Ray would have each worker make an environment of its own first. Read when Ray is imported.
+    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
     # Ray, torch and MLflow take seconds to import; wrong arguments are answered before.
     from metaug_ray.training.trainer import DataError, TrackingError, TrainingError, pretrain, to_yaml
 

@@ -1,0 +1,117 @@
+"""What is wrong is named before a worker starts."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from metaug_ray.config import EncodingSettings, PrepareSettings, PretrainSettings, SourceSettings
+from metaug_ray.data.errors import DataError
+from metaug_ray.data.prepare import prepare
+from metaug_ray.tracking.runs import TrackingError
+from metaug_ray.training.errors import TrainingError
+from metaug_ray.training.resume import fixed_settings
+from metaug_ray.training.run_folder import RunFolder
+from metaug_ray.training.trainer import pretrain
+from tests.data.nobody import as_nobody, needs_root
+from tests.training.small import merged, small_settings
+
+
+def at(folder: Path, beton: Path, **changes: Any) -> PretrainSettings:
+    own = {"checkpoint": {"storage": str(folder / "runs")}, "tracking": {"uri": f"sqlite:///{folder}/mlflow.db"}}
+    return small_settings(beton, **merged(own, changes))
+
+
+def begun(folder: Path, settings: PretrainSettings, sha256: str) -> None:
+    """What a run leaves on the storage when it begins."""
+    run = RunFolder(settings.checkpoint.storage, settings.name)
+    run.make()
+    data = {"beton": settings.data.beton, "sha256": sha256, "samples": 96}
+    run.write_record({"fixed": fixed_settings(settings), "data": data})
+
+
+def test_a_beton_that_is_missing_or_broken(tmp_path: Path, shapes_beton: Path) -> None:
+    with pytest.raises(DataError, match=r"nowhere.beton: no such beton; make it with jobs/prepare_data.py"):
+        pretrain(at(tmp_path, tmp_path / "nowhere.beton"))
+    with pytest.raises(DataError, match=r"file:///nowhere.beton.json: cannot be opened"):
+        pretrain(
+            at(tmp_path, shapes_beton, data={"beton": "file:///nowhere.beton"}, compute={"staging": str(tmp_path)})
+        )
+    short = tmp_path / "short.beton"
+    short.write_bytes(shapes_beton.read_bytes()[:-1])
+    short.with_name("short.beton.json").write_bytes(shapes_beton.with_name("shapes.beton.json").read_bytes())
+    with pytest.raises(DataError, match=r"it is truncated"):
+        pretrain(at(tmp_path, short))
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_beton_of_another_data_set_than_the_runs(tmp_path: Path, shapes_beton: Path) -> None:
+    settings = at(tmp_path, shapes_beton)
+    begun(tmp_path, settings, "0" * 64)
+    with pytest.raises(TrainingError, match=r"data.beton: .* \(SHA-256 000000000000...\) -> .*Go on with the old ones"):
+        pretrain(settings)
+
+
+def test_other_classes_for_knn(tmp_path: Path, shapes_beton: Path) -> None:
+    images = tmp_path / "images/only_one_class"
+    images.mkdir(parents=True)
+    other = tmp_path / "other.beton"
+    source = SourceSettings(kind="shapes", count=10, size=16)
+    prepare(PrepareSettings(source=source, encoding=EncodingSettings(preset="small"), output=other, workers=1))
+    manifest = other.with_name("other.beton.json")
+    manifest.write_text(manifest.read_text().replace('"classes": [', '"classes": [\n    "extra",'))
+    with pytest.raises(TrainingError, match=r"health.knn_beton: .*other.beton has 9 classes .* give the same ones"):
+        pretrain(at(tmp_path, shapes_beton, health={"knn_every": 1, "knn_beton": str(other)}))
+
+
+@needs_root
+def test_a_storage_that_cannot_be_written(tmp_path: Path, shapes_beton: Path) -> None:
+    (tmp_path / "runs").mkdir()
+    refused = as_nobody(tmp_path, RunFolder(str(tmp_path / "runs"), "small").make)
+    assert "cannot be written" in refused
+    (tmp_path / "file").touch()
+    with pytest.raises(TrainingError, match=r"checkpoint.storage: .*file/small cannot be written"):
+        pretrain(at(tmp_path, shapes_beton, checkpoint={"storage": str(tmp_path / "file")}))
+
+
+def test_an_mlflow_that_is_not_there(tmp_path: Path, shapes_beton: Path) -> None:
+    began = time.monotonic()
+    with pytest.raises(TrackingError, match=r"tracking.uri: MLflow at http://127.0.0.1:9 cannot be used"):
+        pretrain(at(tmp_path, shapes_beton, tracking={"uri": "http://127.0.0.1:9"}))
+    assert time.monotonic() - began < 30
+
+
+def test_a_fork_of_what_is_no_run_or_of_other_networks(tmp_path: Path, shapes_beton: Path) -> None:
+    with pytest.raises(TrainingError, match=r"fork: .*/absent is no run with a checkpoint"):
+        pretrain(at(tmp_path, shapes_beton, fork="absent"))
+    old = at(tmp_path, shapes_beton, name="old", model={"feature_size": 8})
+    begun(tmp_path, old, "0" * 64)
+    listed = '{"checkpoint_results": [{"checkpoint_dir_name": "checkpoint_000000001"}]}'
+    (tmp_path / "runs/old/checkpoint_manager_snapshot.json").write_text(listed)
+    with pytest.raises(
+        TrainingError, match=r"fork: the networks of 'old' are others: .*'feature_size': 8.* keep model"
+    ):
+        pretrain(at(tmp_path, shapes_beton, fork="old"))
+
+
+def test_two_drivers_of_one_run(tmp_path: Path, shapes_beton: Path) -> None:
+    settings = at(tmp_path, shapes_beton)
+    folder = RunFolder(settings.checkpoint.storage, settings.name)
+    folder.make()
+    lock = folder.lock()
+    assert lock is not None
+    with pytest.raises(TrainingError, match="run 'small' is already running"):
+        pretrain(settings)
+    lock.release()
+
+
+@pytest.mark.slow
+def test_what_the_cluster_cannot_hold(tmp_path: Path, shapes_beton: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    began = time.monotonic()
+    with pytest.raises(TrainingError, match=r"64 workers x 1 CPUs = 64 CPUs, but the cluster has room for"):
+        pretrain(at(tmp_path, shapes_beton, training={"batch_size": 128}, compute={"workers": 64}))
+    assert time.monotonic() - began < 60  # Ray by itself would try for ever
+    with pytest.raises(TrainingError, match=r"compute.address: no Ray cluster at 127.0.0.1:9"):
+        pretrain(at(tmp_path, shapes_beton, compute={"address": "127.0.0.1:9"}))
