@@ -309,6 +309,9 @@ class BankSettings(Settings):
     """one pool of negatives per step, or independent draws for every anchor (slower)"""
     momentum: float = Field(0.5, ge=0, lt=1)
     """share of the old row that a refresh keeps"""
+    initial: Literal["random", "features"] = "random"
+    """rows before the first epoch: random unit vectors, as CMC's, or features of the untrained encoders, for which they
+    see each image once more"""
     precision: Literal["float32", "bfloat16"] = "float32"
     """of the stored rows; bfloat16 halves the memory"""
 

@@ -165,6 +165,7 @@ def pretrain(**fields: Any) -> dict[str, Any]:
         *(("bank.negatives", value) for value in (0,)),
         *(("bank.sampling", value) for value in ("all",)),
         *(("bank.momentum", value) for value in (-0.1, 1)),
+        *(("bank.initial", value) for value in ("zeros",)),
         *(("bank.precision", value) for value in ("float16",)),
         *(("training.epochs", value) for value in (0, 100_001)),
         *(("training.batch_size", value) for value in (1,)),

@@ -213,6 +213,23 @@ class MetAug:
             self.generator_optimizer.step()
         return StepOutcome(*seen, features, norms, applied)
 
+    def fill_bank(self, minibatch: Minibatch) -> None:
+        """Write the features of a minibatch to the bank, without training on it. A collective call; batch norm uses the
+        minibatch's statistics, as in training, and its running ones stay as they are.
+
+        Raises:
+            ValueError, IndexError: as :meth:`step`.
+        """
+        self._check(minibatch)
+        statistics = self._statistics()
+        kept = [buffer.clone() for buffer in statistics]
+        with torch.no_grad():
+            parts = zip(*(view.chunk(self.accumulation) for view in minibatch.images), strict=True)
+            features = torch.cat([self.model.encode(part) for part in parts], 1)
+            for buffer, old in zip(statistics, kept, strict=True):
+                buffer.copy_(old)
+        self.bank.fill(minibatch.indices, features)
+
     def _check(self, minibatch: Minibatch) -> None:
         sizes = [len(images) for images in minibatch.images]
         size = len(minibatch.indices)

@@ -132,18 +132,9 @@ class MemoryBank:
             IndexError: an index of any rank lies outside the bank; the message names it.
             ValueError: `index` is not of integers [B].
         """
-        if index.ndim != 1 or index.is_floating_point() or index.is_complex() or index.dtype == torch.bool:
-            raise ValueError(f"index must be integers [B], got {index.dtype} {list(index.shape)}")
+        global_index = self._gathered(index)
         index = index.detach().to("cpu", torch.int64)
         batch = len(index)
-        global_index = distributed.all_gather_equal(index, self._rows.device, self._group)
-        # After the gathering, so that every rank raises and none waits for another.
-        outside = global_index[(global_index < 0) | (global_index >= self.size)]
-        if len(outside):
-            raise IndexError(
-                f"index {int(outside[0])} is outside the memory bank of {self.size} rows: "
-                "it must be built for the number of images in the data set"
-            )
         draws = self._generator("draw", stream, step)
         if self.sampling == "per_anchor":
             rows = _without(global_index[:, None], self.size, (len(global_index), self.negatives), draws)
@@ -185,25 +176,26 @@ class MemoryBank:
         """
         if features.shape != sample.positives.shape:
             raise ValueError(f"features {list(features.shape)} do not fit the sample's {list(sample.positives.shape)}")
-        batch = features.shape[1]
-        own = sample.global_index[self._rank * batch : (self._rank + 1) * batch]
-        owners = own // self._rows_per_rank
-        order = owners.argsort(stable=True)
-        arriving = [rows[rows // self._rows_per_rank == self._rank] for rows in sample.global_index.split(batch)]
-        with torch.no_grad():
-            new = distributed.exchange(
-                features.detach().transpose(0, 1)[self._to_device(order)],
-                owners.bincount(minlength=self._world).tolist(),
-                [len(rows) for rows in arriving],
-                self._group,
+        self._write(sample.global_index, features, self.momentum)
+
+    def fill(self, index: Tensor, features: Tensor) -> None:
+        """M_v[n_i] <- z_v[i], whatever was there: for rows that begin as features of an untrained encoder.
+
+        A collective call, as :meth:`sample`.
+
+        Args:
+            index: data set indices of this rank's images, integers [B].
+            features: their unit features, [V, B, D].
+
+        Raises:
+            IndexError, ValueError: see :meth:`sample`; features of another shape.
+        """
+        if features.shape != (self.views, len(index), self.feature_size):
+            raise ValueError(
+                f"features {list(features.shape)} do not fit {len(index)} indices in a bank of {self.views} views and "
+                f"{self.feature_size} numbers"
             )
-            last = {row: place for place, row in enumerate(torch.cat(arriving).tolist())}
-            rows = self._to_device(torch.tensor(list(last), dtype=torch.int64) - self._start)
-            places = self._to_device(torch.tensor(list(last.values()), dtype=torch.int64))
-            old = self._rows[rows].to(new.dtype)
-            mixed = unit(self.momentum * old + (1 - self.momentum) * new[places])
-            # A bank row outlives the step: a non-finite one would come back as a negative of every later step.
-            self._rows[rows] = torch.where(mixed.isfinite().all(-1, keepdim=True), mixed, old).to(self._rows.dtype)
+        self._write(self._gathered(index), features, 0.0)
 
     def state_dict(self) -> dict[str, Any]:
         """The rows, [N, V, D]: a plain tensor for a process alone, a `DTensor` sharded over the group otherwise.
@@ -238,6 +230,43 @@ class MemoryBank:
                 "load it through torch.distributed.checkpoint, which moves the rows between ranks"
             )
         self._rows.copy_(local)
+
+    def _gathered(self, index: Tensor) -> Tensor:
+        """Indices of the global minibatch on the CPU, checked."""
+        if not _integers(index):
+            raise ValueError(f"index must be integers [B], got {index.dtype} {list(index.shape)}")
+        index = index.detach().to("cpu", torch.int64)
+        global_index = distributed.all_gather_equal(index, self._rows.device, self._group)
+        # After the gathering, so that every rank raises and none waits for another.
+        outside = global_index[(global_index < 0) | (global_index >= self.size)]
+        if len(outside):
+            raise IndexError(
+                f"index {int(outside[0])} is outside the memory bank of {self.size} rows: "
+                "it must be built for the number of images in the data set"
+            )
+        return global_index
+
+    def _write(self, global_index: Tensor, features: Tensor, momentum: float) -> None:
+        """Send this rank's features to the owners of their rows, and take in those of this rank's rows."""
+        batch = features.shape[1]
+        own = global_index[self._rank * batch : (self._rank + 1) * batch]
+        owners = own // self._rows_per_rank
+        order = owners.argsort(stable=True)
+        arriving = [rows[rows // self._rows_per_rank == self._rank] for rows in global_index.split(batch)]
+        with torch.no_grad():
+            new = distributed.exchange(
+                features.detach().transpose(0, 1)[self._to_device(order)],
+                owners.bincount(minlength=self._world).tolist(),
+                [len(rows) for rows in arriving],
+                self._group,
+            )
+            last = {row: place for place, row in enumerate(torch.cat(arriving).tolist())}
+            rows = self._to_device(torch.tensor(list(last), dtype=torch.int64) - self._start)
+            places = self._to_device(torch.tensor(list(last.values()), dtype=torch.int64))
+            old = self._rows[rows].to(new.dtype)
+            mixed = unit(momentum * old + (1 - momentum) * new[places])
+            # A bank row outlives the step: a non-finite one would come back as a negative of every later step.
+            self._rows[rows] = torch.where(mixed.isfinite().all(-1, keepdim=True), mixed, old).to(self._rows.dtype)
 
     def _initial_rows(self, start: int, stop: int, dtype: torch.dtype, device: torch.device) -> Tensor:
         """Uniform unit vectors, [stop - start, V, D]."""
@@ -278,6 +307,10 @@ class MemoryBank:
         if self._rows.device.type == "cuda":
             return index.pin_memory().to(self._rows.device, non_blocking=True)
         return index.to(self._rows.device)
+
+
+def _integers(index: Tensor) -> bool:
+    return index.ndim == 1 and not (index.is_floating_point() or index.is_complex() or index.dtype == torch.bool)
 
 
 def _without(own: Tensor, size: int, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import islice
 from typing import Protocol
 
 import torch
@@ -85,8 +86,14 @@ def train(
     latest: dict[str, float] = {}
     began, seconds_before = time.perf_counter(), state.seconds
 
-    if state.step == 0 and knn is not None and every_epochs:
-        observer.metrics(0, {"knn/accuracy": knn()})
+    if state.step == 0:
+        if knn is not None and every_epochs:
+            observer.metrics(0, {"knn/accuracy": knn()})
+        if settings.bank.initial == "features":
+            # The epoch after the last: crops that training never sees.
+            with closing(batches.regular(total)) as first:
+                for minibatch in islice(first, batches.steps_per_epoch):
+                    metaug.fill_bank(minibatch)
         window.pause(time.perf_counter() - began)
 
     meta_steps = -(-state.step // metaug.meta.every)

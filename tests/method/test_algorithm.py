@@ -300,6 +300,19 @@ def test_heads_may_have_an_optimizer_of_their_own() -> None:
     torch.testing.assert_close(weights(two.model.encoder), weights(one.model.encoder))
 
 
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_the_bank_can_begin_with_features(accumulation: int) -> None:
+    batch, _ = minibatches()
+    metaug = make_metaug()
+    metaug.accumulation = accumulation
+    before = deepcopy(metaug.model.encoder.state_dict())
+    metaug.fill_bank(batch)
+    torch.testing.assert_close(dict(metaug.model.encoder.state_dict()), dict(before), rtol=0, atol=0)
+    halves = [[view[i : i + 6 // accumulation] for view in batch.images] for i in range(0, 6, 6 // accumulation)]
+    features = torch.cat([make_model().encode(part) for part in halves], 1)
+    torch.testing.assert_close(bank_rows(metaug.bank)[INDICES], features.detach().transpose(0, 1))
+
+
 @pytest.mark.parametrize("name", ["delta", "alpha"])
 def test_weights_of_the_objective_are_checked(name: str) -> None:
     with pytest.raises(ValueError, match=f"{name} is -1"):

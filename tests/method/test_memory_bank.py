@@ -207,3 +207,20 @@ def test_a_non_finite_feature_does_not_reach_the_bank() -> None:
     assert rows(bank).isfinite().all()
     assert torch.equal(rows(bank)[7, 0], before[7, 0])
     assert not torch.equal(rows(bank)[7, 1], before[7, 1])
+
+
+def test_rows_are_filled_as_they_are() -> None:
+    bank = MemoryBank(10, 2, 4, negatives=3, momentum=0.9)
+    before = bank.state_dict()["rows"].clone()
+    features = unit(torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(0)))
+    bank.fill(torch.tensor([7, 0, 9]), features)
+    rows = bank.state_dict()["rows"]
+    torch.testing.assert_close(rows[[7, 0, 9]], features.transpose(0, 1))
+    others = [1, 2, 3, 4, 5, 6, 8]
+    assert torch.equal(rows[others], before[others])
+    with pytest.raises(IndexError, match="index 10 is outside the memory bank of 10 rows"):
+        bank.fill(torch.tensor([7, 10, 9]), features)
+    with pytest.raises(
+        ValueError, match=r"features \[2, 3, 4\] do not fit 2 indices in a bank of 2 views and 4 numbers"
+    ):
+        bank.fill(torch.tensor([7, 0]), features)

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 
+from metaug_ray.method.algorithm import Minibatch
 from metaug_ray.training.loop import StoppedError
 from metaug_ray.training.schedule import learning_rate_factor
 from metaug_ray.training.state import TrainingState
@@ -82,6 +83,28 @@ def test_too_many_in_a_row_stop_the_run(shapes_beton: Path) -> None:
     settings = small_settings(shapes_beton, training={"epochs": 2, "nonfinite_limit": 3})
     with pytest.raises(StoppedError, match=r"was not finite in 3 steps in a row, up to step 9 .*nonfinite_limit is 3"):
         run_plain(0, settings, change=poison({2, 6, 7, 8}))
+
+
+@pytest.mark.parametrize(("initial", "expected"), [("random", []), ("features", list(range(96)))])
+def test_the_bank_may_begin_with_features(shapes_beton: Path, initial: str, expected: list[int]) -> None:
+    """Of every image, before the first step."""
+    filled: list[int] = []
+
+    def watch(state: TrainingState) -> None:
+        fill, begin = state.metaug.fill_bank, state.metaug.bank.state_dict()["rows"].clone()
+
+        def fill_bank(minibatch: Minibatch) -> None:
+            assert state.step == 0
+            filled.extend(minibatch.indices.tolist())
+            fill(minibatch)
+            assert not torch.equal(state.metaug.bank.state_dict()["rows"][minibatch.indices], begin[minibatch.indices])
+
+        state.metaug.fill_bank = fill_bank  # type: ignore[method-assign]
+
+    settings = small_settings(shapes_beton, training={"epochs": 1}, bank={"initial": initial})
+    recorder, _ = run_plain(0, settings, change=watch)
+    assert sorted(filled) == expected
+    assert max(recorder.seen) == 6
 
 
 def test_checkpoints_by_the_clock(shapes_beton: Path) -> None:
