@@ -15,7 +15,7 @@ demo: data/shapes.beton
 	$(UV) run --locked python jobs/imagenet_resnet50.py --preset demo
 
 data/shapes.beton: | setup
-	$(UV) run --locked python jobs/prepare_data.py --source.kind shapes --source.count 2560 --source.size 32 \
+	$(UV) run --locked python jobs/prepare_data.py --source.kind shapes --source.count 2048 \
 		--encoding.preset small --output $@
 
 test: lint

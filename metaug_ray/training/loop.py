@@ -31,6 +31,9 @@ class Observer(Protocol):
     def histograms(self, step: int, values: dict[str, list[float]]) -> None:
         """Similarity histograms after `step` steps (:func:`~metaug_ray.training.health.similarity_histograms`)."""
 
+    def note(self, text: str) -> None:
+        """A sentence for the user."""
+
     def save(self, state: TrainingState, metrics: dict[str, float]) -> None:
         """Write a checkpoint of `state`; a collective call. `metrics` are the last ones, with `knn/accuracy` if it was
         measured at this very step."""
@@ -92,7 +95,9 @@ def train(
         if settings.bank.initial == "features":
             # The epoch after the last: crops that training never sees.
             with closing(batches.regular(total)) as first:
-                for minibatch in islice(first, batches.steps_per_epoch):
+                for done, minibatch in enumerate(islice(first, batches.steps_per_epoch)):
+                    if done % health.log_every == 0:
+                        observer.note(f"filling the memory bank: batch {done:,} of {batches.steps_per_epoch:,}")
                     metaug.fill_bank(minibatch)
         window.pause(time.perf_counter() - began)
 

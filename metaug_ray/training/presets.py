@@ -14,9 +14,9 @@ PRESETS: Final[dict[str, dict[str, Any]]] = {
         },
         "model": {"views": ("l", "ab"), "encoder": "resnet18", "width": 0.5},
         "method": {"contrast": "info_nce", "generator_hidden_size": 512, "meta": {"every": 10}},
-        "bank": {"negatives": 512},
+        "bank": {"negatives": 512, "initial": "features"},
         "training": {
-            "epochs": 20,
+            "epochs": 18,
             "batch_size": 32,
             "precision": "float32",
             "encoder": {"kind": "adam", "learning_rate": 1e-3},
@@ -26,6 +26,6 @@ PRESETS: Final[dict[str, dict[str, Any]]] = {
         },
         "compute": {"workers": 2},
         "checkpoint": {"every_minutes": 1.0},
-        "health": {"log_every": 40, "knn_every": 5},
+        "health": {"log_every": 40, "knn_every": 6},
     },
 }

@@ -130,11 +130,11 @@ class _Run:
         if checkpoint is not None:
             with checkpoint.as_directory() as folder:
                 load(self._state, Path(folder))
-            self.observer.say(f"goes on from step {self._state.step:,}")
+            self.observer.note(f"goes on from step {self._state.step:,}")
         elif fork is not None:
             folder = RunFolder(fork["storage"], fork["name"]).download(fork["checkpoint"])
             load_networks(self._state, folder, bank=fork["bank"] == "same")
-            self.observer.say(f"begins with the weights of {fork['name']}, {fork['checkpoint']}")
+            self.observer.note(f"begins with the weights of {fork['name']}, {fork['checkpoint']}")
 
     def train(self) -> None:
         model = self._state.metaug.model
@@ -169,8 +169,7 @@ class _RayObserver:
     def histograms(self, step: int, values: dict[str, list[float]]) -> None:
         self._send("histograms", step=step, values=values)
 
-    def say(self, text: str) -> None:
-        """A sentence for the user, from the first worker."""
+    def note(self, text: str) -> None:
         self._send("note", text=text)
 
     def save(self, state: TrainingState, metrics: dict[str, float]) -> None:

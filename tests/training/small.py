@@ -64,12 +64,16 @@ class Recorder:
         self.seen: dict[int, dict[str, float]] = {}
         self.histogram_steps: list[int] = []
         self.saved: list[int] = []
+        self.notes: list[str] = []
 
     def metrics(self, step: int, values: dict[str, float]) -> None:
         self.seen[step] = self.seen.get(step, {}) | values
 
     def histograms(self, step: int, values: dict[str, list[float]]) -> None:
         self.histogram_steps.append(step)
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
 
     def save(self, state: TrainingState, metrics: dict[str, float]) -> None:
         self.saved.append(state.step)

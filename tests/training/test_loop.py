@@ -104,6 +104,7 @@ def test_the_bank_may_begin_with_features(shapes_beton: Path, initial: str, expe
     settings = small_settings(shapes_beton, training={"epochs": 1}, bank={"initial": initial})
     recorder, _ = run_plain(0, settings, change=watch)
     assert sorted(filled) == expected
+    assert len(recorder.notes) == len(expected) // 16
     assert max(recorder.seen) == 6
 
 
