@@ -393,7 +393,8 @@ class ComputeSettings(Settings):
     """Where and on what it runs. May change when a run is resumed."""
 
     address: str | None = Field(None, min_length=1)
-    """of the Ray cluster; default RAY_ADDRESS (set in a submitted job), else a cluster on this machine for this run"""
+    """of the Ray cluster; default RAY_ADDRESS (set in a submitted job), else the one that this machine is part of, else
+    one for this run alone"""
     device: Literal["auto", "gpu", "cpu"] = "auto"
     """auto: GPUs if the cluster has any"""
     workers: int | None = Field(None, ge=1, le=4096)
@@ -410,6 +411,9 @@ class ComputeSettings(Settings):
     """memory format of the encoders"""
     max_failures: int = Field(20, ge=0)
     """failures of workers, over the whole run, after each of which it goes on from the last checkpoint"""
+    max_failures_in_row: int = Field(5, ge=0)
+    """of these, and of elastic changes, how many without a new checkpoint in between: what fails again and again is not
+    mended by trying"""
 
 
 class CheckpointSettings(Settings):
@@ -469,7 +473,8 @@ class PretrainSettings(Settings):
     name: str = Field("imagenet_resnet50", max_length=100)
     """of the run: the same name again resumes it"""
     fork: str | None = Field(None, min_length=1)
-    """begin with the weights of this other run (a warm start, from step 0 and with any settings)"""
+    """begin with the weights of this other run: a warm start, from step 0, with other settings than model.*; generators
+    of another size and the bank of other data begin anew"""
     seed: int = Field(0, ge=0, lt=2**31)
     """of weights, order, augmentations and negatives"""
     data: DataSettings
@@ -497,8 +502,9 @@ class PretrainSettings(Settings):
             raise ValueError(f"name: letters, digits, '.', '_' and '-' only, as it names a folder (got {self.name!r})")
         if self.fork == self.name:
             raise ValueError(f"fork: a run cannot begin with its own weights (got {self.fork!r}); give a new name")
-        if "://" in self.data.beton and self.compute.staging is None:
-            raise ValueError(f"compute.staging: {self.data.beton} is not a local file, so say where nodes may copy it")
+        for beton in (self.data.beton, self.health.knn_beton or ""):
+            if "://" in beton and self.compute.staging is None:
+                raise ValueError(f"compute.staging: {beton} is not a local file, so say where nodes may copy it")
         least = {"conv": 63, "fc": 63}.get(self.model.encoder, 0)
         if self.data.image_size < least and not self.model.small_images:
             raise ValueError(
@@ -531,5 +537,10 @@ class PretrainSettings(Settings):
             raise ValueError(
                 f"training.batch_size: {batch} images among {workers} workers{parts} leave each "
                 f"{batch / (workers * accumulation):g}; expected a whole number{short}, such as {nearest}"
+            )
+        if self.data.augmentation.mixup < 1 and share * accumulation % 2:
+            raise ValueError(
+                f"training.batch_size: mixup blends neighbours, and {batch} images among {workers} workers leave each "
+                f"{share * accumulation}, an odd number; use a multiple of {2 * workers}"
             )
         return share * accumulation

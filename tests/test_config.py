@@ -191,6 +191,7 @@ def pretrain(**fields: Any) -> dict[str, Any]:
         *(("compute.compile", value) for value in ("maybe",)),
         *(("compute.channels_last", value) for value in ("maybe",)),
         *(("compute.max_failures", value) for value in (-1,)),
+        *(("compute.max_failures_in_row", value) for value in (-1,)),
         *(("checkpoint.storage", value) for value in ("",)),
         *(("checkpoint.every_steps", value) for value in (0,)),
         *(("checkpoint.every_minutes", value) for value in (0, None)),
@@ -233,6 +234,14 @@ def test_every_field_of_a_run_refuses_what_is_out_of_range(field: str, value: ob
                 "training__accumulation": 4,
             },
             "training.batch_size: 120 images among 4 workers in 4 parts leave each 7.5; expected",
+        ),
+        (
+            {"health__knn_beton": "s3://bucket/y.beton"},
+            "compute.staging: s3://bucket/y.beton is not a local file, so say where",
+        ),
+        (
+            {"data__augmentation": {"mixup": 0.8}, "training__batch_size": 6, "compute__workers": 2},
+            "training.batch_size: mixup blends neighbours, and 6 images among 2 workers leave each 3, an odd number",
         ),
         (
             {"data__beton": "s3://bucket/x.beton"},

@@ -81,8 +81,8 @@ class StepOutcome(NamedTuple):
     """z of this rank's part, [V, B, D]."""
     norms: GradientNorms
     applied: bool
-    """Whether parameters and bank moved: they do not where a loss or a gradient is not finite. The same on all
-    ranks."""
+    """Whether all that the step trains moved. Where a loss or a gradient is not finite, nothing does; where the
+    `separate` schedule's own gradient alone is not, encoders and bank do. The same on all ranks."""
 
 
 class MetAug:
@@ -156,7 +156,7 @@ class MetAug:
 
         A collective call: every rank passes its part of the global minibatch, parts of one size. The regular forward
         pass is the only one that moves batch-norm running statistics. Where a loss or a gradient of any rank is not
-        finite, no parameter, row or statistic moves.
+        finite, no parameter, row or statistic moves (see `StepOutcome.applied`).
 
         Args:
             step: number of the step, from 0 on: with the bank's seed it determines the negatives.
@@ -197,6 +197,9 @@ class MetAug:
         if not applied:
             for buffer, old in zip(statistics, kept, strict=True):
                 buffer.copy_(old)
+            self.model.encoder.zero_grad()
+            if self.model.generators is not None:
+                self.model.generators.zero_grad()
             return StepOutcome(*seen, features, norms, applied)
 
         self._clip(theta, torch.stack(norms[:2]).norm())

@@ -48,8 +48,8 @@ def draw_histograms(histograms: dict[str, list[float]], step: int, path: Path) -
     figure.savefig(path, dpi=120)
 
 
-def draw_curves(series: Series, path: Path) -> None:
-    """Losses, mean similarities and kNN accuracy over the steps.
+def draw_curves(series: Series, path: Path) -> bool:
+    """Losses, mean similarities and kNN accuracy over the steps; says whether there was anything to draw.
 
     Args:
         series: the run's metrics.
@@ -63,7 +63,7 @@ def draw_curves(series: Series, path: Path) -> None:
     panels = [(title, {k: v for k, v in names.items() if series.get(k)}) for title, names in panels]
     panels = [(title, names) for title, names in panels if names]
     if not panels:
-        return
+        return False
     figure = Figure(figsize=(4.5 * len(panels), 3.2), layout="constrained")
     for axes, (title, names) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         for name, label in names.items():
@@ -72,6 +72,7 @@ def draw_curves(series: Series, path: Path) -> None:
         axes.set(xlabel="step", title=title)
         axes.legend(frameon=False, fontsize=8)
     figure.savefig(path, dpi=120)
+    return True
 
 
 def _thinned(points: Sequence[tuple[int, float]]) -> Sequence[tuple[int, float]]:

@@ -29,6 +29,7 @@ class Journal:
         path: of the file; beside it lies a small one that says how much of it was delivered.
         deliver: takes some records; raises `RefusedError` for what it will never take, anything else if it is away.
         say: takes a sentence for the user.
+        receiver: who is delivered to: another one than before gets everything from the beginning.
         wait: seconds to the first repetition after a failure; doubled up to 30.
     """
 
@@ -37,9 +38,11 @@ class Journal:
         path: Path,
         deliver: Callable[[list[Record]], None],
         say: Callable[[str], None],
+        receiver: str = "",
         wait: float = 1.0,
     ) -> None:
         self._path, self._deliver, self._say, self._wait = path, deliver, say, wait
+        self._receiver = receiver
         path.parent.mkdir(parents=True, exist_ok=True)
         self._mark = path.with_suffix(".delivered")
         self._file = path.open("ab")
@@ -138,11 +141,13 @@ class Journal:
 
     def _read_mark(self) -> int:
         try:
-            return min(int(self._mark.read_text()), self._path.stat().st_size)
-        except (OSError, ValueError):
+            mark = json.loads(self._mark.read_text())
+            delivered = int(mark["bytes"]) if mark["receiver"] == self._receiver else 0
+        except (OSError, ValueError, KeyError, TypeError):
             return 0
+        return min(delivered, self._path.stat().st_size)
 
     def _write_mark(self) -> None:
         partial = self._mark.with_suffix(".partial")
-        partial.write_text(str(self._delivered))
+        partial.write_text(json.dumps({"receiver": self._receiver, "bytes": self._delivered}))
         partial.replace(self._mark)

@@ -84,7 +84,7 @@ class RunTracker:
                 f"tracking.uri: MLflow at {self.uri} cannot be used "
                 f"({reason[0][:300] if reason else type(error).__name__}); start it, or give another address"
             ) from error
-        self._journal = Journal(folder / "journal.jsonl", self._deliver, say)
+        self._journal = Journal(folder / "journal.jsonl", self._deliver, say, f"{self.uri} {self.run_id}")
         self._latest: dict[str, int] = defaultdict(lambda: -1)
         self._series: Series = defaultdict(list)
         for record in self._journal.read():
@@ -132,8 +132,8 @@ class RunTracker:
 
     def curves(self) -> None:
         """The figure of losses, similarities and kNN accuracy so far."""
-        draw_curves(self._series, self._path("figures/curves.png"))
-        self._journal.append({"kind": "file", "name": "figures/curves.png"})
+        if draw_curves(self._series, self._path("figures/curves.png")):
+            self._journal.append({"kind": "file", "name": "figures/curves.png"})
 
     def tags(self, tags: dict[str, str]) -> None:
         """Tags of the run, such as the place of its last checkpoint."""
@@ -215,7 +215,10 @@ class RunTracker:
                 self._client.log_batch(self.run_id, tags=[RunTag(*tag) for tag in record["values"].items()])
             case "file":
                 folder, _, _ = record["name"].rpartition("/")
-                self._client.log_artifact(self.run_id, str(self._folder / "files" / record["name"]), folder)
+                file = self._folder / "files" / record["name"]
+                if not file.exists():
+                    raise RefusedError(f"{file} was deleted")
+                self._client.log_artifact(self.run_id, str(file), folder)
             case "status":
                 self._client.set_terminated(self.run_id, record["status"], round(1000 * record["time"]))
             case "start":

@@ -92,15 +92,16 @@ def load(state: TrainingState, folder: Path) -> None:
     state.load_state_dict(loaded)
 
 
-def load_networks(state: TrainingState, folder: Path, *, bank: bool) -> None:
-    """Take over weights and, if asked, the bank's rows, and nothing else: a warm start. A collective call.
+def load_networks(state: TrainingState, folder: Path, *, bank: bool, generators: bool) -> None:
+    """Take over encoders and heads and, if asked, the bank's rows and the generators: a warm start. A collective call.
 
     Raises:
         CheckpointError: it cannot be read, or is of other networks, or of another bank where that is asked for.
     """
     loaded = state.networks()
-    if not bank:
-        del loaded["bank"]
+    for part, wanted in (("bank", bank), ("generators", generators)):
+        if not wanted:
+            loaded.pop(part, None)
     _read(loaded, folder)
 
 

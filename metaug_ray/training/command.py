@@ -47,7 +47,8 @@ def main(arguments: list[str]) -> int:
     except (DataError, TrackingError, TrainingError) as error:
         print(f"{_PROGRAM}: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
+    # What Ray makes of SIGINT and SIGTERM.
+    except (KeyboardInterrupt, SystemExit):
         print(f"{_PROGRAM}: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
         return 130
     if outcome.trained_knn is not None and outcome.random_knn is not None:

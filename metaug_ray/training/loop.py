@@ -168,6 +168,9 @@ def _no_batches() -> Generator[Minibatch]:
     yield from ()
 
 
+_STEPS_PER_LOOK = 50
+
+
 class _CheckpointClock:
     """Says on all ranks alike when a checkpoint is due: by steps, or by the first rank's clock."""
 
@@ -183,8 +186,8 @@ class _CheckpointClock:
         every = self._settings.every_steps
         if every is not None and step % every == 0:
             return True
-        # Clocks differ between ranks and asking costs a message, so they are asked where the log is written.
-        if self._settings.every_minutes is None or step % self._log_every:
+        # Clocks differ between ranks and asking costs a message, so they are asked every few steps.
+        if self._settings.every_minutes is None or step % min(self._log_every, _STEPS_PER_LOOK):
             return False
         over = time.monotonic() - self._began >= 60 * self._settings.every_minutes
         answer = torch.tensor([float(over and distributed.rank(self._group) == 0)], device=self._device)

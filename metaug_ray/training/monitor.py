@@ -38,6 +38,8 @@ class Monitor:
         self._collapsed = False
         self.restarts = 0
         """Failures of workers so far."""
+        self.failure = ""
+        """The last one."""
         self._thread = threading.Thread(target=self._run, name="monitor", daemon=True)
         self._thread.start()
 
@@ -54,8 +56,10 @@ class Monitor:
                 if self._stop.is_set():
                     return
                 continue
-            # The queue's actor is gone with the cluster; the main thread says why.
-            except Exception:
+            # The queue is gone with the cluster; what happened to the run, the main thread says.
+            except Exception as error:
+                if not self._stop.is_set():
+                    self._say(f"nothing more is heard of the workers ({type(error).__name__})")
                 return
             try:
                 self._take(message)
@@ -77,6 +81,7 @@ class Monitor:
                     self._folder.keep_best(message["name"], message["accuracy"], message["step"])
             case "failure":
                 self.restarts += 1
+                self.failure = message["text"]
                 self._say(
                     f"{message['text']}; failure {self.restarts} of {self._settings.compute.max_failures} allowed"
                 )

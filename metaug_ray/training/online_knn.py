@@ -10,8 +10,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from metaug_ray.config import PretrainSettings
+from metaug_ray.data.beton import beton_labels, open_beton
+from metaug_ray.data.errors import DataError
 from metaug_ray.data.loader import EvaluationLoader
-from metaug_ray.data.manifest import Manifest, read_manifest
+from metaug_ray.data.manifest import read_manifest
 from metaug_ray.data.randomness import Draws
 from metaug_ray.evaluation.knn import weighted_knn
 from metaug_ray.method import distributed
@@ -30,6 +32,9 @@ class OnlineKnn:
         queries: the beton whose images are classified; None to take the training beton's, without the references.
         cpus, device, rank, world_size: of this rank.
         group: the ranks; None for the default group, or for this process alone where there is none.
+
+    Raises:
+        DataError: too few images have labels.
     """
 
     def __init__(
@@ -48,12 +53,17 @@ class OnlineKnn:
         self._classes = len(manifest.classes)
         self._settings, self._device, self._group = settings.health, device, group
         self._views = settings.model.views
-        chosen = _shuffled(manifest)
-        references = min(settings.health.knn_references, manifest.samples if queries else manifest.samples * 4 // 5)
+        chosen = _labelled(beton)
+        references = min(settings.health.knn_references, len(chosen) if queries else len(chosen) * 4 // 5)
         if queries is None:
             queries, asked = beton, chosen[references : references + settings.health.knn_queries]
         else:
-            asked = _shuffled(read_manifest(queries))[: settings.health.knn_queries]
+            asked = _labelled(queries)[: settings.health.knn_queries]
+        if not references or not len(asked):
+            raise DataError(
+                f"{beton}: has {len(chosen)} labelled images for the kNN, of which some must vote and others be "
+                "classified; set health.knn_every to 0"
+            )
         # A number that a worker's share of a small data set fills.
         batch = max(1, min(_BATCH, math.ceil(len(asked) / world_size)))
         self._references, self._queries = (
@@ -72,6 +82,8 @@ class OnlineKnn:
 
     def accuracy(self, model: Model) -> float:
         """Share of the queries that the vote of their nearest references gets right. A collective call."""
+        # After a step each rank has batch-norm statistics of its own; the first one's are those that are saved.
+        distributed.broadcast_buffers(model.eager_encoder, self._group)
         references, reference_labels, valid = self._representations(model, self._references)
         references, reference_labels = (_gathered(part, self._group) for part in (references, reference_labels))
         # As bytes: not every backend moves truth values.
@@ -108,10 +120,10 @@ class OnlineKnn:
         return features, labels, valid & (labels >= 0)
 
 
-def _shuffled(manifest: Manifest) -> NDArray[np.int64]:
-    """All indices in an order of its own for every data set size: betons are often sorted by class."""
-    everything = np.arange(manifest.samples)
-    return np.argsort(Draws(0, 0, everything).uniform("knn"), kind="stable")
+def _labelled(beton: Path) -> NDArray[np.int64]:
+    """Indices of the labelled images, shuffled the same way each time: betons are often sorted by class."""
+    labelled = np.flatnonzero(beton_labels(open_beton(beton)) >= 0)
+    return labelled[np.argsort(Draws(0, 0, labelled).uniform("knn"), kind="stable")]
 
 
 def _gathered(part: Tensor, group: dist.ProcessGroup | None) -> Tensor:

@@ -50,18 +50,20 @@ def place(settings: PretrainSettings, nodes: Sequence[Resources], samples: int) 
     if not useful:
         raise TrainingError(f"the cluster has no CPUs ({_described(nodes)}); wait for its nodes, or start some")
     workers = compute.workers or (gpus if gpu else len(useful))
+    # An elastic run starts with what there is, from its least on.
     least = compute.min_workers or workers
+    field = "compute.min_workers" if compute.min_workers else "compute.workers"
 
-    if gpu and workers > gpus:
+    if gpu and least > gpus:
         raise TrainingError(
-            f"compute.workers: {workers} workers x 1 GPU = {workers} GPUs, but the cluster has {gpus} "
+            f"{field}: {least} workers x 1 GPU = {least} GPUs, but the cluster has {gpus} "
             f"({_described(nodes)}); ask for at most {gpus}"
         )
     share = compute.cpus_per_worker or _equal_share(workers, useful, gpu)
     fitting = sum(_fitting(node, share, gpu) for node in useful)
-    if workers > fitting:
+    if least > fitting:
         raise TrainingError(
-            f"compute.workers: {workers} workers x {share} CPUs{' and 1 GPU' if gpu else ''} = {workers * share} CPUs, "
+            f"{field}: {least} workers x {share} CPUs{' and 1 GPU' if gpu else ''} = {least * share} CPUs, "
             f"but the cluster has room for {fitting} of them in {cpus} CPUs ({_described(nodes)}); ask for fewer "
             "workers, or set compute.cpus_per_worker lower"
         )

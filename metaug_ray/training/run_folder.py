@@ -15,6 +15,7 @@ from metaug_ray.training.errors import TrainingError
 _SNAPSHOT: Final = "checkpoint_manager_snapshot.json"
 _RECORD: Final = "run.json"
 _BEST: Final = "best"
+_STARTS: Final = "starts.json"
 _PREFIX: Final = "checkpoint_"
 
 
@@ -95,15 +96,7 @@ class RunFolder:
 
     def write_record(self, record: dict[str, Any]) -> None:
         """Replace the record."""
-        text = json.dumps(record, indent=2) + "\n"
-        if self.local:
-            path = Path(self._root, _RECORD)
-            partial = path.with_suffix(".partial")
-            partial.write_text(text, encoding="utf-8")
-            partial.replace(path)
-        else:
-            with self._files.open_output_stream(f"{self._root}/{_RECORD}") as file:
-                file.write(text.encode())
+        self._write(_RECORD, record)
 
     def checkpoints(self) -> list[str]:
         """Names of the whole checkpoints, oldest first."""
@@ -124,11 +117,25 @@ class RunFolder:
         pyarrow.fs.copy_files(
             f"{self._root}/{name}", target, source_filesystem=self._files, destination_filesystem=self._files
         )
-        pointer = json.dumps({"name": name, "accuracy": accuracy, "step": step})
-        with self._files.open_output_stream(f"{self._root}/{_BEST}/best.json") as file:
-            file.write(pointer.encode())
+        self._write(f"{_BEST}/best.json", {"name": name, "accuracy": accuracy, "step": step})
         if best is not None and best["name"] != name:
             self._files.delete_dir(f"{self._root}/{_BEST}/{best['name']}")
+
+    def keep_best_of_all(self) -> None:
+        """Do so for all checkpoints that are there: a driver may have died before it could."""
+        snapshot = self._json(_SNAPSHOT) or {}
+        for result in snapshot.get("checkpoint_results", []):
+            metrics = result.get("metrics", {})
+            if "knn/accuracy" in metrics:
+                self.keep_best(result["checkpoint_dir_name"], metrics["knn/accuracy"], metrics["step"])
+
+    def count_start(self, checkpoint: str | None) -> int:
+        """Count a start of the workers from a checkpoint; returns how many there were from this one in a row. None
+        begins to count anew."""
+        before = self._json(_STARTS) or {}
+        starts = 0 if checkpoint is None else before.get("starts", 0) + 1 if before.get("from") == checkpoint else 1
+        self._write(_STARTS, {"from": checkpoint, "starts": starts})
+        return starts
 
     def remove_unfinished(self) -> list[str]:
         """Remove what an interrupted writer left of checkpoints; returns their names."""
@@ -156,6 +163,17 @@ class RunFolder:
         except OSError as error:
             raise DataError(f"{self.location}/{name}: cannot be copied to {target} ({error})") from error
         return target
+
+    def _write(self, name: str, content: dict[str, Any]) -> None:
+        text = json.dumps(content, indent=2) + "\n"
+        if self.local:
+            path = Path(self._root, name)
+            partial = path.with_suffix(".partial")
+            partial.write_text(text, encoding="utf-8")
+            partial.replace(path)
+        else:
+            with self._files.open_output_stream(f"{self._root}/{name}") as file:
+                file.write(text.encode())
 
     def _json(self, name: str) -> dict[str, Any] | None:
         path = f"{self._root}/{name}"

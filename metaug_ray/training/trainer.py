@@ -1,8 +1,8 @@
 """One pre-training run, from the driver: checked, started, watched and brought to its end."""
 
 import os
-import sys
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +15,7 @@ import yaml
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.util.queue import Queue
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from metaug_ray.config import PretrainSettings
 from metaug_ray.data.errors import DataError
@@ -88,19 +89,22 @@ def _pretrain(settings: PretrainSettings, folder: RunFolder, manifest: Manifest)
     record = folder.record
     if record is None:
         record = {
+            # The same name in the same place may be another run, after its folder was deleted.
+            "id": uuid.uuid4().hex,
+            "fork": settings.fork,
             "settings": settings.model_dump(mode="json"),
             "fixed": fixed_settings(settings),
             "data": {"beton": settings.data.beton, "sha256": manifest.sha256, "samples": manifest.samples},
         }
     else:
         check_resumable(record, settings, manifest.sha256)
-    fork = None if folder.checkpoints() or settings.fork is None else _fork(settings, manifest)
+    fork = None if folder.checkpoints() or record["fork"] is None else _fork(settings, record["fork"], manifest)
     tracker = RunTracker(
         settings.tracking.uri,
         settings.tracking.experiment,
         settings.name,
-        folder.location,
-        Path(folder.location, "tracking") if folder.local else _HOME / "tracking" / settings.name,
+        record["id"],
+        Path(folder.location, "tracking") if folder.local else _HOME / "tracking" / record["id"],
         say,
     )
     with _ended(tracker) as outcome:
@@ -109,7 +113,8 @@ def _pretrain(settings: PretrainSettings, folder: RunFolder, manifest: Manifest)
         else:
             with _cluster(settings):
                 placement = place(settings, _nodes(), manifest.samples)
-                folder.write_record(record | {"mlflow": {"uri": tracker.uri, "run_id": tracker.run_id}})
+                record |= {"mlflow": {"uri": tracker.uri, "run_id": tracker.run_id}}
+                folder.write_record(record)
                 tracker.settings(
                     settings.model_dump(mode="json"),
                     record["fixed"] | {"data.sha256": manifest.sha256},
@@ -118,7 +123,11 @@ def _pretrain(settings: PretrainSettings, folder: RunFolder, manifest: Manifest)
                 say(_announcement(settings, manifest, placement, folder, tracker))
                 for name in folder.remove_unfinished():
                     say(f"removed {name}, which was not written to its end")
+                folder.keep_best_of_all()
+                folder.count_start(None)
+                _say_if_busy(placement)
                 _fit(settings, folder, tracker, placement, record, fork)
+            folder.remove_unfinished()
             folder.write_record(record | {"finished": time.time()})
             tracker.curves()
     knn = tracker.series.get("knn/accuracy", [])
@@ -162,23 +171,23 @@ def _check_knn(settings: PretrainSettings, manifest: Manifest) -> None:
         )
 
 
-def _fork(settings: PretrainSettings, manifest: Manifest) -> dict[str, str]:
-    """Where a warm start finds its weights."""
-    other = RunFolder(settings.checkpoint.storage, str(settings.fork))
+def _fork(settings: PretrainSettings, name: str, manifest: Manifest) -> dict[str, str]:
+    """Where a warm start finds its weights, and which of them fit."""
+    other = RunFolder(settings.checkpoint.storage, name)
     record, names = other.record, other.checkpoints()
     if record is None or not names:
         raise TrainingError(f"fork: {other.location} is no run with a checkpoint; give the name of one")
     old, new = record["fixed"]["model"], fixed_settings(settings)["model"]
     if old != new:
-        raise TrainingError(
-            f"fork: the networks of {settings.fork!r} are others: {old}, not {new}; keep model.* as it was"
-        )
-    same = record["data"]["sha256"] == manifest.sha256
+        raise TrainingError(f"fork: the networks of {name!r} are others: {old}, not {new}; keep model.* as it was")
+    method, size = record["fixed"]["method"], "generator_hidden_size"
+    generators = method["generators"] and method[size] == settings.method.generator_hidden_size
     return {
         "storage": settings.checkpoint.storage,
-        "name": str(settings.fork),
+        "name": name,
         "checkpoint": names[-1],
-        "bank": "same" if same else "new",
+        "bank": "same" if record["data"]["sha256"] == manifest.sha256 else "new",
+        "generators": "same" if generators or not settings.method.generators else "new",
     }
 
 
@@ -215,11 +224,22 @@ def _cluster(settings: PretrainSettings) -> Iterator[None]:
             f"compute.address: no Ray cluster at {settings.compute.address or os.environ.get('RAY_ADDRESS')} "
             f"({str(error).splitlines()[0]}); start one with `ray start --head`, or leave the address out"
         ) from error
-    try:
-        yield
-    finally:
-        if not already:
-            ray.shutdown()
+    yield
+    # After an error it is left to the process's end: MLflow must hear of it first.
+    if not already:
+        ray.shutdown()
+
+
+def _say_if_busy(placement: Placement) -> None:
+    """Ray waits for resources that others hold, and says nothing."""
+    needed = {"CPU": placement.min_workers * placement.cpus} | ({"GPU": placement.min_workers} if placement.gpu else {})
+    free = ray.available_resources()
+    for kind, count in needed.items():
+        if free.get(kind, 0) < count:
+            say(
+                f"waiting for {kind}s: the run needs {count}, and {free.get(kind, 0):g} are free; it begins when other "
+                "jobs give theirs back"
+            )
 
 
 def _nodes() -> list[dict[str, float]]:
@@ -234,7 +254,9 @@ def _fit(
     record: dict[str, Any],
     fork: dict[str, str] | None,
 ) -> None:
-    queue = Queue(actor_options={"num_cpus": 0})
+    # On this node: the run must not end with another one.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    queue = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
     monitor = Monitor(settings, queue, tracker, folder, say)
     elastic = placement.min_workers < placement.workers
     trainer = TorchTrainer(
@@ -265,7 +287,9 @@ def _fit(
     began = time.monotonic()
     try:
         result = trainer.fit()
+        monitor.close()
     except TrainingFailedError as error:
+        monitor.close()
         failures = getattr(error, "worker_failures", None)
         reason = describe_failures(failures) if failures else str(error).strip().splitlines()[-1]
         raise TrainingError(
@@ -273,17 +297,14 @@ def _fit(
             f"({(folder.checkpoints() or ['none yet'])[-1]})"
         ) from error
     except ray.exceptions.RayError as error:
+        monitor.close()
         raise TrainingError(
             f"Ray lost the run ({type(error).__name__}: {str(error).splitlines()[0]}); the same command goes on from "
             "the last checkpoint"
         ) from error
-    finally:
-        # Not where the driver itself is being stopped: there is no time.
-        if not isinstance(sys.exc_info()[1], KeyboardInterrupt | SystemExit):
-            monitor.close()
     stopped = (result.return_value or {}).get(STOPPED)
     if stopped is not None:
-        raise TrainingError(stopped)
+        raise TrainingError(f"{stopped}; the last failure: {monitor.failure}" if monitor.failure else stopped)
     say(f"run {settings.name!r} is finished after {duration(time.monotonic() - began)}")
 
 

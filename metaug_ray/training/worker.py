@@ -1,12 +1,16 @@
 """One worker of a run: everything that the loop needs, supplied by Ray Train."""
 
 import os
+from collections.abc import Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager, suppress
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import ray
+import ray.exceptions
 import ray.train
 import ray.train.torch
 import torch
@@ -32,6 +36,7 @@ from metaug_ray.training.state import TrainingState, build_state
 STOPPED = "stopped"
 """Key of the worker's result that says why the run cannot go on; absent where it is finished."""
 
+_STAGING_TIMEOUT = timedelta(hours=12)
 _META_SEED = 2**31  # past every seed that a user can give, so the meta minibatches are an order of their own
 
 
@@ -52,35 +57,48 @@ def run_worker(config: dict[str, Any]) -> dict[str, str]:
         torch.backends.cudnn.benchmark = True
     else:
         torch.set_num_threads(config["cpus"])
-    # Of its own, as a checkpoint is written beside the training's collectives.
-    group = dist.new_group(backend="gloo")
-    failure, run = None, None
+    # Of its own, as a checkpoint is written beside the training's collectives. Nodes may stage for hours.
+    group = dist.new_group(backend="gloo", timeout=_STAGING_TIMEOUT)
+    observer = _RayObserver(settings, config["queue"], config["record"], group)
     try:
-        run = _Run(settings, config, device, group)
+        # First what each worker does by itself: where one fails, none waits for it in a collective call.
+        with _agreed(rank, group):
+            inputs = _Inputs(settings, config, device)
+        with _agreed(rank, group):
+            state = _begin(settings, inputs, device, observer)
+        model = state.metaug.model
+        knn = None if inputs.knn is None else partial(inputs.knn.accuracy, model)
+        train(settings, state, inputs.batches, observer, device=device, knn=knn)
+    except StoppedError as error:
+        return {STOPPED: str(error)}
+    finally:
+        observer.flush()
+    return {}
+
+
+@contextmanager
+def _agreed(rank: int, group: dist.ProcessGroup) -> Iterator[None]:
+    """Stop all workers with the reason of the first one that failed for a reason that trying again would not mend."""
+    failure = None
+    try:
+        yield
     except (DataError, CheckpointError, TrainingError) as error:
         failure = f"worker {rank} on {os.uname().nodename}: {error}"
     failures: list[str | None] = [None] * dist.get_world_size()
     dist.all_gather_object(failures, failure, group)
     for message in failures:
         if message is not None:
-            return {STOPPED: message}
-    assert run is not None  # or its failure was returned
-    try:
-        run.train()
-    except StoppedError as error:
-        return {STOPPED: str(error)}
-    finally:
-        run.observer.flush()
-    return {}
+            raise StoppedError(message)
 
 
-class _Run:
-    def __init__(
-        self, settings: PretrainSettings, config: dict[str, Any], device: torch.device, group: dist.ProcessGroup
-    ) -> None:
+class _Inputs:
+    """What this worker reads; made without a word to the others."""
+
+    def __init__(self, settings: PretrainSettings, config: dict[str, Any], device: torch.device) -> None:
         context = ray.train.get_context()
         rank, world_size = context.get_world_rank(), context.get_world_size()
-        self._settings, self._device = settings, device
+        if rank == 0:
+            _check_progress(settings, config)
         beton = _local(settings, settings.data.beton)
         manifest = read_manifest(beton)
         recorded = config["record"]["data"]["sha256"]
@@ -90,6 +108,7 @@ class _Run:
                 "nodes must see the same file: use a shared folder or a URI"
             )
         _check_gpu_memory(settings, manifest.samples, world_size, device)
+        self.samples = manifest.samples
         make_loader = partial(
             PretrainingLoader,
             beton,
@@ -104,16 +123,15 @@ class _Run:
         loader = make_loader(seed=settings.seed)
         separate = settings.method.generators and settings.method.meta.schedule == "separate"
         views = settings.model.views
-        self._batches = Batches(
+        self.batches = Batches(
             partial(minibatches, loader, views),
             loader.steps_per_epoch,
             partial(minibatches, make_loader(seed=settings.seed + _META_SEED), views) if separate else None,
         )
-        self._state = build_state(settings, manifest.samples, device)
-        self._knn = None
+        self.knn = None
         if settings.health.knn_every and manifest.classes:
             queries = settings.health.knn_beton
-            self._knn = OnlineKnn(
+            self.knn = OnlineKnn(
                 settings,
                 beton,
                 None if queries is None else _local(settings, queries),
@@ -122,29 +140,45 @@ class _Run:
                 rank=rank,
                 world_size=world_size,
             )
-        self.observer = _RayObserver(settings, config["queue"], config["record"], group)
-        self._begin(config["fork"])
+        checkpoint, fork = ray.train.get_checkpoint(), config["fork"]
+        self.checkpoint = checkpoint
+        self.fork = fork if checkpoint is None else None
+        self.fork_folder = (
+            RunFolder(fork["storage"], fork["name"]).download(fork["checkpoint"]) if self.fork is not None else None
+        )
 
-    def _begin(self, fork: dict[str, str] | None) -> None:
-        checkpoint = ray.train.get_checkpoint()
-        if checkpoint is not None:
-            with checkpoint.as_directory() as folder:
-                load(self._state, Path(folder))
-            self.observer.note(f"goes on from step {self._state.step:,}")
-        elif fork is not None:
-            folder = RunFolder(fork["storage"], fork["name"]).download(fork["checkpoint"])
-            load_networks(self._state, folder, bank=fork["bank"] == "same")
-            self.observer.note(f"begins with the weights of {fork['name']}, {fork['checkpoint']}")
 
-    def train(self) -> None:
-        model = self._state.metaug.model
-        train(
-            self._settings,
-            self._state,
-            self._batches,
-            self.observer,
-            device=self._device,
-            knn=None if self._knn is None else partial(self._knn.accuracy, model),
+def _begin(
+    settings: PretrainSettings, inputs: _Inputs, device: torch.device, observer: "_RayObserver"
+) -> TrainingState:
+    """The state that this start of the run begins with; a collective call."""
+    state = build_state(settings, inputs.samples, device)
+    if inputs.checkpoint is not None:
+        with inputs.checkpoint.as_directory() as folder:
+            load(state, Path(folder))
+        observer.note(f"goes on from step {state.step:,}")
+    elif inputs.fork is not None and inputs.fork_folder is not None:
+        parts = {"bank": inputs.fork["bank"] == "same", "generators": inputs.fork["generators"] == "same"}
+        load_networks(state, inputs.fork_folder, **parts)
+        new = [part for part, same in parts.items() if not same]
+        observer.note(
+            f"begins with the weights of {inputs.fork['name']}, {inputs.fork['checkpoint']}"
+            + (f", but new {' and '.join(new)}" if new else "")
+        )
+    return state
+
+
+def _check_progress(settings: PretrainSettings, config: dict[str, Any]) -> None:
+    """Count the starts from one checkpoint; the driver begins to count anew at its own start."""
+    checkpoint = ray.train.get_checkpoint()
+    begins = "the beginning" if checkpoint is None else checkpoint.path.rstrip("/").rpartition("/")[2]
+    folder = RunFolder(settings.checkpoint.storage, settings.name)
+    most = settings.compute.max_failures_in_row
+    starts = folder.count_start(begins)
+    if starts > most + 1:
+        raise TrainingError(
+            f"workers failed {starts - 1} times in a row after {begins}, and no checkpoint came in between "
+            f"(compute.max_failures_in_row is {most}): it would happen again"
         )
 
 
@@ -188,9 +222,10 @@ class _RayObserver:
         )
 
     def flush(self) -> None:
-        """Wait until the driver has what was sent."""
+        """Wait until the driver has what was sent, if there still is one."""
         if self._sent is not None:
-            ray.get(self._sent)
+            with suppress(ray.exceptions.RayError):
+                ray.get(self._sent)
 
     def _write(
         self, copied: dict[str, Any], record: dict[str, Any], done: "Future[None]", local: Checkpoint, name: str

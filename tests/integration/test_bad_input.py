@@ -28,7 +28,7 @@ def begun(folder: Path, settings: PretrainSettings, sha256: str) -> None:
     run = RunFolder(settings.checkpoint.storage, settings.name)
     run.make()
     data = {"beton": settings.data.beton, "sha256": sha256, "samples": 96}
-    run.write_record({"fixed": fixed_settings(settings), "data": data})
+    run.write_record({"id": "1", "fork": None, "fixed": fixed_settings(settings), "data": data})
 
 
 def test_a_beton_that_is_missing_or_broken(tmp_path: Path, shapes_beton: Path) -> None:

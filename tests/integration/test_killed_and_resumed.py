@@ -1,5 +1,6 @@
 """Runs on Ray that are killed, against the same run that was not: same losses, same weights, same bank."""
 
+import json
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -144,8 +145,9 @@ def test_the_driver_is_killed_and_the_command_given_again(
 
 def test_one_worker_goes_on_with_the_run_of_two(cluster: Cluster, uninterrupted: tuple[dict[int, float], Path]) -> None:
     run = cluster.folder / "fewer"
-    record = (run / "run.json").read_text().replace('"name": "driver"', '"name": "fewer"')
-    (run / "run.json").write_text(record)
+    record = json.loads((run / "run.json").read_text())
+    record["id"], record["fixed"]["name"] = "fewer", "fewer"
+    (run / "run.json").write_text(json.dumps(record))
     before = logged_losses(run)
     pretrain(cluster.settings("fewer", compute={"workers": 1}))
     resumed = logged_losses(run)

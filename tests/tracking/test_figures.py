@@ -27,7 +27,7 @@ def test_histograms_lie_where_the_similarities_are(tmp_path: Path) -> None:
 
 
 def test_curves_of_what_there_is(tmp_path: Path) -> None:
-    draw_curves({}, tmp_path / "none.png")
+    assert not draw_curves({}, tmp_path / "none.png")
     assert not (tmp_path / "none.png").exists()
     long = [(step, 1 / step) for step in range(1, 50_000)]
     draw_curves({"loss/total": long}, tmp_path / "one.png")

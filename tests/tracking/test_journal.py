@@ -23,8 +23,8 @@ class Receiver:
                 raise RefusedError("no such thing")
         self.taken += records
 
-    def open(self, path: Path) -> Journal:
-        return Journal(path, self.deliver, self.said.append, wait=0.02)
+    def open(self, path: Path, name: str = "") -> Journal:
+        return Journal(path, self.deliver, self.said.append, name, wait=0.02)
 
 
 def until(true: Callable[[], bool]) -> None:
@@ -85,6 +85,18 @@ def test_the_next_start_delivers_what_is_left_and_nothing_twice(receiver: Receiv
     second.append({"n": 3})
     assert second.close(10) == 0
     assert receiver.taken == [{"n": 0}, {"n": 1}, {"n": 3}] == second.read()
+
+
+def test_another_receiver_gets_everything(receiver: Receiver, tmp_path: Path) -> None:
+    records = [{"n": n} for n in range(3)]
+    first = receiver.open(tmp_path / "j.jsonl", "one")
+    for record in records:
+        first.append(record)
+    assert first.close(10) == 0
+    assert receiver.open(tmp_path / "j.jsonl", "one").close(10) == 0
+    assert receiver.taken == records
+    assert receiver.open(tmp_path / "j.jsonl", "two").close(10) == 0
+    assert receiver.taken == records + records
 
 
 def test_what_is_refused_does_not_stop_the_rest(receiver: Receiver, tmp_path: Path) -> None:

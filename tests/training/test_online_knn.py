@@ -6,9 +6,8 @@ import torch
 import torch.nn.functional as F
 
 from metaug_ray.data.loader import EvaluationLoader
-from metaug_ray.data.manifest import read_manifest
 from metaug_ray.method.views import split_views
-from metaug_ray.training.online_knn import OnlineKnn, _shuffled
+from metaug_ray.training.online_knn import OnlineKnn, _labelled
 from metaug_ray.training.state import build_state
 from tests.ranks import run_ranks
 from tests.training.small import small_settings
@@ -33,7 +32,7 @@ def by_hand(beton: Path) -> float:
     """One image at a time."""
     settings = small_settings(beton)
     encoder = build_state(settings, 96, CPU).metaug.model.eager_encoder.eval()
-    chosen = _shuffled(read_manifest(beton))
+    chosen = _labelled(beton)
     features, labels = [], []
     for batch in EvaluationLoader(beton, 1, 32, cpus=1, device=CPU, images=chosen):
         with torch.no_grad():
@@ -61,8 +60,7 @@ def test_is_the_vote_over_held_out_images_on_any_number_of_ranks(shapes_beton: P
 
 
 def test_references_and_queries_are_a_fixed_choice_of_all_classes(shapes_beton: Path) -> None:
-    manifest = read_manifest(shapes_beton)
-    order = _shuffled(manifest)
+    order = _labelled(shapes_beton)
     assert sorted(order) == list(range(96))
-    assert np.array_equal(order, _shuffled(manifest))
+    assert np.array_equal(order, _labelled(shapes_beton))
     assert not np.array_equal(order, np.arange(96))

@@ -38,6 +38,21 @@ def test_the_best_stays_when_ray_removes_it(tmp_path: Path) -> None:
     assert (tmp_path / "run/best" / checkpoint_name(20) / "part").read_text() == "20"
 
 
+def test_the_best_is_found_again_after_a_driver_died(tmp_path: Path) -> None:
+    folder = make(tmp_path, 10, 20)
+    scores = {10: {"knn/accuracy": 0.4, "step": 10}, 20: {"step": 20}}
+    results = [{"checkpoint_dir_name": checkpoint_name(step), "metrics": metrics} for step, metrics in scores.items()]
+    (tmp_path / "run/checkpoint_manager_snapshot.json").write_text(json.dumps({"checkpoint_results": results}))
+    folder.keep_best_of_all()
+    assert folder.best() == {"name": checkpoint_name(10), "accuracy": 0.4, "step": 10}
+
+
+def test_starts_from_one_checkpoint_are_counted(tmp_path: Path) -> None:
+    folder = make(tmp_path)
+    assert [folder.count_start("a"), folder.count_start("a"), folder.count_start("b")] == [1, 2, 1]
+    assert [folder.count_start("b"), folder.count_start(None), folder.count_start("b")] == [2, 0, 1]
+
+
 def test_the_record_is_replaced_whole(tmp_path: Path) -> None:
     folder = RunFolder(str(tmp_path), "run")
     folder.make()

@@ -58,7 +58,7 @@ def test_a_warm_start_takes_networks_alone(shapes_beton: Path, tmp_path: Path) -
     for bank in (True, False):
         new = build_state(small_settings(shapes_beton, seed=5, method={"beta": 2.0}), 96, CPU)
         fresh = new.metaug.bank.state_dict()["rows"].clone()
-        load_networks(new, tmp_path / "checkpoint", bank=bank)
+        load_networks(new, tmp_path / "checkpoint", bank=bank, generators=True)
         assert new.step == 0
         assert not any(optimizer.state for _, optimizer in new.optimizers.values())
         for a, b in zip(old.networks()["encoder"].values(), new.networks()["encoder"].values(), strict=True):
