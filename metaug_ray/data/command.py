@@ -6,8 +6,9 @@ import sys
 from types import FrameType
 
 from pydantic import ValidationError
-from pydantic_settings import BaseSettings, CliApp, SettingsConfigDict, SettingsError
+from pydantic_settings import BaseSettings, CliApp, SettingsError
 
+from metaug_ray.command_line import command_line
 from metaug_ray.config import PrepareSettings, explain
 from metaug_ray.data.errors import DataError
 
@@ -18,15 +19,7 @@ class _Command(PrepareSettings, BaseSettings):
     Every option may also be an environment variable, such as METAUG_SOURCE__PATH.
     """
 
-    model_config = SettingsConfigDict(
-        env_prefix="METAUG_",
-        env_nested_delimiter="__",
-        cli_prog_name="prepare_data.py",
-        cli_kebab_case=True,
-        cli_implicit_flags=True,
-        cli_avoid_json=True,
-        cli_hide_none_type=True,
-    )
+    model_config = command_line("prepare_data.py")
 
 
 def main(arguments: list[str]) -> int:

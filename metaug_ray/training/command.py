@@ -13,10 +13,10 @@ from pydantic_settings import (
     CliApp,
     InitSettingsSource,
     PydanticBaseSettingsSource,
-    SettingsConfigDict,
     SettingsError,
 )
 
+from metaug_ray.command_line import command_line
 from metaug_ray.config import PretrainSettings, explain
 from metaug_ray.training.presets import PRESETS
 
@@ -115,15 +115,7 @@ class _Command(PretrainSettings, BaseSettings):
     stronger than the file, which is stronger than the preset.
     """
 
-    model_config = SettingsConfigDict(
-        env_prefix="METAUG_",
-        env_nested_delimiter="__",
-        cli_prog_name=_PROGRAM,
-        cli_kebab_case=True,
-        cli_implicit_flags=True,
-        cli_avoid_json=True,
-        cli_hide_none_type=True,
-    )
+    model_config = command_line(_PROGRAM)
 
     preset: Literal["imagenet_resnet50", "demo"] = "imagenet_resnet50"
     """starting point: imagenet_resnet50, or demo: five minutes on two CPU cores, on drawn shapes"""

@@ -30,7 +30,7 @@ def settings(batch: int = 128, **compute: Any) -> PretrainSettings:
         ({"device": "cpu"}, [GPU_NODE], Placement(1, 1, 32, False)),
         ({"workers": 2, "min_workers": 1}, [CPU_NODE], Placement(2, 1, 2, False)),
         # Started again after half of its nodes were lost.
-        ({"workers": 8, "min_workers": 4, "cpus_per_worker": 8}, [GPU_NODE], Placement(8, 4, 8, True)),
+        ({"batch": 840, "workers": 8, "min_workers": 4, "cpus_per_worker": 8}, [GPU_NODE], Placement(8, 4, 8, True)),
     ],
 )
 def test_chooses_what_is_left_open(compute: dict[str, Any], nodes: list[dict[str, float]], expected: Placement) -> None:
