@@ -19,7 +19,7 @@ data/shapes.beton: | setup
 		--encoding.preset small --output $@
 
 test: lint
-	$(UV) run --locked pytest
+	$(UV) run --locked pytest -n 2 --dist loadscope
 
 lint: setup
 	$(UV) run --locked ruff check .

@@ -1,1 +1,1 @@
-"""Frozen encoders judged: feature extraction, kNN, linear probe, plots."""
+"""Frozen encoders judged."""

@@ -1,1 +1,1 @@
-"""MLflow: runs, registry, exported encoders."""
+"""MLflow: `runs`, which a `journal` on disk feeds, their `figures` and `environment`."""

@@ -16,7 +16,7 @@ import yaml
 from metaug_ray.config import PretrainSettings
 
 JOB = Path(__file__).resolve().parents[2] / "jobs" / "imagenet_resnet50.py"
-_LIMIT = 240.0
+_LIMIT = 400.0
 
 
 class Job:
