@@ -16,7 +16,7 @@ PRESETS: Final[dict[str, dict[str, Any]]] = {
         "method": {"contrast": "info_nce", "generator_hidden_size": 512, "meta": {"every": 10}},
         "bank": {"negatives": 512, "initial": "features"},
         "training": {
-            "epochs": 18,
+            "epochs": 12,
             "batch_size": 32,
             "precision": "float32",
             "encoder": {"kind": "adam", "learning_rate": 1e-3},
@@ -26,6 +26,6 @@ PRESETS: Final[dict[str, dict[str, Any]]] = {
         },
         "compute": {"workers": 2},
         "checkpoint": {"every_minutes": 1.0},
-        "health": {"log_every": 40, "knn_every": 6},
+        "health": {"log_every": 40, "knn_every": 4},
     },
 }
