@@ -19,7 +19,7 @@ data/shapes.beton: | setup
 		--encoding.preset small --output $@
 
 test: lint
-	$(UV) run --locked pytest -n 2 --dist loadscope
+	$(UV) run --locked pytest -n 2 --dist loadscope --no-loadscope-reorder --durations 12
 
 lint: setup
 	$(UV) run --locked ruff check .

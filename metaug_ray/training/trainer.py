@@ -224,10 +224,16 @@ def _cluster(settings: PretrainSettings) -> Iterator[None]:
             f"compute.address: no Ray cluster at {settings.compute.address or os.environ.get('RAY_ADDRESS')} "
             f"({str(error).splitlines()[0]}); start one with `ray start --head`, or leave the address out"
         ) from error
-    yield
-    # After an error it is left to the process's end: MLflow must hear of it first.
-    if not already:
-        ray.shutdown()
+    leave = not already
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        # A job that is stopped has three seconds, and MLflow must hear of it; Ray ends with the process.
+        leave = False
+        raise
+    finally:
+        if leave:
+            ray.shutdown()
 
 
 def _say_if_busy(placement: Placement) -> None:

@@ -50,12 +50,12 @@ class Job:
     def wait_for(self, text: str) -> None:
         self.wait_until(lambda: text in self.output)
 
-    def wait_until(self, true: Callable[[], bool]) -> None:
+    def wait_until(self, true: Callable[[], bool], pause: float = 0.05) -> None:
         end = time.monotonic() + _LIMIT
         while not true():
             assert self.process.poll() is None, self.output
             assert time.monotonic() < end, self.output
-            time.sleep(0.002)
+            time.sleep(pause)
 
     def finish(self) -> int:
         """Wait for the end; the exit status."""

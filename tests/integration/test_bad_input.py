@@ -49,7 +49,9 @@ def test_a_beton_that_is_missing_or_broken(tmp_path: Path, shapes_beton: Path) -
 def test_a_beton_of_another_data_set_than_the_runs(tmp_path: Path, shapes_beton: Path) -> None:
     settings = at(tmp_path, shapes_beton)
     begun(tmp_path, settings, "0" * 64)
-    with pytest.raises(TrainingError, match=r"data.beton: .* \(SHA-256 000000000000...\) -> .*Go on with the old ones"):
+    with pytest.raises(
+        TrainingError, match=r"(?s)data.beton: .* \(SHA-256 000000000000...\) -> .*Go on with the old ones"
+    ):
         pretrain(settings)
 
 

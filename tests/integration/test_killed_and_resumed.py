@@ -89,19 +89,19 @@ def test_workers_are_killed(cluster: Cluster, uninterrupted: tuple[dict[int, flo
     first[1].kill()
 
     # Its own folder is there from the moment a worker begins to write until the files are copied to the storage.
-    partial = cluster.session / "artifacts"
+    partial = cluster.session / "artifacts" / "workers" / "checkpoint-of-worker-0"
     killed_while = None
 
     def writing() -> bool:
         nonlocal killed_while
-        if job.step() < 14 or not any(partial.glob("**/checkpoint-of-worker-0")):
+        if not partial.exists() or job.step() < 14:
             return False
         for worker in set(workers_of(cluster.session)) - set(first):
             worker.kill()
         killed_while = RunFolder(str(cluster.folder), "workers").checkpoints()
         return True
 
-    job.wait_until(writing)
+    job.wait_until(writing, pause=0.002)
     assert job.finish() == 0, job.output
     assert killed_while is not None
     assert "checkpoint_000000036" not in killed_while

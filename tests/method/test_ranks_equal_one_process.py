@@ -192,7 +192,7 @@ def test_saved_by_some_ranks_loads_on_others(several: tuple[list[Any], Path], tm
 
 def test_the_reference_mode_is_refused_over_ranks(tmp_path: Path) -> None:
     message = run_ranks(2, tmp_path, _double_backward)[0]
-    assert "double_backward is the reference for one process, and there are 2" in message
+    assert "double_backward is the reference for one process and one part, and there are 2 and 1" in message
 
 
 def _double_backward(rank: int) -> str:
