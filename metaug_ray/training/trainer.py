@@ -1,6 +1,7 @@
 """One pre-training run, from the driver: checked, started, watched and brought to its end."""
 
 import os
+import socket
 import time
 import uuid
 from collections.abc import Iterator
@@ -217,9 +218,10 @@ def _cluster(settings: PretrainSettings) -> Iterator[None]:
     already = ray.is_initialized()
     try:
         if not already:
+            _check_address(settings.compute.address or os.environ.get("RAY_ADDRESS"))
             # The monitor says what users want to know; Ray's own lines stay in its log files.
             ray.init(address=settings.compute.address, logging_level="WARNING", log_to_driver=False)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         raise TrainingError(
             f"compute.address: no Ray cluster at {settings.compute.address or os.environ.get('RAY_ADDRESS')} "
             f"({str(error).splitlines()[0]}); start one with `ray start --head`, or leave the address out"
@@ -234,6 +236,13 @@ def _cluster(settings: PretrainSettings) -> Iterator[None]:
     finally:
         if leave:
             ray.shutdown()
+
+
+def _check_address(address: str | None) -> None:
+    """Ray would look for minutes for a cluster that does not answer; raises `OSError` after seconds."""
+    host, colon, port = (address or "").removeprefix("ray://").rpartition(":")
+    if colon and port.isdigit():
+        socket.create_connection((host, int(port)), timeout=10).close()
 
 
 def _say_if_busy(placement: Placement) -> None:
