@@ -74,7 +74,7 @@ def pretrain(settings: PretrainSettings) -> Outcome:
         DataError: the beton is missing or broken.
         TrackingError: MLflow cannot be reached at the start.
     """
-    manifest = _manifest(settings)
+    manifest = _manifest(settings.data.beton)
     _check_knn(settings, manifest)
     folder = RunFolder(settings.checkpoint.storage, settings.name)
     folder.make()
@@ -151,8 +151,7 @@ def to_yaml(settings: PretrainSettings) -> str:
     return text
 
 
-def _manifest(settings: PretrainSettings) -> Manifest:
-    beton = settings.data.beton
+def _manifest(beton: str) -> Manifest:
     return fetch_manifest(beton) if "://" in beton else read_manifest(Path(beton))
 
 
@@ -164,7 +163,7 @@ def _check_knn(settings: PretrainSettings, manifest: Manifest) -> None:
         raise TrainingError(
             f"health.knn_beton: {settings.data.beton} has no labels that could vote; leave health.knn_beton out"
         )
-    other = fetch_manifest(queries) if "://" in queries else read_manifest(Path(queries))
+    other = _manifest(queries)
     if other.classes != manifest.classes:
         raise TrainingError(
             f"health.knn_beton: {queries} has {len(other.classes)} classes ({', '.join(other.classes[:3])}...), and "

@@ -98,7 +98,7 @@ class _Inputs:
         context = ray.train.get_context()
         rank, world_size = context.get_world_rank(), context.get_world_size()
         if rank == 0:
-            _check_progress(settings, config)
+            _check_progress(settings)
         beton = _local(settings, settings.data.beton)
         manifest = read_manifest(beton)
         recorded = config["record"]["data"]["sha256"]
@@ -168,7 +168,7 @@ def _begin(
     return state
 
 
-def _check_progress(settings: PretrainSettings, config: dict[str, Any]) -> None:
+def _check_progress(settings: PretrainSettings) -> None:
     """Count the starts from one checkpoint; the driver begins to count anew at its own start."""
     checkpoint = ray.train.get_checkpoint()
     begins = "the beginning" if checkpoint is None else checkpoint.path.rstrip("/").rpartition("/")[2]
