@@ -12,6 +12,11 @@ from metaug_ray.data.prepare import prepare
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest file first, or it would run alone at the end."""
+    items.sort(key=lambda item: "test_killed_and_resumed" not in item.nodeid)
+
+
 @pytest.fixture(scope="session")
 def cifar10_parquet() -> Path:
     """Folder of CIFAR-10's train.parquet and test.parquet."""
