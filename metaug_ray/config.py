@@ -299,6 +299,22 @@ class MethodSettings(Settings):
     meta: MetaSettings = MetaSettings()
     """how the generators are trained"""
 
+    @property
+    def variant(self) -> str:
+        """The paper's name for this combination of contrast and generators."""
+        unified = {"unified": "", "unified_eq8": " (Eq. 8)", "unified_attenuated": " (Eq. 9)"}
+        if self.contrast in unified:
+            return ("MetAug" if self.generators else "only OUCL") + unified[self.contrast]
+        baseline = {
+            "nce": "CMC (NCE)",
+            "info_nce": "CMC",
+            "debiased_info_nce": "CMC + Debiased",
+            "hard_info_nce": "CMC + Hard",
+        }[self.contrast]
+        if not self.generators:
+            return baseline
+        return "only MAG" if self.contrast == "info_nce" else f"only MAG on {baseline}"
+
 
 class BankSettings(Settings):
     """The memory bank: one feature of every image in every view."""
@@ -544,3 +560,173 @@ class PretrainSettings(Settings):
                 f"{share * accumulation}, an odd number; use a multiple of {2 * workers}"
             )
         return share * accumulation
+
+
+class KnnSettings(Settings):
+    """The weighted k-nearest-neighbour classifier (Wu et al. 2018)."""
+
+    neighbours: int = Field(20, ge=1)
+    """k"""
+    temperature: Positive = 0.07
+    """of the votes' weights exp(cosine / t)"""
+
+
+class ProbeSettings(Settings):
+    """The linear probe: a linear classifier on frozen representations of images without augmentation."""
+
+    learning_rates: tuple[Positive, ...] = Field((3e-4, 1e-3, 3e-3, 1e-2), min_length=1)
+    """of Adam; all are trained side by side, and the best on a held-out tenth is taken"""
+    weight_decays: tuple[Annotated[float, Field(ge=0)], ...] = Field((1e-4, 1e-2, 1.0), min_length=1)
+    """decoupled; each with each learning rate"""
+    epochs: int = Field(30, ge=1)
+    """passes over the representations"""
+    least_steps: int = Field(500, ge=1)
+    """steps at least, where there are few labels"""
+    batch_size: int = Field(256, ge=1)
+    """representations per step"""
+    seeds: int = Field(3, ge=1, le=100)
+    """probes with other orders and other choices of few labels; of their accuracies mean and 95 % interval are given"""
+    label_shares: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field((1.0, 0.1, 0.01), min_length=1)
+    """shares of the labels to learn from"""
+
+
+class AugmentedProbeSettings(Settings):
+    """The full linear evaluation, as CMC's: a linear classifier trained on augmented images, by Ray Train."""
+
+    epochs: int = Field(60, ge=1)
+    """passes over the images"""
+    batch_size: int = Field(256, ge=1)
+    """images per step over all workers together"""
+    learning_rate: Positive = 0.1
+    """of SGD with momentum 0.9, at the beginning; it falls as a cosine"""
+    weight_decay: float = Field(0.0, ge=0, lt=1)
+    """l2 penalty"""
+    augmentation: AugmentationSettings = AugmentationSettings()
+    """of the training images"""
+
+
+class EvaluationComputeSettings(Settings):
+    """Where and on what it runs."""
+
+    address: str | None = Field(None, min_length=1)
+    """of the Ray cluster; default RAY_ADDRESS (set in a submitted job), else the one that this machine is part of, else
+    one for this job alone"""
+    device: Literal["auto", "gpu", "cpu"] = "auto"
+    """auto: GPUs if the cluster has any"""
+    workers: int | None = Field(None, ge=1, le=4096)
+    """default: one for each GPU of the cluster, or one for each node without GPUs"""
+    cpus_per_worker: int | None = Field(None, ge=1, le=1024)
+    """default an equal share of a node's"""
+    staging: Path | None = None
+    """folder on each node's own disk to which betons are copied once; default: read where they lie (a URI needs it)"""
+
+
+_ENCODER = re.compile(
+    r"(run|random):[A-Za-z0-9][A-Za-z0-9._-]*(@(last|best|checkpoint_\d+))?|models:/[^/@]+([/@][^/@]+)?"
+)
+
+
+class EvaluateSettings(Settings):
+    """Judging one frozen encoder by a labelled data set."""
+
+    encoder: str
+    """run:NAME (its last checkpoint; run:NAME@best, run:NAME@checkpoint_000000640), random:NAME (that run's encoder
+    before training), or a registered one: models:/NAME@champion, models:/NAME/3"""
+    train: str = Field(min_length=1)
+    """labelled beton to learn from"""
+    test: str = Field(min_length=1)
+    """labelled beton to be judged by, of the same classes"""
+    storage: str = Field("~/metaug_ray/runs", min_length=1)
+    """folder or URI of all runs"""
+    image_size: int | None = Field(None, ge=16, le=1024)
+    """side in pixels of the square that the encoders see; default: as in training"""
+    crop: float = Field(1.0, gt=0, le=1)
+    """side of the central square as a share of the shorter side; 0.875 is usual for ImageNet"""
+    batch_size: int = Field(100, ge=1)
+    """images at a time on each worker"""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """of the encoders' arithmetic"""
+    views: bool = True
+    """judge each view by itself too"""
+    layers: bool = False
+    """judge each layer too, its maps averaged over the image"""
+    augmented_features: bool = False
+    """judge features with augmented ones beside them too, z ++ a(z) (table 5); needs a run with generators"""
+    knn: KnnSettings = KnnSettings()
+    """k nearest neighbours"""
+    probe: ProbeSettings = ProbeSettings()
+    """linear probe"""
+    augmented_probe: AugmentedProbeSettings | None = None
+    """full linear evaluation; off by default"""
+    plots: bool = True
+    """draw representations, confusions and nearest neighbours"""
+    cache: Path = Path("~/metaug_ray/representations")
+    """folder of this machine for representations, which another evaluation of the same encoder and data reads again"""
+    compute: EvaluationComputeSettings = EvaluationComputeSettings()
+    """machines"""
+    tracking: TrackingSettings = TrackingSettings()
+    """MLflow"""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        check_encoder("encoder", self.encoder)
+        if self.augmented_features and not self.encoder.startswith(("run:", "random:")):
+            raise ValueError(
+                f"augmented_features: registered encoders have no generators (got {self.encoder!r}); name a run"
+            )
+        for beton in (self.train, self.test):
+            if "://" in beton and self.compute.staging is None:
+                raise ValueError(f"compute.staging: {beton} is not a local file, so say where nodes may copy it")
+        return self
+
+
+class RegisterSettings(Settings):
+    """Publishing one frozen encoder in MLflow's registry."""
+
+    encoder: str
+    """run:NAME (its last checkpoint; run:NAME@best, run:NAME@checkpoint_000000640)"""
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """of the registered model; a new version of it is made"""
+    promote: str | None = Field(None, min_length=1)
+    """metric by which the version becomes the champion, if it beats the present one: knn/top1, linear/top1, ..."""
+    force: bool = False
+    """make it the champion whatever the metric says"""
+    storage: str = Field("~/metaug_ray/runs", min_length=1)
+    """folder or URI of all runs"""
+    tracking: TrackingSettings = TrackingSettings()
+    """MLflow"""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        check_encoder("encoder", self.encoder)
+        if not self.encoder.startswith("run:"):
+            raise ValueError(f"encoder: only a run's can be registered (got {self.encoder!r}); expected run:NAME")
+        if self.force and self.promote is None:
+            raise ValueError("force: says that promote may overrule the comparison; set promote too")
+        return self
+
+
+class CompareSettings(Settings):
+    """A table and figures across evaluated runs."""
+
+    metrics: tuple[str, ...] = Field(("knn/top1", "linear/top1", "linear_10pct/top1"), min_length=1)
+    """that are compared, as evaluations name them"""
+    output: Path = Path("comparison")
+    """folder for comparison.md and a figure for each data set"""
+    tracking: TrackingSettings = TrackingSettings()
+    """MLflow"""
+
+
+def check_encoder(field: str, encoder: str) -> None:
+    """Refuse what names no encoder.
+
+    Raises:
+        ValueError: with what is expected.
+    """
+    if not _ENCODER.fullmatch(encoder):
+        raise ValueError(
+            f"{field}: got {encoder!r}; expected run:NAME, run:NAME@best, random:NAME, models:/NAME@ALIAS or "
+            "models:/NAME/VERSION"
+        )
+    if encoder.startswith("models:/") and not re.search(r"[/@]", encoder.removeprefix("models:/")):
+        raise ValueError(f"{field}: {encoder} names no version; add @champion, @latest-good or /VERSION")

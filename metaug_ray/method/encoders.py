@@ -50,6 +50,11 @@ class ResNetEncoder(ResNet):
         self.representation_size = self.inplanes
         self.fc = nn.Identity()
 
+    @property
+    def stages(self) -> dict[str, nn.Module]:
+        """Parts whose output maps [B, C, H', W'] a probe may read, from the image on."""
+        return {name: getattr(self, name) for name in ("layer1", "layer2", "layer3", "layer4")}
+
     # torchvision has no argument that scales the output channels: its hook that builds a stage is the place to do so.
     def _make_layer(
         self, block: type[BasicBlock | Bottleneck], planes: int, blocks: int, stride: int = 1, dilate: bool = False
@@ -91,7 +96,7 @@ class AlexNetEncoder(nn.Module):
             *_normalised(nn.Conv2d(c3, c4, kernel_size=3, padding=1, bias=False), nn.BatchNorm2d(c4)),
             *_normalised(nn.Conv2d(c4, c5, kernel_size=3, padding=1, bias=False), nn.BatchNorm2d(c5)),
             nn.MaxPool2d(kernel_size=3, stride=2),
-            nn.AdaptiveAvgPool2d(grid),
+            _GridPool(grid),
             nn.Flatten(),
         )
         self.linear_layers = nn.Sequential()
@@ -103,6 +108,16 @@ class AlexNetEncoder(nn.Module):
             )
             self.representation_size = hidden
 
+    @property
+    def stages(self) -> dict[str, nn.Module]:
+        """Parts whose outputs a probe may read, from the image on: maps [B, C, H', W'], of linear layers [B, C]."""
+        # What follows a ReLU is a pooling, or the next part's.
+        activations: list[nn.Module] = [module for module in self.features if isinstance(module, nn.ReLU)]
+        hidden: list[nn.Module] = [module for module in self.linear_layers if isinstance(module, nn.ReLU)]
+        return {f"conv{i}": module for i, module in enumerate(activations, 1)} | {
+            f"linear{i}": module for i, module in enumerate(hidden, 1)
+        }
+
     def forward(self, images: Tensor) -> Tensor:
         height, width = images.shape[-2:]
         if min(height, width) < self.minimum_size:
@@ -112,6 +127,27 @@ class AlexNetEncoder(nn.Module):
             )
         representations: Tensor = self.linear_layers(self.features(images))
         return representations
+
+
+class _GridPool(nn.AdaptiveAvgPool2d):
+    """Average pooling of maps [B, C, H, W] of any size to [B, C, G, G], which `torch.export` keeps open to any size."""
+
+    output_size: int
+
+    def forward(self, maps: Tensor) -> Tensor:
+        if not torch.compiler.is_exporting():
+            return super().forward(maps)
+        # The operator's own export is bound to the size of the example; as products with these matrices it is not.
+        return self._shares(maps[0, 0, :, 0]) @ maps @ self._shares(maps[0, 0, 0, :]).T
+
+    def _shares(self, line: Tensor) -> Tensor:
+        """[G, N]: how much of each of the N positions along a side goes into each cell."""
+        grid, length = self.output_size, line.shape[0]  # `len` would fix the size
+        position = torch.ones_like(line).cumsum(0) - 1
+        cells = [(i * length // grid, -(-(i + 1) * length // grid)) for i in range(grid)]
+        return torch.stack(
+            [((position >= low) & (position < high)).to(line.dtype) / (high - low) for low, high in cells]
+        )
 
 
 def _normalised(layer: nn.Module, norm: nn.Module) -> list[nn.Module]:

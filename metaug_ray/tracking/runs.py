@@ -46,6 +46,40 @@ def resolve_uri(uri: str) -> str:
     return uri
 
 
+def connect(uri: str) -> MlflowClient:
+    """A client of MLflow, which `mlflow`'s functions now talk to as well.
+
+    Args:
+        uri: as in :func:`resolve_uri`.
+
+    Raises:
+        TrackingError: MLflow cannot be reached, or its database cannot be opened.
+    """
+    uri = resolve_uri(uri)
+    # MLflow would try for four minutes; a journal tries again by itself, and a person is told.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    try:
+        client = MlflowClient(_prepared(uri))
+        client.search_experiments(max_results=1)
+    except Exception as error:  # database drivers and HTTP libraries raise errors of their own
+        raise TrackingError(
+            f"tracking.uri: MLflow at {uri} cannot be used ({reason(error)}); start it, or give another address"
+        ) from error
+    return client
+
+
+def now() -> int:
+    """Milliseconds since 1970, MLflow's time."""
+    return round(1000 * time.time())
+
+
+def reason(error: BaseException) -> str:
+    """The first line of what an error says."""
+    lines = str(error).strip().splitlines()
+    return lines[0][:300] if lines else type(error).__name__
+
+
 class RunTracker:
     """Metrics, settings, figures and states of one training run, sent to MLflow from a thread of its own.
 
@@ -67,23 +101,15 @@ class RunTracker:
     def __init__(
         self, uri: str, experiment: str, name: str, key: str, folder: Path, say: Callable[[str], None]
     ) -> None:
-        # MLflow would try for four minutes; the journal tries again by itself.
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
         self.uri = resolve_uri(uri)
         self._folder = folder
+        self._client = connect(uri)
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self._client = MlflowClient(_prepared(self.uri))
-            self.experiment_id = self._experiment(experiment)
+            self.experiment_id = find_experiment(self._client, self.uri, experiment)
             self.run_id = self._run(key, name)
-        # Database drivers and HTTP libraries raise errors of their own.
-        except Exception as error:
-            reason = str(error).strip().splitlines()
-            raise TrackingError(
-                f"tracking.uri: MLflow at {self.uri} cannot be used "
-                f"({reason[0][:300] if reason else type(error).__name__}); start it, or give another address"
-            ) from error
+        except (MlflowException, OSError) as error:
+            raise TrackingError(f"tracking: MLflow at {self.uri} does not take the run ({reason(error)})") from error
         self._journal = Journal(folder / "journal.jsonl", self._deliver, say, f"{self.uri} {self.run_id}")
         self._latest: dict[str, int] = defaultdict(lambda: -1)
         self._series: Series = defaultdict(list)
@@ -106,7 +132,7 @@ class RunTracker:
         start = sum(record["kind"] == "start" for record in self._journal.read())
         self._journal.append({"kind": "start", "time": time.time()})
         if start == 0:
-            self._journal.append({"kind": "params", "values": _flat(fixed)})
+            self._journal.append({"kind": "params", "values": flat(fixed)})
         self._file(f"start_{start}/config.yaml", yaml)
         self._file(f"start_{start}/environment.json", json.dumps(environment() | {"settings": settings}, indent=2))
         git = git_state()
@@ -147,21 +173,6 @@ class RunTracker:
         """
         self._journal.append({"kind": "status", "status": status, "time": time.time()})
         return self._journal.close(patience)
-
-    def _experiment(self, name: str) -> str:
-        found = self._client.get_experiment_by_name(name)
-        if found is not None:
-            return str(found.experiment_id)
-        path = _database(self.uri)
-        location = None if path is None else (path.parent / "mlartifacts" / name).as_uri()
-        try:
-            return str(self._client.create_experiment(name, artifact_location=location))
-        except MlflowException:
-            # Another run may have made it in between.
-            found = self._client.get_experiment_by_name(name)
-            if found is None:
-                raise
-            return str(found.experiment_id)
 
     def _run(self, key: str, name: str) -> str:
         quoted = key.replace("'", "")
@@ -225,6 +236,43 @@ class RunTracker:
                 self._client.update_run(self.run_id, status="RUNNING")
 
 
+def download_figures(uri: str, run_id: str, folder: Path) -> list[Path]:
+    """A training run's curves and its last similarity histogram, as far as MLflow has them.
+
+    Raises:
+        TrackingError: MLflow cannot be reached.
+    """
+    client = connect(uri)
+    try:
+        names = sorted(file.path for file in client.list_artifacts(run_id, "figures"))
+        histograms = [name for name in names if "similarities_" in name]
+        wanted = [name for name in names if name.endswith("curves.png")] + histograms[-1:]
+        return [Path(client.download_artifacts(run_id, name, str(folder))) for name in wanted]
+    except (MlflowException, OSError) as error:
+        raise TrackingError(f"tracking: MLflow at {uri} does not give the run's figures ({reason(error)})") from error
+
+
+def find_experiment(client: MlflowClient, uri: str, name: str) -> str:
+    """The id of an experiment; it is made where it is not there.
+
+    Raises:
+        MlflowException: MLflow refuses.
+    """
+    found = client.get_experiment_by_name(name)
+    if found is not None:
+        return str(found.experiment_id)
+    path = _database(resolve_uri(uri))
+    location = None if path is None else (path.parent / "mlartifacts" / name).as_uri()
+    try:
+        return str(client.create_experiment(name, artifact_location=location))
+    except MlflowException:
+        # Another run may have made it in between.
+        found = client.get_experiment_by_name(name)
+        if found is None:
+            raise
+        return str(found.experiment_id)
+
+
 def _prepared(uri: str) -> str:
     """The URI, after what would take minutes or fail later was tried: the database's folder, or the server's answer."""
     path = _database(uri)
@@ -240,12 +288,12 @@ def _database(uri: str) -> Path | None:
     return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
 
 
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, str]:
+def flat(values: dict[str, Any], prefix: str = "") -> dict[str, str]:
     """Nested settings by dotted names, as MLflow's strings."""
-    flat: dict[str, str] = {}
+    named: dict[str, str] = {}
     for name, value in values.items():
         if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{name}.")
+            named |= flat(value, f"{prefix}{name}.")
         else:
-            flat[prefix + name] = str(value)[:_LONGEST_PARAM]
-    return flat
+            named[prefix + name] = str(value)[:_LONGEST_PARAM]
+    return named

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import torch
 import torch.distributed as dist
+from torch import nn
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict_loader import load as dcp_load
 from torch.distributed.checkpoint.state_dict_saver import save as dcp_save
@@ -103,6 +104,15 @@ def load_networks(state: TrainingState, folder: Path, *, bank: bool, generators:
         if not wanted:
             loaded.pop(part, None)
     _read(loaded, folder)
+
+
+def load_modules(modules: dict[str, nn.Module], folder: Path) -> None:
+    """Take over the weights of some networks, by a state's names for them: `encoder`, `generators`.
+
+    Raises:
+        CheckpointError: it cannot be read, or is of other networks.
+    """
+    _read({name: module.state_dict() for name, module in modules.items()}, folder)
 
 
 def describe(folder: Path) -> dict[str, Any]:

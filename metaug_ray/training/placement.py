@@ -42,32 +42,11 @@ def place(settings: PretrainSettings, nodes: Sequence[Resources], samples: int) 
         TrainingError: the cluster cannot hold the workers or the memory bank, or the batch does not divide among them.
     """
     compute = settings.compute
-    gpus, cpus = (int(sum(node.get(kind, 0) for node in nodes)) for kind in ("GPU", "CPU"))
-    if compute.device == "gpu" and not gpus:
-        raise TrainingError(f"compute.device: gpu, but the cluster has none ({_described(nodes)}); set it to cpu")
-    gpu = compute.device == "gpu" or (compute.device == "auto" and gpus > 0)
-    useful = [node for node in nodes if node.get("GPU" if gpu else "CPU", 0) >= 1]
-    if not useful:
-        raise TrainingError(f"the cluster has no CPUs ({_described(nodes)}); wait for its nodes, or start some")
-    workers = compute.workers or (gpus if gpu else len(useful))
-    # An elastic run starts with what there is, from its least on.
-    least = compute.min_workers or workers
-    field = "compute.min_workers" if compute.min_workers else "compute.workers"
-
-    if gpu and least > gpus:
-        raise TrainingError(
-            f"{field}: {least} workers x 1 GPU = {least} GPUs, but the cluster has {gpus} "
-            f"({_described(nodes)}); ask for at most {gpus}"
-        )
-    share = compute.cpus_per_worker or _equal_share(workers, useful, gpu)
-    fitting = sum(_fitting(node, share, gpu) for node in useful)
-    if least > fitting:
-        raise TrainingError(
-            f"{field}: {least} workers x {share} CPUs{' and 1 GPU' if gpu else ''} = {least * share} CPUs, "
-            f"but the cluster has room for {fitting} of them in {cpus} CPUs ({_described(nodes)}); ask for fewer "
-            "workers, or set compute.cpus_per_worker lower"
-        )
-    for count in range(least, workers + 1):
+    placement = place_workers(
+        compute.device, compute.workers, compute.cpus_per_worker, nodes, min_workers=compute.min_workers
+    )
+    least = placement.min_workers
+    for count in range(least, placement.workers + 1):
         try:
             settings.images_per_worker(count)
         except ValueError as error:
@@ -77,8 +56,49 @@ def place(settings: PretrainSettings, nodes: Sequence[Resources], samples: int) 
             f"training.batch_size: {settings.training.batch_size} images, but {settings.data.beton} holds {samples:,}; "
             "use a smaller batch or more images"
         )
-    if not gpu:
-        _check_bank(settings, useful, least, share, samples)
+    if not placement.gpu:
+        _check_bank(settings, nodes, least, placement.cpus, samples)
+    return placement
+
+
+def place_workers(
+    device: str,
+    workers: int | None,
+    cpus_per_worker: int | None,
+    nodes: Sequence[Resources],
+    *,
+    min_workers: int | None = None,
+) -> Placement:
+    """Choose how many workers there are and what each gets, where the settings `compute.*` leave it open.
+
+    Raises:
+        TrainingError: the cluster cannot hold them.
+    """
+    gpus, cpus = (int(sum(node.get(kind, 0) for node in nodes)) for kind in ("GPU", "CPU"))
+    if device == "gpu" and not gpus:
+        raise TrainingError(f"compute.device: gpu, but the cluster has none ({_described(nodes)}); set it to cpu")
+    gpu = device == "gpu" or (device == "auto" and gpus > 0)
+    useful = [node for node in nodes if node.get("GPU" if gpu else "CPU", 0) >= 1]
+    if not useful:
+        raise TrainingError(f"the cluster has no CPUs ({_described(nodes)}); wait for its nodes, or start some")
+    workers = workers or (gpus if gpu else len(useful))
+    # An elastic run starts with what there is, from its least on.
+    least = min_workers or workers
+    field = "compute.min_workers" if min_workers else "compute.workers"
+
+    if gpu and least > gpus:
+        raise TrainingError(
+            f"{field}: {least} workers x 1 GPU = {least} GPUs, but the cluster has {gpus} "
+            f"({_described(nodes)}); ask for at most {gpus}"
+        )
+    share = cpus_per_worker or _equal_share(workers, useful, gpu)
+    fitting = sum(_fitting(node, share, gpu) for node in useful)
+    if least > fitting:
+        raise TrainingError(
+            f"{field}: {least} workers x {share} CPUs{' and 1 GPU' if gpu else ''} = {least * share} CPUs, "
+            f"but the cluster has room for {fitting} of them in {cpus} CPUs ({_described(nodes)}); ask for fewer "
+            "workers, or set compute.cpus_per_worker lower"
+        )
     return Placement(workers, least, share, gpu)
 
 

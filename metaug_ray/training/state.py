@@ -95,6 +95,27 @@ class TrainingState:
             setattr(self, name, value)
 
 
+def build_networks(settings: PretrainSettings) -> tuple[MultiViewEncoder, Generators | None]:
+    """Encoders with heads, and generators, before training: drawn from the seed, on the CPU."""
+    chosen = settings.model
+    # What is drawn here must not depend on, nor disturb, what the process drew before.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)
+        networks = MultiViewEncoder(
+            chosen.views,
+            chosen.encoder,
+            width=chosen.width,
+            small_images=chosen.small_images,
+            feature_size=chosen.feature_size,
+        )
+        generators = (
+            Generators(len(chosen.views), chosen.feature_size, settings.method.generator_hidden_size)
+            if settings.method.generators
+            else None
+        )
+    return networks, generators
+
+
 def build_state(
     settings: PretrainSettings, samples: int, device: torch.device, group: dist.ProcessGroup | None = None
 ) -> TrainingState:
@@ -107,21 +128,9 @@ def build_state(
         group: ranks that train together; None for the default group, or for this process alone where there is none.
     """
     chosen, training = settings.model, settings.training
-    # What is drawn here must not depend on, nor disturb, what the process drew before.
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(settings.seed)
-        networks = MultiViewEncoder(
-            chosen.views,
-            chosen.encoder,
-            width=chosen.width,
-            small_images=chosen.small_images,
-            feature_size=chosen.feature_size,
-        ).to(device)
-        generators = (
-            Generators(len(chosen.views), chosen.feature_size, settings.method.generator_hidden_size).to(device)
-            if settings.method.generators
-            else None
-        )
+    networks, generators = build_networks(settings)
+    networks = networks.to(device)
+    generators = generators if generators is None else generators.to(device)
     if settings.compute.channels_last:
         networks = networks.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     encoder_optimizer = make_optimizer([networks.encoders], training.encoder)

@@ -1,7 +1,6 @@
 """One pre-training run, from the driver: checked, started, watched and brought to its end."""
 
 import os
-import socket
 import time
 import uuid
 from collections.abc import Iterator
@@ -23,6 +22,7 @@ from metaug_ray.data.errors import DataError
 from metaug_ray.data.manifest import Manifest, read_manifest
 from metaug_ray.data.staging import fetch_manifest
 from metaug_ray.tracking.runs import RunStatus, RunTracker, TrackingError
+from metaug_ray.training.cluster import cluster, nodes, say_if_busy
 from metaug_ray.training.errors import TrainingError
 from metaug_ray.training.monitor import ControllerMessages, Monitor, describe_failures
 from metaug_ray.training.placement import Placement, place
@@ -112,8 +112,11 @@ def _pretrain(settings: PretrainSettings, folder: RunFolder, manifest: Manifest)
         if "finished" in record:
             say(f"run {settings.name!r} is finished already; give another --name to train again")
         else:
-            with _cluster(settings):
-                placement = place(settings, _nodes(), manifest.samples)
+            # A slow machine takes longer than the minute that Ray Train gives workers to start.
+            patience = "60" if settings.compute.min_workers else "300"
+            os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", patience)
+            with cluster(settings.compute.address):
+                placement = place(settings, nodes(), manifest.samples)
                 record |= {"mlflow": {"uri": tracker.uri, "run_id": tracker.run_id}}
                 folder.write_record(record)
                 tracker.settings(
@@ -126,7 +129,7 @@ def _pretrain(settings: PretrainSettings, folder: RunFolder, manifest: Manifest)
                     say(f"removed {name}, which was not written to its end")
                 folder.keep_best_of_all()
                 folder.count_start(None)
-                _say_if_busy(placement)
+                say_if_busy(placement, say)
                 _fit(settings, folder, tracker, placement, record, fork)
             folder.remove_unfinished()
             folder.write_record(record | {"finished": time.time()})
@@ -207,57 +210,6 @@ def _ended(tracker: RunTracker) -> Iterator[dict[str, int]]:
     finally:
         # A job that is stopped has three seconds; what does not arrive now arrives at the next start.
         outcome["unsent"] = tracker.close(status, patience=60.0 if status == "FINISHED" else 2.0)
-
-
-@contextmanager
-def _cluster(settings: PretrainSettings) -> Iterator[None]:
-    # A slow machine takes longer than the minute that Ray Train gives workers to start.
-    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "60" if settings.compute.min_workers else "300")
-    os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
-    already = ray.is_initialized()
-    try:
-        if not already:
-            _check_address(settings.compute.address or os.environ.get("RAY_ADDRESS"))
-            # The monitor says what users want to know; Ray's own lines stay in its log files.
-            ray.init(address=settings.compute.address, logging_level="WARNING", log_to_driver=False)
-    except (OSError, RuntimeError, ValueError) as error:
-        raise TrainingError(
-            f"compute.address: no Ray cluster at {settings.compute.address or os.environ.get('RAY_ADDRESS')} "
-            f"({str(error).splitlines()[0]}); start one with `ray start --head`, or leave the address out"
-        ) from error
-    leave = not already
-    try:
-        yield
-    except (KeyboardInterrupt, SystemExit):
-        # A job that is stopped has three seconds, and MLflow must hear of it; Ray ends with the process.
-        leave = False
-        raise
-    finally:
-        if leave:
-            ray.shutdown()
-
-
-def _check_address(address: str | None) -> None:
-    """Ray would look for minutes for a cluster that does not answer; raises `OSError` after seconds."""
-    host, colon, port = (address or "").removeprefix("ray://").rpartition(":")
-    if colon and port.isdigit():
-        socket.create_connection((host, int(port)), timeout=10).close()
-
-
-def _say_if_busy(placement: Placement) -> None:
-    """Ray waits for resources that others hold, and says nothing."""
-    needed = {"CPU": placement.min_workers * placement.cpus} | ({"GPU": placement.min_workers} if placement.gpu else {})
-    free = ray.available_resources()
-    for kind, count in needed.items():
-        if free.get(kind, 0) < count:
-            say(
-                f"waiting for {kind}s: the run needs {count}, and {free.get(kind, 0):g} are free; it begins when other "
-                "jobs give theirs back"
-            )
-
-
-def _nodes() -> list[dict[str, float]]:
-    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
 def _fit(

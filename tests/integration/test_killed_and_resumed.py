@@ -90,9 +90,7 @@ def test_a_worker_is_killed(cluster: Cluster, uninterrupted: tuple[dict[int, flo
     assert "failure 1 of 20 allowed" in job.output
     assert "failure 2 of 20 allowed" not in job.output
     assert job.output.count("goes on from step") == 1
-    assert RunFolder(str(cluster.folder), "worker").checkpoints() == [
-        f"checkpoint_{step:09d}" for step in (28, 35, 36)
-    ]
+    assert RunFolder(str(cluster.folder), "worker").checkpoints() == [f"checkpoint_{step:09d}" for step in (28, 35, 36)]
     check_uninterrupted(cluster.folder / "worker", uninterrupted, tmp_path)
     runs = MlflowClient(f"sqlite:///{cluster.folder}/mlflow.db").search_runs(["1"], "tags.`mlflow.runName` = 'worker'")
     assert [r.info.status for r in runs] == ["FINISHED"]
@@ -112,7 +110,8 @@ def test_everything_is_killed_and_the_command_given_again(
     job.finish()
     _gone(cluster)
     whole = RunFolder(str(cluster.folder), "driver").checkpoints()
-    assert whole and "checkpoint_000000036" not in whole
+    assert whole
+    assert "checkpoint_000000036" not in whole
     # What the killed run left is gone on with by one worker too: see below.
     shutil.copytree(cluster.folder / "driver", cluster.folder / "fewer")
 

@@ -1,0 +1,192 @@
+"""The full linear evaluation, as CMC's: a linear classifier trained on augmented images, by Ray Train.
+
+The encoder stays as it is: no gradients, and batch norm in evaluation mode.
+"""
+
+import hashlib
+import tempfile
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import ray.train
+import ray.train.torch
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
+from ray.train.torch import TorchConfig, TorchTrainer
+from torch import Tensor, nn
+
+from metaug_ray.config import AugmentedProbeSettings, EvaluateSettings
+from metaug_ray.data.loader import EvaluationLoader, PretrainingLoader
+from metaug_ray.data.manifest import Manifest
+from metaug_ray.data.staging import stage
+from metaug_ray.evaluation.errors import EvaluationError
+from metaug_ray.evaluation.source import Source
+from metaug_ray.method import distributed
+from metaug_ray.training.placement import Placement
+
+_STATE = "classifier.pt"
+
+
+def train_augmented_probe(
+    settings: EvaluateSettings,
+    probe: AugmentedProbeSettings,
+    source: Source,
+    train: Manifest,
+    placement: Placement,
+    say: Callable[[str], None],
+) -> tuple[float, float]:
+    """Train it to the end, or go on where an interrupted evaluation of the same encoder and settings was.
+
+    Returns:
+        Top-1 and top-5 accuracy on the test images.
+
+    Raises:
+        EvaluationError: the batch does not divide among the workers, or they failed.
+    """
+    share, rest = divmod(probe.batch_size, placement.workers)
+    if rest or not share:
+        raise EvaluationError(
+            f"augmented_probe.batch_size: {probe.batch_size} images among {placement.workers} workers leave each "
+            f"{probe.batch_size / placement.workers:g}; expected a whole number"
+        )
+    if train.samples < probe.batch_size:
+        raise EvaluationError(
+            f"augmented_probe.batch_size: {probe.batch_size} images, but {settings.train} holds {train.samples:,}"
+        )
+    say(f"full linear evaluation: {probe.epochs} epochs of augmented images on {placement.workers} workers")
+    storage = settings.cache.expanduser().absolute() / "augmented_probes"
+    trainer = TorchTrainer(
+        _run,
+        train_loop_config={
+            "settings": settings.model_dump(mode="json"),
+            "encoder": source.encoder,
+            "image_size": settings.image_size or source.description.image_size,
+            "classes": len(train.classes),
+            "cpus": placement.cpus,
+        },
+        scaling_config=ScalingConfig(
+            num_workers=placement.workers,
+            use_gpu=placement.gpu,
+            resources_per_worker={"CPU": placement.cpus} | ({"GPU": 1} if placement.gpu else {}),
+        ),
+        torch_config=TorchConfig(backend="nccl" if placement.gpu else "gloo"),
+        run_config=RunConfig(
+            # Names what it is of: an interrupted one goes on, another one begins anew.
+            name=f"{source.checksum[:16]}-{train.sha256[:8]}-{_digest(probe)}",
+            storage_path=str(storage),
+            failure_config=FailureConfig(max_failures=3),
+            checkpoint_config=CheckpointConfig(num_to_keep=1),
+            worker_runtime_env={"env_vars": {"NUMBA_NUM_THREADS": str(placement.cpus)}},
+        ),
+    )
+    try:
+        result = trainer.fit()
+    except TrainingFailedError as error:
+        failures = getattr(error, "worker_failures", {}) or {0: error}
+        reason = str(next(iter(failures.values()))).strip().splitlines()[-1]
+        raise EvaluationError(f"augmented_probe: a worker failed ({reason}); the same command goes on") from error
+    top1, top5 = result.return_value
+    say(f"augmented_linear: {top1:.1%}")
+    return top1, top5
+
+
+def _digest(probe: AugmentedProbeSettings) -> str:
+    return hashlib.sha256(probe.model_dump_json().encode()).hexdigest()[:8]
+
+
+def _run(config: dict[str, Any]) -> tuple[float, float]:
+    """On each worker; all return the accuracies over all test images."""
+    settings = EvaluateSettings.model_validate(config["settings"])
+    probe = settings.augmented_probe
+    if probe is None:
+        raise ValueError("augmented_probe is not set")
+    context = ray.train.get_context()
+    rank, world_size = context.get_world_rank(), context.get_world_size()
+    device = ray.train.torch.get_device()
+    if device.type == "cpu":
+        torch.set_num_threads(config["cpus"])
+    encoder = config["encoder"].to(device, memory_format=torch.channels_last)
+    classifier = nn.Linear(encoder.representation_size, config["classes"]).to(device)
+    nn.init.zeros_(classifier.weight)
+    nn.init.zeros_(classifier.bias)
+    # Batch norm without parameters takes the place of a learning rate for each encoder, as in MAE's linear probes.
+    model = nn.Sequential(nn.BatchNorm1d(encoder.representation_size, affine=False), classifier).to(device)
+    ddp = nn.parallel.DistributedDataParallel(model, broadcast_buffers=True)
+    optimizer = torch.optim.SGD(
+        classifier.parameters(), lr=probe.learning_rate, momentum=0.9, weight_decay=probe.weight_decay
+    )
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, probe.epochs)
+    start = 0
+    checkpoint = ray.train.get_checkpoint()
+    if checkpoint is not None:
+        with checkpoint.as_directory() as folder:
+            state = torch.load(Path(folder, _STATE), map_location=device, weights_only=True)
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        schedule.load_state_dict(state["schedule"])
+        start = state["epoch"]
+    options = {"cpus": config["cpus"], "device": device, "rank": rank, "world_size": world_size}
+    size = config["image_size"]
+    loader = PretrainingLoader(
+        _local(settings, settings.train), probe.batch_size // world_size, size, probe.augmentation, seed=0, **options
+    )
+    for epoch in range(start, probe.epochs):
+        for batch in loader.epoch(epoch):
+            loss = F.cross_entropy(ddp(_represent(settings, encoder, batch.images)), batch.labels, ignore_index=-1)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+        schedule.step()
+        _save(model, optimizer, schedule, epoch + 1, rank)
+    model.eval()
+    evaluation = EvaluationLoader(
+        _local(settings, settings.test), settings.batch_size, size, crop=settings.crop, **options
+    )
+    right = torch.zeros(3, dtype=torch.float64, device=device)
+    with torch.inference_mode():
+        for batch in evaluation:
+            counted = batch.valid & (batch.labels >= 0)
+            logits = model(_represent(settings, encoder, batch.images))[counted]
+            best = logits.topk(min(5, logits.shape[1]), dim=1).indices == batch.labels[counted][:, None]
+            right += torch.stack([best[:, 0].sum(), best.sum(), counted.sum()])
+    right = distributed.all_reduce(right, dist.ReduceOp.SUM)
+    return float(right[0] / right[2]), float(right[1] / right[2])
+
+
+def _represent(settings: EvaluateSettings, encoder: nn.Module, images: Tensor) -> Tensor:
+    mixed = settings.precision == "bfloat16"
+    autocast = torch.autocast(images.device.type, torch.bfloat16) if mixed else nullcontext()
+    with torch.no_grad(), autocast:
+        representations: Tensor = encoder(images)
+    return representations.float()
+
+
+def _save(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    schedule: torch.optim.lr_scheduler.LRScheduler,
+    epoch: int,
+    rank: int,
+) -> None:
+    """Report the end of an epoch, which all workers must; the first one's state is what is kept."""
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoint = None
+        if rank == 0:
+            state = {
+                "model": model.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "schedule": schedule.state_dict(),
+                "epoch": epoch,
+            }
+            torch.save(state, Path(folder, _STATE))
+            checkpoint = Checkpoint.from_directory(folder)
+        ray.train.report({"epoch": epoch}, checkpoint=checkpoint, checkpoint_dir_name=f"epoch_{epoch:04d}")
+
+
+def _local(settings: EvaluateSettings, beton: str) -> Path:
+    staging = settings.compute.staging
+    return Path(beton) if staging is None else stage(beton, staging)

@@ -1,0 +1,72 @@
+"""The model card of an encoder."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import yaml
+
+from metaug_ray.tracking.description import EncoderDescription
+
+
+def write_card(
+    description: EncoderDescription, metrics: Mapping[str, float], figures: Sequence[Path], name: str
+) -> str:
+    """Markdown: what it is, how to use it, what it was measured to be worth, where it is from.
+
+    Args:
+        description: of the encoder.
+        metrics: of its evaluations, as shares.
+        figures: that lie beside the card.
+        name: under which it is registered.
+    """
+    model = description.model
+    small = ", small-image stem" if model.small_images else ""
+    lines = [
+        f"# {name}",
+        "",
+        f"{description.variant}: a {model.encoder} (width {model.width:g}{small}) for each of the views "
+        f"{', '.join(model.views)}, pre-trained without labels for {description.epochs:g} epochs on "
+        f"{description.data_name} at {description.image_size} px.",
+        "",
+        "Input: a batch of RGB images, uint8 [B, 3, H, W]; any number of them, and any size that the encoder takes. "
+        "Output: representations, float32 [B, H], the views' side by side. Frozen; batch norm uses its running "
+        "statistics.",
+        "",
+        "```python",
+        "import mlflow",
+        "",
+        f'encoder = mlflow.pytorch.load_model("models:/{name}@latest-good")',
+        "representations = encoder(images)  # a uint8 tensor",
+        "```",
+        "",
+        "The weights of each view lie in `extra_files/<view>.safetensors`.",
+        "",
+        "## Results",
+        "",
+    ]
+    shown = {name: value for name, value in metrics.items() if not name.endswith("_interval")}
+    if shown:
+        lines += ["| measured | accuracy |", "|---|---|"]
+        for metric, value in sorted(shown.items()):
+            width = metrics.get(f"{metric}_interval")
+            lines.append(f"| {metric} | {100 * value:.1f}{'' if width is None else f' ± {100 * width:.1f}'} % |")
+        lines += ["", "± is the half width of a 95 % interval over seeds of the classifier."]
+    else:
+        lines.append("Not evaluated yet.")
+    for figure in figures:
+        lines += ["", f"![{figure.stem}]({figure.name})"]
+    settings = yaml.safe_dump(description.settings, sort_keys=False)
+    lines += [
+        "",
+        "## Origin",
+        "",
+        f"- run `{description.run}`, MLflow run `{description.run_id}`",
+        f"- checkpoint `{description.checkpoint}`, step {description.step:,}, seed {description.seed}",
+        f"- data `{description.data_name}`, SHA-256 `{description.data_sha256}`",
+        f"- settings and data, without seed: `{description.config_hash}`",
+        "",
+        "## Settings",
+        "",
+        f"```yaml\n{settings}```",
+    ]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,215 @@
+"""One frozen encoder, judged: from the driver."""
+
+import json
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from metaug_ray.config import EvaluateSettings
+from metaug_ray.data.errors import DataError
+from metaug_ray.data.loader import EvaluationLoader
+from metaug_ray.data.manifest import Manifest, read_manifest
+from metaug_ray.data.staging import fetch_manifest
+from metaug_ray.evaluation.augmented_probe import train_augmented_probe
+from metaug_ray.evaluation.classify import Classifiers, Labelled
+from metaug_ray.evaluation.errors import EvaluationError
+from metaug_ray.evaluation.networks import REPRESENTATIONS, Readout
+from metaug_ray.evaluation.plots import draw_confusion, draw_map, draw_neighbours
+from metaug_ray.evaluation.representations import Images, Representations, represent
+from metaug_ray.evaluation.results import ALL, Result, table
+from metaug_ray.evaluation.source import Source, find_encoder
+from metaug_ray.tracking.evaluations import log_evaluation
+from metaug_ray.tracking.runs import TrackingError, connect
+from metaug_ray.training.cluster import cluster, nodes, say_if_busy
+from metaug_ray.training.placement import place_workers
+
+_MAPPED, _SHOWN, _NEAREST = 2000, 8, 6
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """A finished evaluation.
+
+    Attributes:
+        results: accuracies.
+        source: of the encoder.
+        run_id: of the evaluation in MLflow.
+    """
+
+    results: Sequence[Result]
+    source: Source
+    run_id: str
+
+
+def evaluate(settings: EvaluateSettings, say: Callable[[str], None]) -> Judgement:
+    """Judge an encoder, and log what was found.
+
+    Raises:
+        EvaluationError, TrainingError: settings, data or cluster do not allow it, or a worker failed.
+        DataError: a beton is missing or broken.
+        TrackingError: MLflow cannot be reached, or has no such encoder.
+    """
+    train, test = (_manifest(beton) for beton in (settings.train, settings.test))
+    _check_classes(settings, train, test)
+    connect(settings.tracking.uri)
+    source = find_encoder(settings.encoder, settings.storage, settings.tracking.uri)
+    try:
+        readout = Readout(source, layers=settings.layers, augmented=settings.augmented_features)
+    except ValueError as error:
+        raise EvaluationError(str(error)) from error
+    description = source.description
+    say(
+        f"{settings.encoder}: {description.variant}, {description.model.encoder}, views "
+        f"{', '.join(description.model.views)}, {description.epochs:g} epochs on {description.data_name} "
+        f"({description.checkpoint})"
+    )
+    size = settings.image_size or description.image_size
+    compute = settings.compute
+    with cluster(compute.address), tempfile.TemporaryDirectory() as scratch:
+        placement = place_workers(compute.device, compute.workers, compute.cpus_per_worker, nodes())
+        say_if_busy(placement, say)
+        train_parts, test_parts = (
+            represent(
+                readout,
+                source.checksum,
+                Images(beton, manifest, size, settings.crop),
+                placement,
+                settings.cache.expanduser(),
+                batch_size=settings.batch_size,
+                precision=getattr(torch, settings.precision),
+                staging=compute.staging,
+                say=say,
+            )
+            for beton, manifest in ((settings.train, train), (settings.test, test))
+        )
+        results: list[Result] = []
+        figures: list[Path] = []
+        for part, views, index in _selections(settings, train_parts, description.model.views):
+            learnt, judged = (_labelled(parts, part, index) for parts in (train_parts, test_parts))
+            classifiers = Classifiers(learnt, judged, len(train.classes), placement)
+            main = part == REPRESENTATIONS and views == ALL
+            predictions = classifiers.knn(settings.knn)
+            results.append(Result("knn", part, views, 1.0, [float((predictions == judged.labels).mean())]))
+            say(f"{results[-1].name}: {results[-1].top1[0]:.1%}")
+            shares = settings.probe.label_shares if main else (max(settings.probe.label_shares),)
+            for share, probes in classifiers.probes(settings.probe, shares).items():
+                top1, top5 = ([getattr(probe, kind) for probe in probes] for kind in ("top1", "top5"))
+                results.append(Result("linear", part, views, share, top1, top5, [p.choice for p in probes]))
+                say(f"{results[-1].name}: {np.mean(top1):.1%} ({probes[0].choice})")
+                if main and share == max(shares) and settings.plots:
+                    path = Path(scratch, "confusion.png")
+                    draw_confusion(probes[0].predictions, judged.labels, train.classes, path)
+                    figures.append(path)
+            if main and settings.plots:
+                figures += _figures(settings, learnt, judged, train, size, Path(scratch))
+        if settings.augmented_probe is not None:
+            probe = settings.augmented_probe
+            accuracies = train_augmented_probe(settings, probe, source, train, placement, say)
+            results.append(Result("augmented_linear", REPRESENTATIONS, ALL, 1.0, accuracies[:1], accuracies[1:]))
+        print(table(results), flush=True)
+        return Judgement(results, source, _log(settings, source, results, figures, Path(scratch), say))
+
+
+def _manifest(beton: str) -> Manifest:
+    return fetch_manifest(beton) if "://" in beton else read_manifest(Path(beton))
+
+
+def _check_classes(settings: EvaluateSettings, train: Manifest, test: Manifest) -> None:
+    for beton, manifest in ((settings.train, train), (settings.test, test)):
+        if not manifest.classes:
+            raise DataError(f"{beton}: has no labels, so nothing can be judged by it; prepare it with labels")
+    if train.classes != test.classes:
+        raise EvaluationError(
+            f"test: {settings.test} has {len(test.classes)} classes ({', '.join(test.classes[:3])}...), and "
+            f"{settings.train} {len(train.classes)} ({', '.join(train.classes[:3])}...); give the same ones"
+        )
+
+
+def _selections(
+    settings: EvaluateSettings, parts: Representations, views: Sequence[str]
+) -> list[tuple[str, str, slice]]:
+    """What is judged: part, name of the views, and which of them along the second axis."""
+    chosen = [(REPRESENTATIONS, ALL, slice(None))]
+    if settings.views:
+        chosen += [(REPRESENTATIONS, view, slice(i, i + 1)) for i, view in enumerate(views)]
+    return chosen + [(part, ALL, slice(None)) for part in parts.parts if part != REPRESENTATIONS]
+
+
+def _labelled(parts: Representations, part: str, views: slice) -> Labelled:
+    labelled = parts.labels >= 0
+    values = parts.parts[part][:, views]
+    values = values if labelled.all() else values[labelled]
+    return Labelled(values.reshape(len(values), -1), parts.labels[labelled])
+
+
+def _figures(
+    settings: EvaluateSettings, train: Labelled, test: Labelled, manifest: Manifest, size: int, folder: Path
+) -> list[Path]:
+    """A map of the representations, and nearest neighbours as images."""
+    generator = np.random.default_rng(0)
+    some = np.sort(generator.permutation(len(test.labels))[:_MAPPED])
+    paths = [folder / "map.png"]
+    draw_map(test.representations[some], test.labels[some], manifest.classes, paths[0])
+    # Images are read here, so only of files that this machine has, all of whose images are labelled.
+    if all("://" not in beton for beton in (settings.train, settings.test)) and len(train.labels) == manifest.samples:
+        paths.append(folder / "neighbours.png")
+        _draw_neighbours(settings, train, test, some[generator.permutation(len(some))[:_SHOWN]], size, paths[1])
+    return paths
+
+
+def _draw_neighbours(
+    settings: EvaluateSettings, train: Labelled, test: Labelled, asked: NDArray[np.int64], size: int, path: Path
+) -> None:
+    references, queries = (
+        torch.nn.functional.normalize(torch.tensor(values), dim=1)
+        for values in (train.representations, test.representations[asked])
+    )
+    similarities, nearest = (queries @ references.T).topk(min(_NEAREST, len(references)))
+    indices = nearest.flatten().numpy()
+    neighbours = _pixels(Path(settings.train), indices, size).reshape(*nearest.shape, size, size, 3)
+    right = train.labels[nearest.numpy()] == test.labels[asked][:, None]
+    draw_neighbours(_pixels(Path(settings.test), asked, size), neighbours, right, similarities.numpy(), path)
+
+
+def _pixels(beton: Path, indices: NDArray[np.int64], size: int) -> NDArray[np.uint8]:
+    """uint8 [n, S, S, 3]."""
+    loader = EvaluationLoader(beton, len(indices), size, cpus=1, device=torch.device("cpu"), images=indices)
+    return next(iter(loader)).images.permute(0, 2, 3, 1).numpy()
+
+
+def _log(
+    settings: EvaluateSettings,
+    source: Source,
+    results: Sequence[Result],
+    figures: Sequence[Path],
+    scratch: Path,
+    say: Callable[[str], None],
+) -> str:
+    files = [scratch / "results.json", scratch / "results.md"]
+    text = json.dumps([result.as_dict() for result in results], indent=2) + "\n"
+    files[0].write_text(text, encoding="utf-8")
+    files[1].write_text(table(results), encoding="utf-8")
+    metrics = {name: value for result in results for name, value in result.metrics().items()}
+    data = " -> ".join(beton.rpartition("/")[2] for beton in (settings.train, settings.test))
+    try:
+        return log_evaluation(
+            source.description,
+            settings.encoder,
+            data,
+            settings.model_dump(mode="json", exclude={"compute", "tracking"}),
+            metrics,
+            [*files, *figures],
+            experiment=settings.tracking.experiment,
+            uri=settings.tracking.uri,
+        )
+    except TrackingError as error:
+        kept = settings.cache.expanduser() / "unlogged_results.json"
+        kept.write_text(text, encoding="utf-8")
+        raise TrackingError(
+            f"{error}. The results are kept in {kept}; the same command logs them, from the cache"
+        ) from error

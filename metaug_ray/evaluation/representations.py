@@ -1,0 +1,211 @@
+"""Representations of a data set: computed by workers all over the cluster, kept on the driver's disk."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+import torch
+from filelock import FileLock
+from numpy.typing import NDArray
+
+from metaug_ray.data.loader import EvaluationLoader
+from metaug_ray.data.manifest import Manifest
+from metaug_ray.data.staging import stage
+from metaug_ray.evaluation.errors import EvaluationError
+from metaug_ray.evaluation.networks import Readout
+from metaug_ray.training.placement import Placement
+
+_DONE, _LABELS = "representations.json", "labels"
+
+
+@dataclass(frozen=True)
+class Representations:
+    """What one encoder makes of one data set; arrays are memory-mapped files.
+
+    Attributes:
+        parts: float32 [N, V, H_part] by part: `representations`, stages of the encoders, `augmented`.
+        labels: int64 [N], -1 where an image has none.
+    """
+
+    parts: dict[str, NDArray[np.float32]]
+    labels: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Images:
+    """Images as an encoder shall see them.
+
+    Attributes:
+        beton: path or URI.
+        manifest: of the beton.
+        size: side in pixels.
+        crop: side of the central square as a share of the shorter side.
+    """
+
+    beton: str
+    manifest: Manifest
+    size: int
+    crop: float = 1.0
+
+
+def represent(
+    readout: Readout,
+    checksum: str,
+    images: Images,
+    placement: Placement,
+    cache: Path,
+    *,
+    batch_size: int,
+    precision: torch.dtype = torch.float32,
+    staging: Path | None = None,
+    say: Callable[[str], None],
+) -> Representations:
+    """Representations of all images, from the cache or computed on a Ray cluster that this process is part of.
+
+    Every image is computed once, and the result is the same for any number of workers, up to rounding.
+
+    Args:
+        readout: what to compute.
+        checksum: of its weights.
+        images: of one data set.
+        placement: of the workers.
+        cache: folder for results; they are found again by encoder, data and settings.
+        batch_size: images at a time on a worker.
+        precision: of the encoders' arithmetic.
+        staging: folder on each node to which the beton is copied; None to read it where it lies.
+        say: takes a sentence for the user.
+
+    Raises:
+        EvaluationError: a worker failed, or results cannot be written.
+    """
+    key = {
+        "encoder": checksum,
+        "data": images.manifest.sha256,
+        "size": images.size,
+        "crop": images.crop,
+        "precision": str(precision),
+        "layers": readout.layers,
+        "augmented": readout.generators is not None,
+    }
+    folder = cache / hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / ".lock"):
+            if not (folder / _DONE).exists():
+                loader = _Worker(readout, images, batch_size, precision, staging, placement)
+                _compute(loader, images, placement, folder, say)
+                (folder / _DONE).write_text(json.dumps(key, indent=2) + "\n", encoding="utf-8")
+            else:
+                say(f"representations of {images.beton} were computed before; read from {folder}")
+    except OSError as error:
+        raise EvaluationError(
+            f"cache: representations cannot be kept in {folder} ({error}); choose another folder with room"
+        ) from error
+    parts = {path.stem: np.load(path, mmap_mode="r") for path in sorted(folder.glob("*.npy"))}
+    return Representations(parts, np.asarray(parts.pop(_LABELS)))
+
+
+@dataclass(frozen=True)
+class _Worker:
+    """What each worker does."""
+
+    readout: Readout
+    images: Images
+    batch_size: int
+    precision: torch.dtype
+    staging: Path | None
+    placement: Placement
+
+    def run(self, rank: int) -> Iterator[tuple[NDArray[np.int64], dict[str, NDArray[np.float32]]]]:
+        """Data set indices [n] and parts [n, V, H] of this rank's images, a batch at a time."""
+        device = torch.device("cuda" if self.placement.gpu else "cpu")
+        if device.type == "cpu":
+            torch.set_num_threads(self.placement.cpus)
+        beton = Path(self.images.beton) if self.staging is None else stage(self.images.beton, self.staging)
+        loader = EvaluationLoader(
+            beton,
+            self.batch_size,
+            self.images.size,
+            cpus=self.placement.cpus,
+            device=device,
+            crop=self.images.crop,
+            rank=rank,
+            world_size=self.placement.workers,
+        )
+        readout = self.readout.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        for batch in loader:
+            mixed = self.precision != torch.float32
+            with torch.inference_mode(), torch.autocast(device.type, self.precision, enabled=mixed):
+                parts = readout(batch.images)
+            valid = batch.valid.cpu()
+            yield (
+                batch.indices[valid].numpy(),
+                {name: values[batch.valid].cpu().numpy() for name, values in parts.items()}
+                | {_LABELS: batch.labels[batch.valid].cpu().numpy()},
+            )
+
+
+def _compute(worker: _Worker, images: Images, placement: Placement, folder: Path, say: Callable[[str], None]) -> None:
+    for left in folder.glob("*.npy"):
+        left.unlink()
+    count = images.manifest.samples
+    arrays: dict[str, np.memmap[Any, Any]] = {}
+    done, said = 0, 0
+    for indices, parts in _results(worker, placement):
+        for name, values in parts.items():
+            if name not in arrays:
+                shape = (count, *values.shape[1:])
+                needed, free = values.itemsize * int(np.prod(shape)), shutil.disk_usage(folder).free
+                if needed > free:
+                    raise EvaluationError(
+                        f"cache: {name} of {count:,} images take {needed / 2**30:.1f} GiB, and {folder} has "
+                        f"{free / 2**30:.1f} GiB free; choose another folder"
+                    )
+                arrays[name] = np.lib.format.open_memmap(folder / f"{name}.npy", "w+", values.dtype, shape)
+            arrays[name][indices] = values
+        done += len(indices)
+        if done * 10 // count > said:
+            said = done * 10 // count
+            say(f"representations of {images.beton}: {done:,} of {count:,} images")
+    for array in arrays.values():
+        array.flush()
+    if done != count:
+        raise EvaluationError(f"{images.beton}: {done:,} of {count:,} images were computed; its manifest is wrong")
+
+
+def _results(worker: _Worker, placement: Placement) -> Iterator[tuple[NDArray[np.int64], dict[str, NDArray[Any]]]]:
+    """What all workers give, as it comes."""
+    shared = ray.put(worker)
+
+    def run(worker: _Worker, rank: int) -> Iterator[Any]:
+        yield from worker.run(rank)
+
+    remote = ray.remote(run).options(
+        num_cpus=placement.cpus,
+        num_gpus=1 if placement.gpu else 0,
+        num_returns="streaming",
+        # The driver writes as fast as workers compute; what waits for it must not fill the memory.
+        _generator_backpressure_num_objects=8,
+        runtime_env={"env_vars": {"NUMBA_NUM_THREADS": str(placement.cpus)}},
+    )
+    streams = [remote.remote(shared, rank) for rank in range(placement.workers)]
+    try:
+        while streams:
+            ready, _ = ray.wait(streams, num_returns=1, fetch_local=False)
+            for stream in ready:
+                try:
+                    yield ray.get(next(stream))
+                except StopIteration:
+                    streams.remove(stream)
+    except ray.exceptions.RayError as error:
+        cause = getattr(error, "cause", None) or error
+        raise EvaluationError(f"a worker failed ({str(cause).strip().splitlines()[-1]})") from error
+    finally:
+        for stream in streams:
+            ray.cancel(stream, force=True)

@@ -1,0 +1,70 @@
+"""Accuracies of one encoder: by classifier, part of the networks, views and share of the labels."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from metaug_ray.evaluation.intervals import Interval, confidence_interval
+
+ALL = "all"
+"""Stands for all views side by side."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """Accuracies of one classifier, one for each seed.
+
+    Attributes:
+        classifier: knn, linear (the probe) or augmented_linear (trained on augmented images).
+        part: of the networks: representations, a stage, or augmented (z ++ a(z)).
+        views: `ALL`, or the name of one.
+        share: of the labels.
+        top1, top5: shares of the test images, by seed; kNN has one and no top-5.
+        choice: the settings chosen on held-out images, by seed.
+    """
+
+    classifier: str
+    part: str
+    views: str
+    share: float
+    top1: Sequence[float]
+    top5: Sequence[float] = ()
+    choice: Sequence[str] = ()
+
+    @property
+    def name(self) -> str:
+        """Prefix of its metrics: `linear`, `linear_10pct`, `linear/conv3`, `knn/ab`."""
+        share = "" if self.share == 1 else f"_{100 * self.share:g}pct"
+        part = "" if self.part == "representations" else f"/{self.part}"
+        return f"{self.classifier}{share}{part}" + ("" if self.views == ALL else f"/{self.views}")
+
+    def metrics(self) -> dict[str, float]:
+        """Means and, for several seeds, half widths of 95 % intervals, by the names that MLflow has them under."""
+        metrics: dict[str, float] = {}
+        for kind, values in (("top1", self.top1), ("top5", self.top5)):
+            if values:
+                interval = confidence_interval(values)
+                metrics[f"{self.name}/{kind}"] = interval.mean
+                if len(values) > 1:
+                    metrics[f"{self.name}/{kind}_interval"] = interval.half_width
+        return metrics
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self) | {"name": self.name}
+
+
+def table(results: Sequence[Result]) -> str:
+    """Markdown, in per cent."""
+    lines = ["| classifier | of | views | labels | top-1 | top-5 |", "|---|---|---|---|---|---|"]
+    for result in results:
+        cells = [result.classifier, result.part, result.views, f"{result.share:.0%}"]
+        cells += [percent(confidence_interval(values)) if values else "" for values in (result.top1, result.top5)]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def percent(interval: Interval) -> str:
+    """A share as per cent, with its interval if it has one."""
+    width = "" if interval.half_width != interval.half_width else f" ± {100 * interval.half_width:.1f}"
+    return f"{100 * interval.mean:.1f}{width} %"

@@ -1,0 +1,134 @@
+"""Where an encoder that is judged or published comes from: a run, a run's beginning, or MLflow's registry."""
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from metaug_ray.config import PretrainSettings
+from metaug_ray.evaluation.errors import EvaluationError
+from metaug_ray.method.encoders import MultiViewEncoder
+from metaug_ray.method.frozen import FrozenEncoder
+from metaug_ray.method.generators import Generators
+from metaug_ray.tracking.description import EncoderDescription
+from metaug_ray.tracking.encoders import read_encoder
+from metaug_ray.training.checkpoint import CheckpointError, describe, load_modules
+from metaug_ray.training.errors import TrainingError
+from metaug_ray.training.run_folder import RunFolder
+from metaug_ray.training.state import build_networks
+
+
+@dataclass(frozen=True)
+class Source:
+    """An encoder, what else its run had, and where it is from.
+
+    Attributes:
+        encoder: frozen, on the CPU.
+        heads: projection heads by view; None for a registered encoder.
+        generators: None for a registered encoder and for a run without.
+        description: of it.
+        knn: kNN accuracy that the run itself measured for this checkpoint, if it did.
+    """
+
+    encoder: FrozenEncoder
+    heads: nn.ModuleDict | None
+    generators: Generators | None
+    description: EncoderDescription
+    knn: float | None = None
+
+    @property
+    def checksum(self) -> str:
+        """SHA-256 over all weights: equal encoders give equal representations."""
+        digest = hashlib.sha256()
+        for module in (self.encoder, self.heads, self.generators):
+            for name, tensor in ({} if module is None else module.state_dict()).items():
+                digest.update(name.encode())
+                digest.update(tensor.contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+
+def find_encoder(reference: str, storage: str, uri: str) -> Source:
+    """The encoder that a reference names.
+
+    Args:
+        reference: as `metaug_ray.config.check_encoder` allows.
+        storage: folder or URI of all runs.
+        uri: of MLflow.
+
+    Raises:
+        EvaluationError: there is no such run or checkpoint, or it cannot be read.
+        TrackingError: MLflow has no such model.
+    """
+    if reference.startswith("models:/"):
+        encoder, description = read_encoder(reference, uri)
+        return Source(encoder, None, None, description)
+    kind, _, rest = reference.partition(":")
+    name, _, which = rest.partition("@")
+    try:
+        return _from_run(kind, name, which or "last", storage)
+    except (CheckpointError, TrainingError) as error:
+        raise EvaluationError(f"encoder: {reference} cannot be read ({error})") from error
+
+
+def _from_run(kind: str, name: str, which: str, storage: str) -> Source:
+    folder = RunFolder(storage, name)
+    record = folder.record
+    if record is None:
+        raise EvaluationError(f"encoder: there is no run {name!r} in {folder.storage}; check the name and --storage")
+    settings = PretrainSettings.model_validate(record["settings"])
+    networks, generators = build_networks(settings)
+    if kind == "random":
+        description = _describe(record, settings, "drawn, before training", 0)
+        return Source(_frozen(networks, description), networks.heads, generators, description)
+    checkpoint = _checkpoint(folder, which)
+    local = folder.download(checkpoint)
+    modules: dict[str, nn.Module] = {"encoder": networks}
+    if generators is not None:
+        modules["generators"] = generators
+    load_modules(modules, local)
+    step = int(describe(local)["step"])
+    description = _describe(record, settings, f"{folder.location}/{checkpoint}", step)
+    best = folder.best()
+    knn = best["accuracy"] if best is not None and best["step"] == step else None
+    return Source(_frozen(networks, description), networks.heads, generators, description, knn)
+
+
+def _checkpoint(folder: RunFolder, which: str) -> str:
+    """Where in the run's folder a checkpoint lies."""
+    names, best = folder.checkpoints(), folder.best()
+    kept = {} if best is None else {best["name"]: f"best/{best['name']}"}
+    if which == "best" and best is not None:
+        return kept[str(best["name"])]
+    known = kept | {name: name for name in names}
+    if which == "last" and names:
+        return names[-1]
+    if which in known:
+        return known[which]
+    raise EvaluationError(
+        f"encoder: run {folder.name!r} has no checkpoint {which!r}; it has {', '.join(sorted(known)) or 'none yet'}"
+    )
+
+
+def _frozen(networks: MultiViewEncoder, description: EncoderDescription) -> FrozenEncoder:
+    encoder = description.build()
+    weights: dict[str, Tensor] = networks.state_dict()
+    encoder.load_state_dict({name: value for name, value in weights.items() if name.startswith("encoders.")})
+    return encoder
+
+
+def _describe(record: dict[str, Any], settings: PretrainSettings, checkpoint: str, step: int) -> EncoderDescription:
+    steps_per_epoch = record["data"]["samples"] // settings.training.batch_size
+    return EncoderDescription(
+        model=settings.model,
+        image_size=settings.data.image_size,
+        variant=settings.method.variant if step else "random init",
+        run=settings.name,
+        run_id=record.get("mlflow", {}).get("run_id"),
+        checkpoint=checkpoint,
+        step=step,
+        epochs=step / steps_per_epoch,
+        data_name=str(record["data"]["beton"]).rpartition("/")[2],
+        data_sha256=record["data"]["sha256"],
+        settings=record["fixed"],
+    )

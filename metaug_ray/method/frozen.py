@@ -1,0 +1,57 @@
+"""What is left of a run when it is over: its encoders, frozen."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from metaug_ray.method.encoders import EncoderName, build_encoder
+from metaug_ray.method.views import VIEW_CHANNELS, split_views, validate_views
+
+
+class FrozenEncoder(nn.Module):
+    """Encoders f_v without heads, in evaluation mode, with the split into views inside.
+
+    It stays in evaluation mode when :meth:`train` is called, as batch norm's statistics are part of what was learnt,
+    and its parameters take no gradient. To fine-tune a view, load `encoders[view].state_dict()` into a
+    network of your own.
+
+    Args:
+        views: view names, at least two, in the order in which representations are concatenated.
+        encoder, width, small_images: see :func:`~metaug_ray.method.encoders.build_encoder`.
+
+    Attributes:
+        encoders: one for each view, by its name.
+        representation_size: V * H, numbers in an image's representation.
+
+    Shape: uint8 sRGB images [B, 3, H, W] to float32 representations [B, V * H].
+
+    Raises:
+        ValueError: unknown views, encoder or width.
+    """
+
+    def __init__(
+        self, views: Sequence[str], encoder: EncoderName, *, width: float = 1.0, small_images: bool = False
+    ) -> None:
+        super().__init__()
+        self.views = validate_views(views)
+        self.encoders = nn.ModuleDict()
+        self.representation_size = 0
+        for view in self.views:
+            f = build_encoder(encoder, VIEW_CHANNELS[view], width=width, small_images=small_images)
+            self.encoders[view] = f
+            self.representation_size += f.representation_size
+        self.requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> "FrozenEncoder":
+        """Does nothing."""
+        return super().train(False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Representations h, the views' side by side.
+
+        Raises:
+            ValueError: `images` is not uint8 [B, 3, H, W], or smaller than the encoder takes.
+        """
+        views = split_views(images, self.views)
+        return torch.cat([f(view) for f, view in zip(self.encoders.values(), views, strict=True)], 1)

@@ -1,0 +1,151 @@
+"""Evaluations in MLflow: a run each, found by the encoder that was judged."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from mlflow.entities import Metric, Param, Run, RunTag
+from mlflow.exceptions import MlflowException
+
+from metaug_ray.tracking.description import EncoderDescription
+from metaug_ray.tracking.runs import TrackingError, connect, find_experiment, flat, now, reason
+
+_KIND: Final = "metaug.kind"
+_EVALUATION: Final = "evaluation"
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What MLflow has of an evaluation.
+
+    Attributes:
+        run_id: of the evaluation itself.
+        variant: of the method, by the paper's name.
+        run: name of the training run.
+        seed: of the training run.
+        epochs: that it had made.
+        data: names of the betons that were learnt from and judged by.
+        config: hash of the training's settings and data, without seed.
+        metrics: by name.
+    """
+
+    run_id: str
+    variant: str
+    run: str
+    seed: int
+    epochs: float
+    data: str
+    config: str
+    metrics: dict[str, float]
+
+
+def log_evaluation(
+    description: EncoderDescription,
+    encoder: str,
+    data: str,
+    settings: Mapping[str, Any],
+    metrics: Mapping[str, float],
+    files: Sequence[Path],
+    *,
+    experiment: str,
+    uri: str,
+) -> str:
+    """Write an evaluation as an MLflow run of its own; returns the run's id.
+
+    Args:
+        description: of the encoder.
+        encoder: as the user named it.
+        data: what it was judged by, such as `train.beton -> test.beton`.
+        settings: of the evaluation, nested.
+        metrics: by name.
+        files: artifacts.
+        experiment: of MLflow.
+        uri: of MLflow.
+
+    Raises:
+        TrackingError: MLflow cannot be reached or refuses.
+    """
+    client = connect(uri)
+    tags = {
+        _KIND: _EVALUATION,
+        "metaug.encoder": encoder,
+        "metaug.data": data,
+        "metaug.variant": description.variant,
+        "metaug.training_run": description.run,
+        "metaug.training_run_id": description.run_id or "",
+        "metaug.step": str(description.step),
+        "metaug.epochs": f"{description.epochs:g}",
+        "metaug.seed": str(description.seed),
+        "metaug.config": description.config_hash,
+        "metaug.checkpoint": description.checkpoint,
+    }
+    try:
+        run = client.create_run(find_experiment(client, uri, experiment), run_name=f"{encoder} on {data}", tags=tags)
+        run_id = str(run.info.run_id)
+        try:
+            client.log_batch(
+                run_id,
+                metrics=[Metric(name, value, now(), description.step) for name, value in metrics.items()],
+                params=[Param(*item) for item in flat(dict(settings)).items()],
+            )
+            for file in files:
+                client.log_artifact(run_id, str(file))
+        except BaseException:
+            # A half-written one must not be found by those who compare.
+            client.log_batch(run_id, tags=[RunTag(_KIND, "unfinished evaluation")])
+            client.set_terminated(run_id, "FAILED")
+            raise
+        client.set_terminated(run_id, "FINISHED")
+    except (MlflowException, OSError) as error:
+        raise TrackingError(f"tracking: MLflow at {uri} does not take the evaluation ({reason(error)})") from error
+    return run_id
+
+
+def find_evaluations(
+    experiment: str, uri: str, *, run_id: str | None = None, step: int | None = None
+) -> list[Evaluation]:
+    """Finished evaluations, the newest first.
+
+    Args:
+        experiment: of MLflow.
+        uri: of MLflow.
+        run_id: of the training run whose encoder was judged; None for all.
+        step: of its checkpoint; None for all.
+
+    Raises:
+        TrackingError: MLflow cannot be reached.
+    """
+    client = connect(uri)
+    query = f"tags.`{_KIND}` = '{_EVALUATION}' and attributes.status = 'FINISHED'"
+    if run_id is not None:
+        query += f" and tags.`metaug.training_run_id` = '{run_id}'"
+    if step is not None:
+        query += f" and tags.`metaug.step` = '{step}'"
+    found: list[Run] = []
+    token = None
+    try:
+        known = client.get_experiment_by_name(experiment)
+        while known is not None:
+            page = client.search_runs([known.experiment_id], query, page_token=token, order_by=["start_time DESC"])
+            found.extend(page)
+            token = page.token
+            if not token:
+                break
+    except MlflowException as error:
+        raise TrackingError(f"tracking: MLflow at {uri} does not search ({reason(error)})") from error
+    return [_read(run) for run in found]
+
+
+def _read(run: Run) -> Evaluation:
+    tags = run.data.tags
+    return Evaluation(
+        str(run.info.run_id),
+        tags["metaug.variant"],
+        tags["metaug.training_run"],
+        int(tags["metaug.seed"]),
+        float(tags["metaug.epochs"]),
+        tags["metaug.data"],
+        tags["metaug.config"],
+        dict(run.data.metrics),
+    )

@@ -1,0 +1,73 @@
+"""The Ray cluster that a driver works on: joined or started, looked at, left."""
+
+import os
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import ray
+from ray._private.utils import read_ray_address
+
+from metaug_ray.training.errors import TrainingError
+from metaug_ray.training.placement import Placement
+
+
+@contextmanager
+def cluster(address: str | None) -> Iterator[None]:
+    """Join the cluster at an address, or start one for this process; leave it at the end, unless it was joined before.
+
+    Args:
+        address: host:port; None for RAY_ADDRESS, else the cluster that this machine is part of, else a new one.
+
+    Raises:
+        TrainingError: there is no cluster.
+    """
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
+    already = ray.is_initialized()
+    found = address
+    try:
+        if not already:
+            # As Ray looks for it: the last is what `ray start` left on this machine.
+            found = address or os.environ.get("RAY_ADDRESS") or read_ray_address()
+            _check_address(found)
+            # The monitor says what users want to know; Ray's own lines stay in its log files.
+            ray.init(address=address, logging_level="WARNING", log_to_driver=False)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise TrainingError(
+            f"compute.address: no Ray cluster at {found} ({str(error).splitlines()[0]}); start one with `ray start "
+            "--head`, or leave the address out (and `ray stop` clears what a killed cluster left on this machine)"
+        ) from error
+    leave = not already
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        # A job that is stopped has three seconds, and MLflow must hear of it; Ray ends with the process.
+        leave = False
+        raise
+    finally:
+        if leave:
+            ray.shutdown()
+
+
+def nodes() -> list[dict[str, float]]:
+    """What each node of the cluster has in all, by Ray's names."""
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def say_if_busy(placement: Placement, say: Callable[[str], None]) -> None:
+    """Ray waits for resources that others hold, and says nothing."""
+    needed = {"CPU": placement.min_workers * placement.cpus} | ({"GPU": placement.min_workers} if placement.gpu else {})
+    free = ray.available_resources()
+    for kind, count in needed.items():
+        if free.get(kind, 0) < count:
+            say(
+                f"waiting for {kind}s: the run needs {count}, and {free.get(kind, 0):g} are free; it begins when other "
+                "jobs give theirs back"
+            )
+
+
+def _check_address(address: str | None) -> None:
+    """Ray would look for minutes for a cluster that does not answer; raises `OSError` after seconds."""
+    host, colon, port = (address or "").removeprefix("ray://").rpartition(":")
+    if colon and port.isdigit():
+        socket.create_connection((host, int(port)), timeout=10).close()

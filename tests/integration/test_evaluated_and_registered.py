@@ -1,0 +1,234 @@
+"""From a finished run to an evaluated, registered encoder, on a Ray cluster of three CPUs."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pytest
+import ray
+import torch
+from mlflow.tracking import MlflowClient
+from PIL import Image
+
+from metaug_ray.config import (
+    EncodingSettings,
+    EvaluateSettings,
+    PrepareSettings,
+    RegisterSettings,
+    SourceSettings,
+    TrackingSettings,
+)
+from metaug_ray.data.loader import EvaluationLoader
+from metaug_ray.data.manifest import read_manifest
+from metaug_ray.data.prepare import prepare
+from metaug_ray.evaluation.errors import EvaluationError
+from metaug_ray.evaluation.evaluate import evaluate
+from metaug_ray.evaluation.networks import AUGMENTED, REPRESENTATIONS, Readout
+from metaug_ray.evaluation.register import register_encoder
+from metaug_ray.evaluation.representations import Images, represent
+from metaug_ray.evaluation.source import find_encoder
+from metaug_ray.tracking.encoders import load_encoder
+from metaug_ray.training.placement import Placement
+from tests.evaluation.finished import FinishedRun, finish_run
+
+pytestmark = pytest.mark.slow
+
+JOBS = Path(__file__).resolve().parents[2] / "jobs"
+PROBE = {"epochs": 2, "least_steps": 30, "seeds": 2, "label_shares": (1.0, 0.25)}
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_AUTH_MODE", "disabled")
+        ray.init(num_cpus=3, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
+        try:
+            yield
+        finally:
+            ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def run(shapes_beton: Path, tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
+    return finish_run(shapes_beton, tmp_path_factory.mktemp("runs"))
+
+
+@pytest.fixture(scope="module")
+def test_beton(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """50 other shapes: no multiple of any batch."""
+    output = tmp_path_factory.mktemp("test") / "test.beton"
+    source = SourceSettings(kind="shapes", count=50, size=32, seed=1)
+    prepare(PrepareSettings(source=source, encoding=EncodingSettings(preset="small"), output=output))
+    return output
+
+
+def test_any_number_of_workers_gives_the_same_and_it_is_kept(
+    cluster: None, run: FinishedRun, test_beton: Path, tmp_path: Path
+) -> None:
+    source = find_encoder("run:small", run.storage, run.uri)
+    readout = Readout(source, layers=True, augmented=True)
+    images = Images(str(test_beton), read_manifest(test_beton), 32)
+    said: list[str] = []
+
+    def on(workers: int, cache: str) -> dict[str, np.ndarray]:
+        placement = Placement(workers, workers, 1, False)
+        found = represent(readout, source.checksum, images, placement, tmp_path / cache, batch_size=8, say=said.append)
+        return found.parts | {"labels": found.labels}
+
+    one, three = on(1, "one"), on(3, "three")
+    assert one.keys() == three.keys() == {"layer1", "layer2", "layer3", "layer4", REPRESENTATIONS, AUGMENTED, "labels"}
+    for name, values in one.items():
+        np.testing.assert_allclose(three[name], values, rtol=1e-5, atol=1e-6, err_msg=name)
+
+    # And the same as here, one image at a time.
+    for i, batch in enumerate(EvaluationLoader(test_beton, 1, 32, cpus=1, device=torch.device("cpu"))):
+        np.testing.assert_allclose(
+            one[REPRESENTATIONS][i].flatten(), source.encoder(batch.images)[0].numpy(), rtol=1e-4, atol=1e-5
+        )
+        assert one["labels"][i] == batch.labels[0]
+    assert i == 49
+
+    assert not any("before" in line for line in said)
+    again = on(2, "one")
+    assert "were computed before" in said[-1]
+    assert np.array_equal(again[REPRESENTATIONS], one[REPRESENTATIONS])
+
+
+def test_an_interrupted_extraction_is_made_again(
+    cluster: None, run: FinishedRun, test_beton: Path, tmp_path: Path
+) -> None:
+    source = find_encoder("run:small", run.storage, run.uri)
+    images, placement = Images(str(test_beton), read_manifest(test_beton), 32), Placement(1, 1, 1, False)
+
+    def interrupt(line: str) -> None:
+        raise KeyboardInterrupt
+
+    arguments = (Readout(source), source.checksum, images, placement, tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        represent(*arguments, batch_size=8, say=interrupt)
+    found = represent(*arguments, batch_size=8, say=lambda _: None)
+    assert np.isfinite(found.parts[REPRESENTATIONS]).all()
+    assert (np.abs(found.parts[REPRESENTATIONS]).sum((1, 2)) > 0).all()
+
+
+def test_a_run_becomes_a_champion(
+    cluster: None, run: FinishedRun, shapes_beton: Path, test_beton: Path, tmp_path: Path
+) -> None:
+    tracking = TrackingSettings(uri=run.uri)
+
+    def judge(encoder: str, **changes: object) -> dict[str, float]:
+        settings = {
+            "encoder": encoder,
+            "train": str(shapes_beton),
+            "test": str(test_beton),
+            "storage": run.storage,
+            "cache": tmp_path / "cache",
+            "probe": PROBE,
+            "compute": {"workers": 2, "cpus_per_worker": 1},
+            "tracking": tracking,
+        }
+        judgement = evaluate(EvaluateSettings.model_validate(settings | changes), lambda _: None)
+        logged = MlflowClient(run.uri).get_run(judgement.run_id)
+        metrics = {name: value for result in judgement.results for name, value in result.metrics().items()}
+        assert logged.data.metrics == pytest.approx(metrics)
+        assert logged.info.status == "FINISHED"
+        files = {file.path for file in MlflowClient(run.uri).list_artifacts(judgement.run_id)}
+        assert {"results.json", "results.md"} <= files
+        assert ({"map.png", "neighbours.png", "confusion.png"} <= files) == changes.get("plots", True)
+        return metrics
+
+    measured = judge("run:small", layers=True, augmented_features=True, augmented_probe={"epochs": 2, "batch_size": 16})
+    views = {f"{kind}/{part}/top1" for kind in ("knn", "linear") for part in ("l", "ab", "layer1", "augmented")}
+    assert views | {"knn/top1", "linear/top1", "linear/top5", "linear_25pct/top1", "linear/top1_interval"} < set(
+        measured
+    )
+    assert measured["linear/top5"] >= measured["linear/top1"] > 0.125
+    assert measured["augmented_linear/top1"] > 0
+    assert judge("random:small", views=False, plots=False).keys() < measured.keys()
+
+    registered = register_encoder(
+        RegisterSettings(
+            encoder="run:small", name="shapes", promote="linear/top1", storage=run.storage, tracking=tracking
+        ),
+        lambda _: None,
+    )
+    assert registered.version == "1"
+    assert registered.promotion is not None
+    assert registered.promotion.promoted
+    version = MlflowClient(run.uri).get_model_version_by_alias("shapes", "champion")
+    assert float(version.tags["linear/top1"]) == pytest.approx(measured["linear/top1"], abs=1e-5)
+    assert (version.tags["metaug.run"], version.run_id) == ("small", run.run_id)
+    assert f"| linear/top1 | {100 * measured['linear/top1']:.1f}" in version.description
+    assert "method:" in version.description
+
+    # What is pulled computes what was trained; and is judged alike.
+    mlflow.set_tracking_uri(run.uri)
+    images = torch.randint(256, (3, 3, 32, 32), dtype=torch.uint8)
+    expected = find_encoder("run:small", run.storage, run.uri).encoder(images)
+    assert torch.equal(load_encoder("models:/shapes@champion", run.uri)(images), expected)
+    published = mlflow.pytorch.load_model("models:/shapes@latest-good")
+    torch.testing.assert_close(published(images), expected, rtol=1e-4, atol=1e-5)
+    again = judge("models:/shapes@champion", plots=False)
+    assert again["knn/top1"] == measured["knn/top1"]
+    assert again["linear/top1"] == measured["linear/top1"]
+
+
+def test_other_classes_are_named(run: FinishedRun, shapes_beton: Path, tmp_path: Path) -> None:
+    for name in ("cat", "dog"):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        Image.new("RGB", (32, 32)).save(tmp_path / "images" / name / "1.png")
+    other = tmp_path / "other.beton"
+    source = SourceSettings(kind="imagefolder", path=str(tmp_path / "images"))
+    prepare(PrepareSettings(source=source, encoding=EncodingSettings(preset="small"), output=other))
+    settings = EvaluateSettings(
+        encoder="run:small",
+        train=str(shapes_beton),
+        test=str(other),
+        storage=run.storage,
+        tracking=TrackingSettings(uri=run.uri),
+    )
+    with pytest.raises(EvaluationError, match=r"has 2 classes \(cat, dog\.\.\.\), and .* 8 \("):
+        evaluate(settings, print)
+
+
+def test_an_unmeasured_metric_is_named_before_anything_is_registered(run: FinishedRun) -> None:
+    settings = RegisterSettings(
+        encoder="run:small",
+        name="nothing",
+        promote="knn/top7",
+        storage=run.storage,
+        tracking=TrackingSettings(uri=run.uri),
+    )
+    with pytest.raises(EvaluationError, match=r"run:small has no knn/top7; measured are"):
+        register_encoder(settings, print)
+    assert not MlflowClient(run.uri).search_registered_models("name = 'nothing'")
+
+
+@pytest.mark.parametrize(
+    ("job", "arguments", "said"),
+    [
+        (
+            "evaluate_encoder",
+            ["--encoder", "models:/x", "--train", "a", "--test", "b"],
+            "encoder: models:/x names no version",
+        ),
+        (
+            "evaluate_encoder",
+            ["--encoder", "small", "--train", "a", "--test", "b"],
+            "encoder: got 'small'; expected run:NAME",
+        ),
+        ("register_encoder", ["--encoder", "models:/x@y", "--name", "x"], "encoder: only a run's can be registered"),
+        ("register_encoder", ["--encoder", "run:x", "--name", "x", "--force"], "force: says that promote may overrule"),
+        ("compare_runs", ["--metric", "x"], "unrecognized arguments: --metric x"),
+    ],
+)
+def test_wrong_arguments_are_named_at_once(job: str, arguments: list[str], said: str) -> None:
+    done = subprocess.run(
+        [sys.executable, str(JOBS / f"{job}.py"), *arguments], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr

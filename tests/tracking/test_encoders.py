@@ -1,0 +1,131 @@
+"""Encoders go to MLflow and come back, here and where this package is not installed."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+from torchvision.models import resnet50
+
+from metaug_ray.config import ModelSettings
+from metaug_ray.method.frozen import FrozenEncoder
+from metaug_ray.tracking.description import EncoderDescription
+from metaug_ray.tracking.encoders import load_encoder, load_published, log_encoder, read_encoder
+from metaug_ray.tracking.runs import TrackingError, connect, find_experiment
+
+
+def describe(**model: object) -> EncoderDescription:
+    return EncoderDescription(
+        model=ModelSettings.model_validate(model),
+        image_size=64,
+        variant="MetAug",
+        run="run",
+        run_id=None,
+        checkpoint="/runs/run/checkpoint_000000005",
+        step=5,
+        epochs=0.5,
+        data_name="x.beton",
+        data_sha256="0" * 64,
+        settings={"seed": 3, "model": {}},
+    )
+
+
+def trained(description: EncoderDescription) -> FrozenEncoder:
+    """Weights and statistics that no initialisation has."""
+    torch.manual_seed(0)
+    encoder = description.build()
+    for name, tensor in encoder.state_dict().items():
+        if "running" in name:
+            tensor += torch.rand_like(tensor)
+    return encoder
+
+
+def log(encoder: FrozenEncoder, description: EncoderDescription, folder: Path) -> tuple[str, str]:
+    uri = f"sqlite:///{folder}/mlflow.db"
+    client = connect(uri)
+    run = client.create_run(find_experiment(client, uri, "metaug"))
+    return log_encoder(encoder, description, "# card\n", run_id=run.info.run_id, uri=uri), uri
+
+
+def images(*shape: int) -> Tensor:
+    return torch.randint(256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+
+
+CONSUMER = """
+import sys
+sys.modules["metaug_ray"] = None  # importing it fails
+import mlflow, numpy, torch
+mlflow.set_tracking_uri(sys.argv[1])
+encoder = mlflow.pytorch.load_model(sys.argv[2])
+assert not any(p.requires_grad for p in encoder.parameters())
+numpy.save(sys.argv[4], encoder(torch.from_numpy(numpy.load(sys.argv[3]))).detach().numpy())
+served = mlflow.pyfunc.load_model(sys.argv[2])
+numpy.save(sys.argv[5], served.predict(numpy.load(sys.argv[3])))
+"""
+
+
+@pytest.mark.slow
+def test_loads_without_this_package_and_without_pickle(tmp_path: Path) -> None:
+    description = describe(encoder="conv", width=0.5, small_images=True)
+    encoder = trained(description)
+    model, uri = log(encoder, description, tmp_path)
+    given = images(5, 3, 40, 33)
+    np.save(tmp_path / "images.npy", given.numpy())
+    files = [str(tmp_path / name) for name in ("images.npy", "plain.npy", "served.npy")]
+    done = subprocess.run(
+        [sys.executable, "-c", CONSUMER, uri, model, *files],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"},
+    )
+    assert done.returncode == 0, done.stderr
+    expected = encoder(given).numpy()
+    for file in files[1:]:
+        np.testing.assert_allclose(np.load(file), expected, rtol=1e-4, atol=1e-5)
+
+    loaded, again = read_encoder(model, uri)
+    assert again == description
+    assert torch.equal(loaded(given), encoder(given))
+
+
+@pytest.mark.slow
+def test_resnet50_goes_into_torchvisions(tmp_path: Path) -> None:
+    description = describe(encoder="resnet50", views=("rgb", "l"))
+    encoder = trained(description)
+    model, uri = log(encoder, description, tmp_path)
+    for given in (images(1, 3, 64, 64), images(3, 3, 96, 70)):
+        torch.testing.assert_close(load_published(model)(given), encoder(given), rtol=1e-4, atol=1e-5)
+    file = next(tmp_path.rglob("rgb.safetensors"))
+    network = resnet50()
+    # All but the classifier, which is the user's own.
+    weights = load_file(file) | {f"fc.{name}": value for name, value in network.fc.state_dict().items()}
+    network.load_state_dict(weights, strict=True)
+    network.fc = torch.nn.Identity()
+    rgb = images(2, 3, 64, 64) / 127.5 - 1
+    torch.testing.assert_close(network.eval()(rgb), encoder.encoders["rgb"](rgb))
+    assert load_encoder(model, uri).views == ("rgb", "l")
+
+
+def test_wrong_images_are_refused_by_the_network() -> None:
+    encoder = trained(describe(encoder="conv", width=0.5, small_images=True))
+    for wrong in (images(2, 3, 32, 32).float(), images(2, 1, 32, 32), images(3, 32, 32)):
+        with pytest.raises(ValueError, match=r"images must be uint8 \[B, 3, H, W\], got torch"):
+            encoder(wrong)
+    with pytest.raises(ValueError, match="at least 15 px, got 9x9"):
+        encoder(images(2, 3, 9, 9))
+
+
+@pytest.mark.parametrize("model", ["models:/nobody@champion", "models:/nobody/3"])
+def test_an_unknown_model_is_named(tmp_path: Path, model: str) -> None:
+    with pytest.raises(TrackingError, match=rf"{model}: MLflow at sqlite.* does not give it .*nobody"):
+        load_encoder(model, f"sqlite:///{tmp_path}/mlflow.db")
+
+
+def test_a_registry_that_is_away_is_named() -> None:
+    with pytest.raises(TrackingError, match=r"MLflow at http://127.0.0.1:9 cannot be used"):
+        load_encoder("models:/x@champion", "http://127.0.0.1:9")
