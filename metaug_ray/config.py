@@ -218,6 +218,9 @@ ContrastName = Literal[
 Positive = Annotated[float, Field(gt=0)]
 
 
+REGISTERED_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+
+
 class DataSettings(Settings):
     """What is trained on."""
 
@@ -491,6 +494,8 @@ class PretrainSettings(Settings):
     fork: str | None = Field(None, min_length=1)
     """begin with the weights of this other run: a warm start, from step 0, with other settings than model.*; generators
     of another size and the bank of other data begin anew"""
+    register_as: str | None = Field(None, pattern=REGISTERED_NAME)
+    """publish the encoder under this name in MLflow's registry when the run is finished"""
     seed: int = Field(0, ge=0, lt=2**31)
     """of weights, order, augmentations and negatives"""
     data: DataSettings
@@ -685,7 +690,7 @@ class RegisterSettings(Settings):
 
     encoder: str
     """run:NAME (its last checkpoint; run:NAME@best, run:NAME@checkpoint_000000640)"""
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    name: str = Field(pattern=REGISTERED_NAME)
     """of the registered model; a new version of it is made"""
     promote: str | None = Field(None, min_length=1)
     """metric by which the version becomes the champion, if it beats the present one: knn/top1, linear/top1, ..."""

@@ -7,10 +7,14 @@ from pydantic import ValidationError
 from metaug_ray.config import (
     AugmentationSettings,
     ColorJitterSettings,
+    CompareSettings,
     EncodingSettings,
+    EvaluateSettings,
     PrepareSettings,
     PretrainSettings,
     RandAugmentSettings,
+    RegisterSettings,
+    Settings,
     SourceSettings,
     explain,
     matching_files,
@@ -255,3 +259,56 @@ def test_every_field_of_a_run_refuses_what_is_out_of_range(field: str, value: ob
 )
 def test_settings_that_do_not_fit_together(fields: dict[str, object], message: str) -> None:
     assert message in refusal(PretrainSettings, **pretrain(**fields))
+
+
+EVALUATION = {"encoder": "run:x", "train": "a.beton", "test": "b.beton"}
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *(("encoder", value) for value in ("", "x", "run:", "run:x@", "run:x@newest", "models:/x", "models:/x@a/b")),
+        *((name, "") for name in ("train", "test", "storage")),
+        *(("image_size", value) for value in (15, 1025)),
+        *(("crop", value) for value in (0, 1.1)),
+        *(("batch_size", value) for value in (0,)),
+        *(("precision", value) for value in ("float16",)),
+        *(("knn", value) for value in ({"neighbours": 0}, {"temperature": 0}, {"unknown": 1})),
+        *(("probe.learning_rates", value) for value in ((), (0,))),
+        *(("probe.weight_decays", value) for value in ((), (-1,))),
+        *((f"probe.{name}", 0) for name in ("epochs", "least_steps", "batch_size", "seeds")),
+        *(("probe.label_shares", value) for value in ((), (0,), (1.1,))),
+        *((f"augmented_probe.{name}", 0) for name in ("epochs", "batch_size", "learning_rate")),
+        *(("augmented_probe.weight_decay", value) for value in (-1, 1)),
+        *(
+            ("compute", value)
+            for value in ({"device": "tpu"}, {"workers": 0}, {"cpus_per_worker": 0}, {"compile": True})
+        ),
+        *(("unknown", value) for value in (1,)),
+    ],
+)
+def test_every_field_of_an_evaluation_refuses_what_is_out_of_range(field: str, value: object) -> None:
+    head, _, tail = field.partition(".")
+    assert refusal(EvaluateSettings, **EVALUATION | {head: {tail: value} if tail else value}).startswith(field)
+    EvaluateSettings.model_validate(EVALUATION)
+
+
+@pytest.mark.parametrize(
+    ("settings", "fields", "message"),
+    [
+        (
+            EvaluateSettings,
+            EVALUATION | {"encoder": "models:/x@champion", "augmented_features": True},
+            "augmented_features: registered encoders have no generators (got 'models:/x@champion'); name a run",
+        ),
+        (EvaluateSettings, EVALUATION | {"train": "s3://b/x.beton"}, "compute.staging: s3://b/x.beton is not a local"),
+        (RegisterSettings, {"encoder": "random:x", "name": "x"}, "encoder: only a run's can be registered"),
+        (RegisterSettings, {"encoder": "run:x", "name": "a b"}, "name: String should match pattern"),
+        (RegisterSettings, {"encoder": "run:x", "name": "x", "force": True}, "force: says that promote may overrule"),
+        (CompareSettings, {"metrics": ()}, "metrics: "),
+    ],
+)
+def test_evaluations_and_registrations_that_cannot_be(
+    settings: type[Settings], fields: dict[str, object], message: str
+) -> None:
+    assert message in refusal(settings, **fields)

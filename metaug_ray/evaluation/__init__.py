@@ -1,1 +1,1 @@
-"""Frozen encoders judged."""
+"""Frozen encoders judged (`evaluate`), compared (`compare`) and published (`register`)."""

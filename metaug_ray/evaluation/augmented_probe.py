@@ -27,6 +27,7 @@ from metaug_ray.evaluation.errors import EvaluationError
 from metaug_ray.evaluation.source import Source
 from metaug_ray.method import distributed
 from metaug_ray.training.placement import Placement
+from metaug_ray.training.run_folder import RunFolder
 
 _STATE = "classifier.pt"
 
@@ -58,7 +59,6 @@ def train_augmented_probe(
             f"augmented_probe.batch_size: {probe.batch_size} images, but {settings.train} holds {train.samples:,}"
         )
     say(f"full linear evaluation: {probe.epochs} epochs of augmented images on {placement.workers} workers")
-    storage = settings.cache.expanduser().absolute() / "augmented_probes"
     trainer = TorchTrainer(
         _run,
         train_loop_config={
@@ -76,8 +76,9 @@ def train_augmented_probe(
         torch_config=TorchConfig(backend="nccl" if placement.gpu else "gloo"),
         run_config=RunConfig(
             # Names what it is of: an interrupted one goes on, another one begins anew.
-            name=f"{source.checksum[:16]}-{train.sha256[:8]}-{_digest(probe)}",
-            storage_path=str(storage),
+            name=f"augmented-probe-{source.checksum[:16]}-{train.sha256[:8]}-{_digest(probe)}",
+            # With the runs, where all nodes reach it.
+            storage_path=RunFolder(settings.storage, "").storage,
             failure_config=FailureConfig(max_failures=3),
             checkpoint_config=CheckpointConfig(num_to_keep=1),
             worker_runtime_env={"env_vars": {"NUMBA_NUM_THREADS": str(placement.cpus)}},

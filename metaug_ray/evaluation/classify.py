@@ -18,10 +18,11 @@ _QUERIES_PER_TASK = 4096
 
 
 class Labelled(NamedTuple):
-    """Representations float32 [N, H] and labels int64 [N] of labelled images."""
+    """Representations float32 [N, H] and labels int64 [N] of labelled images, and their data set indices int64 [N]."""
 
     representations: NDArray[np.float32]
     labels: NDArray[np.int64]
+    images: NDArray[np.int64]
 
 
 class ProbeOutcome(NamedTuple):
@@ -100,7 +101,9 @@ def _knn(
 ) -> NDArray[np.int64]:
     device = _device(placement)
     asked = test.representations[start : start + _QUERIES_PER_TASK]
-    references, labels, queries = (torch.tensor(part, device=device) for part in (*train, asked))
+    references, labels, queries = (
+        torch.tensor(part, device=device) for part in (train.representations, train.labels, asked)
+    )
     predictions = weighted_knn(
         references,
         labels,
@@ -123,7 +126,8 @@ def _probe(
 ) -> ProbeOutcome:
     device = _device(placement)
     chosen = choose_share(train.labels, share, seed)
-    representations, labels = (torch.tensor(part[chosen], device=device) for part in train)
+    representations = torch.tensor(train.representations[chosen], device=device)
+    labels = torch.tensor(train.labels[chosen], device=device)
     probe = train_probe(representations, labels, classes, settings, seed)
     expected = torch.tensor(test.labels)
     logits = torch.cat([probe.logits(torch.tensor(part, device=device)).cpu() for part in _parts(test.representations)])

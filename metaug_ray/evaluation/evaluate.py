@@ -18,6 +18,7 @@ from metaug_ray.data.staging import fetch_manifest
 from metaug_ray.evaluation.augmented_probe import train_augmented_probe
 from metaug_ray.evaluation.classify import Classifiers, Labelled
 from metaug_ray.evaluation.errors import EvaluationError
+from metaug_ray.evaluation.knn import nearest_neighbours
 from metaug_ray.evaluation.networks import REPRESENTATIONS, Readout
 from metaug_ray.evaluation.plots import draw_confusion, draw_map, draw_neighbours
 from metaug_ray.evaluation.representations import Images, Representations, represent
@@ -141,10 +142,11 @@ def _selections(
 
 
 def _labelled(parts: Representations, part: str, views: slice) -> Labelled:
-    labelled = parts.labels >= 0
+    images = np.flatnonzero(parts.labels >= 0)
     values = parts.parts[part][:, views]
-    values = values if labelled.all() else values[labelled]
-    return Labelled(values.reshape(len(values), -1), parts.labels[labelled])
+    # Without a copy where all have labels, as this may be larger than the memory.
+    values = values if len(images) == len(values) else values[images]
+    return Labelled(values.reshape(len(values), -1), parts.labels[images], images)
 
 
 def _figures(
@@ -155,8 +157,8 @@ def _figures(
     some = np.sort(generator.permutation(len(test.labels))[:_MAPPED])
     paths = [folder / "map.png"]
     draw_map(test.representations[some], test.labels[some], manifest.classes, paths[0])
-    # Images are read here, so only of files that this machine has, all of whose images are labelled.
-    if all("://" not in beton for beton in (settings.train, settings.test)) and len(train.labels) == manifest.samples:
+    # Images are read on this machine, by their numbers.
+    if all("://" not in beton for beton in (settings.train, settings.test)):
         paths.append(folder / "neighbours.png")
         _draw_neighbours(settings, train, test, some[generator.permutation(len(some))[:_SHOWN]], size, paths[1])
     return paths
@@ -165,15 +167,15 @@ def _figures(
 def _draw_neighbours(
     settings: EvaluateSettings, train: Labelled, test: Labelled, asked: NDArray[np.int64], size: int, path: Path
 ) -> None:
-    references, queries = (
-        torch.nn.functional.normalize(torch.tensor(values), dim=1)
-        for values in (train.representations, test.representations[asked])
+    similarities, nearest = nearest_neighbours(train.representations, test.representations[asked], _NEAREST)
+    neighbours = _pixels(Path(settings.train), train.images[nearest.flatten()], size)
+    draw_neighbours(
+        _pixels(Path(settings.test), test.images[asked], size),
+        neighbours.reshape(*nearest.shape, size, size, 3),
+        train.labels[nearest] == test.labels[asked][:, None],
+        similarities,
+        path,
     )
-    similarities, nearest = (queries @ references.T).topk(min(_NEAREST, len(references)))
-    indices = nearest.flatten().numpy()
-    neighbours = _pixels(Path(settings.train), indices, size).reshape(*nearest.shape, size, size, 3)
-    right = train.labels[nearest.numpy()] == test.labels[asked][:, None]
-    draw_neighbours(_pixels(Path(settings.test), asked, size), neighbours, right, similarities.numpy(), path)
 
 
 def _pixels(beton: Path, indices: NDArray[np.int64], size: int) -> NDArray[np.uint8]:

@@ -1,7 +1,9 @@
 """The weighted k-nearest-neighbour classifier (Wu et al. 2018): what features are worth, without training anything."""
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 
@@ -45,3 +47,28 @@ def weighted_knn(
         votes = torch.zeros(len(part), classes, dtype=weights.dtype, device=weights.device)
         predictions.append(votes.scatter_add_(1, reference_labels[nearest], weights).argmax(1))
     return torch.cat(predictions) if predictions else reference_labels.new_empty(0)
+
+
+def nearest_neighbours(
+    references: NDArray[np.float32], queries: NDArray[np.float32], k: int, rows: int = 65_536
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """The k most similar references of a few queries, reading so many rows of the references at a time.
+
+    Args:
+        references: [R, H], of any norm; may be a file that is mapped into memory.
+        queries: [Q, H].
+        k: all references where there are fewer.
+
+    Returns:
+        Cosines [Q, k], greatest first, and indices [Q, k].
+    """
+    asked = F.normalize(torch.tensor(queries), dim=1)
+    similarities = torch.cat(
+        [
+            asked @ F.normalize(torch.tensor(references[start : start + rows]), dim=1).T
+            for start in range(0, len(references), rows)
+        ],
+        1,
+    )
+    values, indices = similarities.topk(min(k, len(references)))
+    return values.numpy(), indices.numpy()

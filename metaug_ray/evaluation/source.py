@@ -91,6 +91,7 @@ def _from_run(kind: str, name: str, which: str, storage: str) -> Source:
     description = _describe(record, settings, f"{folder.location}/{checkpoint}", step)
     best = folder.best()
     knn = best["accuracy"] if best is not None and best["step"] == step else None
+    knn = folder.metrics(checkpoint).get("knn/accuracy", knn)
     return Source(_frozen(networks, description), networks.heads, generators, description, knn)
 
 

@@ -1,1 +1,1 @@
-"""MLflow: `runs`, which a `journal` on disk feeds, their `figures` and `environment`."""
+"""MLflow: training `runs`, which a `journal` on disk feeds; `evaluations`; `encoders` and their `registry`."""

@@ -88,7 +88,7 @@ def promote(name: str, version: str, metric: str, *, uri: str, force: bool = Fal
             return Promotion(version, f"version {version} is the {CHAMPION} now, by force", True)
         value = _metric(candidate, metric)
         present = _champion(client, name)
-        if present is not None and present.version == candidate.version:
+        if present is not None and str(present.version) == version:
             return Promotion(version, f"version {version} is the {CHAMPION} already", True)
         if present is not None and value <= _metric(present, metric):
             return Promotion(
@@ -100,7 +100,8 @@ def promote(name: str, version: str, metric: str, *, uri: str, force: bool = Fal
         challenged = "none" if present is None else str(present.version)
         client.set_model_version_tag(name, version, _CHALLENGED, challenged)
         winner = _best_challenger(client, name, metric, challenged)
-        while (now := _champion(client, name)) is None or now.version != winner:
+        # Again until nobody else has been at it in between.
+        while (now := _champion(client, name)) is None or str(now.version) != winner:
             client.set_registered_model_alias(name, CHAMPION, winner)
             winner = _best_challenger(client, name, metric, challenged)
     except MlflowException as error:

@@ -17,7 +17,7 @@ from pydantic_settings import (
 )
 
 from metaug_ray.command_line import command_line
-from metaug_ray.config import PretrainSettings, explain
+from metaug_ray.config import PretrainSettings, RegisterSettings, explain
 from metaug_ray.training.presets import PRESETS
 
 _PROGRAM = "imagenet_resnet50.py"
@@ -55,12 +55,34 @@ def main(arguments: list[str]) -> int:
         print(f"kNN accuracy: {outcome.random_knn:.1%} before training, {outcome.trained_knn:.1%} after")
     if outcome.checkpoints:
         print(f"last checkpoint: {outcome.location}/{outcome.checkpoints[-1]}")
+    if settings.register_as is not None and not _registered(settings):
+        return 1
     if outcome.unsent:
         print(f"MLflow is away: {outcome.unsent} records wait in {outcome.location}; the same command sends them")
     print(
         f"MLflow run {outcome.run_id}; look at it: {_look(outcome.tracking_uri, outcome.experiment_id, outcome.run_id)}"
     )
     return 0
+
+
+def _registered(settings: PretrainSettings) -> bool:
+    """Publish the finished run's encoder; says whether that worked."""
+    from metaug_ray.evaluation.errors import EvaluationError
+    from metaug_ray.evaluation.register import register_encoder
+    from metaug_ray.training.trainer import TrackingError, say
+
+    chosen = RegisterSettings(
+        encoder=f"run:{settings.name}",
+        name=str(settings.register_as),
+        storage=settings.checkpoint.storage,
+        tracking=settings.tracking,
+    )
+    try:
+        register_encoder(chosen, say)
+    except (EvaluationError, TrackingError) as error:
+        print(f"{_PROGRAM}: {error}; the run is finished, and the same command registers it", file=sys.stderr)
+        return False
+    return True
 
 
 def parse(arguments: list[str]) -> tuple[PretrainSettings, bool]:

@@ -5,7 +5,7 @@ from typing import Any, Final
 from metaug_ray.config import PretrainSettings
 from metaug_ray.training.errors import TrainingError
 
-_MAY_CHANGE: Final = {"fork", "compute", "checkpoint", "health", "tracking"}
+_MAY_CHANGE: Final = {"fork", "register_as", "compute", "checkpoint", "health", "tracking"}
 """What no result depends on, up to rounding."""
 
 

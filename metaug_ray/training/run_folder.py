@@ -103,6 +103,14 @@ class RunFolder:
         snapshot = self._json(_SNAPSHOT) or {}
         return sorted(result["checkpoint_dir_name"] for result in snapshot.get("checkpoint_results", []))
 
+    def metrics(self, name: str) -> dict[str, Any]:
+        """What was measured for a whole checkpoint."""
+        snapshot = self._json(_SNAPSHOT) or {}
+        for result in snapshot.get("checkpoint_results", []):
+            if result["checkpoint_dir_name"] == name:
+                return dict(result.get("metrics", {}))
+        return {}
+
     def best(self) -> dict[str, Any] | None:
         """Name, step and kNN accuracy of the best checkpoint, which lies in `best/<name>`; None before there is one."""
         return self._json(f"{_BEST}/best.json")

@@ -131,6 +131,8 @@ def main() -> None:
     parser.add_argument("--encoder", default="resnet18")
     options = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
+    # Under `uv run`, Ray would have each worker make an environment of its own first.
+    os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         source = SourceSettings(kind="shapes", count=960, size=32)

@@ -43,7 +43,7 @@ def finish_run(beton: Path, folder: Path, step: int = 12, name: str = "small", *
     for module in (model.eager_encoder, model.generators):
         for tensor in () if module is None else (*module.parameters(), *module.buffers()):
             if tensor.is_floating_point():
-                tensor.data += 0.05 * torch.rand(tensor.shape, generator=generator)
+                tensor.data *= 1 + 0.2 * torch.rand(tensor.shape, generator=generator)
     run = RunFolder(str(folder), name)
     run.make()
     record = {

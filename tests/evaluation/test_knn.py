@@ -1,9 +1,11 @@
 import math
 
+import numpy as np
 import pytest
 import torch
+from sklearn.neighbors import KNeighborsClassifier, NearestNeighbors
 
-from metaug_ray.evaluation.knn import weighted_knn
+from metaug_ray.evaluation.knn import nearest_neighbours, weighted_knn
 
 
 def by_hand(references: list[list[float]], labels: list[int], query: list[float], k: int, t: float) -> int:
@@ -42,3 +44,22 @@ def test_wrong_settings_are_named() -> None:
         weighted_knn(torch.empty(0, 3), torch.empty(0, dtype=torch.int64), torch.eye(3), classes=3)
     with pytest.raises(ValueError, match=r"got 3, 0, 0\.07"):
         weighted_knn(torch.eye(3), torch.arange(3), torch.eye(3), classes=3, neighbours=0)
+
+
+def test_is_scikit_learns() -> None:
+    generator = torch.Generator().manual_seed(1)
+    references, queries = (torch.randn(count, 16, generator=generator, dtype=torch.float64) for count in (500, 300))
+    labels = torch.randint(7, (500,), generator=generator)
+    theirs = KNeighborsClassifier(20, metric="cosine", weights=lambda distance: np.exp((1 - distance) / 0.07))
+    expected = theirs.fit(references, labels).predict(queries)
+    assert weighted_knn(references, labels, queries, classes=7).tolist() == expected.tolist()
+
+
+def test_nearest_neighbours_are_scikit_learns_whatever_is_read_at_a_time() -> None:
+    generator = np.random.default_rng(0)
+    references, queries = (generator.normal(size=(count, 16)).astype(np.float32) for count in (100, 5))
+    distances, expected = NearestNeighbors(n_neighbors=4, metric="cosine").fit(references).kneighbors(queries)
+    for rows in (1000, 30):
+        similarities, nearest = nearest_neighbours(references, queries, 4, rows)
+        assert nearest.tolist() == expected.tolist()
+        np.testing.assert_allclose(similarities, 1 - distances, atol=1e-5)

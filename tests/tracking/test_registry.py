@@ -24,7 +24,8 @@ def add(uri: str, accuracy: float | None, name: str = "encoder") -> str:
 
 
 def aliases(uri: str) -> dict[str, str]:
-    return dict(MlflowClient(uri).get_registered_model("encoder").aliases)
+    found = MlflowClient(uri).get_registered_model("encoder").aliases
+    return {alias: str(version) for alias, version in found.items()}
 
 
 def test_a_version_appears_whole_and_is_the_latest(uri: str) -> None:
