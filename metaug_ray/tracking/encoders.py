@@ -32,8 +32,8 @@ from metaug_ray.tracking.runs import TrackingError, connect, reason
 _DESCRIPTION: Final = "encoder.json"
 _CARD: Final = "card.md"
 _SIGNATURE: Final = ModelSignature(
-    inputs=Schema([TensorSpec(np.dtype(np.uint8), (-1, 3, -1, -1), name="images")]),
-    outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, -1), name="representations")]),
+    inputs=Schema([TensorSpec(np.dtype(np.uint8), (-1, 3, -1, -1))]),
+    outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, -1))]),
 )
 
 
@@ -62,12 +62,14 @@ def log_encoder(
     Raises:
         TrackingError: MLflow does not take it, or what it gives back computes something else.
     """
-    connect(uri)
+    client = connect(uri)
     # Two images, as an export from one would take one at a time only.
     example = _images(2, description.image_size)
     with tempfile.TemporaryDirectory() as scratch:
         files = _write_files(encoder, description, card, Path(scratch))
         try:
+            # Otherwise the files would go where the experiment "Default" has its own.
+            mlflow.set_experiment(experiment_id=client.get_run(run_id).info.experiment_id)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 info = mlflow.pytorch.log_model(
