@@ -24,7 +24,7 @@ from metaug_ray.data.loader import EvaluationLoader, PretrainingLoader
 from metaug_ray.data.manifest import Manifest
 from metaug_ray.data.staging import stage
 from metaug_ray.evaluation.errors import EvaluationError
-from metaug_ray.evaluation.source import Source
+from metaug_ray.evaluation.networks import Readout
 from metaug_ray.method import distributed
 from metaug_ray.training.placement import Placement
 from metaug_ray.training.run_folder import RunFolder
@@ -35,7 +35,8 @@ _STATE = "classifier.pt"
 def train_augmented_probe(
     settings: EvaluateSettings,
     probe: AugmentedProbeSettings,
-    source: Source,
+    readout: Readout,
+    image_size: int,
     train: Manifest,
     placement: Placement,
     say: Callable[[str], None],
@@ -63,8 +64,8 @@ def train_augmented_probe(
         _run,
         train_loop_config={
             "settings": settings.model_dump(mode="json"),
-            "encoder": source.encoder,
-            "image_size": settings.image_size or source.description.image_size,
+            "encoder": readout.encoder,
+            "image_size": image_size,
             "classes": len(train.classes),
             "cpus": placement.cpus,
         },
@@ -76,7 +77,7 @@ def train_augmented_probe(
         torch_config=TorchConfig(backend="nccl" if placement.gpu else "gloo"),
         run_config=RunConfig(
             # Names what it is of: an interrupted one goes on, another one begins anew.
-            name=f"augmented-probe-{source.checksum[:16]}-{train.sha256[:8]}-{_digest(probe)}",
+            name=f"augmented-probe-{readout.checksum[:16]}-{train.sha256[:8]}-{_digest(probe)}",
             # With the runs, where all nodes reach it.
             storage_path=RunFolder(settings.storage, "").storage,
             failure_config=FailureConfig(max_failures=3),

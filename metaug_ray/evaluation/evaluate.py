@@ -77,7 +77,6 @@ def evaluate(settings: EvaluateSettings, say: Callable[[str], None]) -> Judgemen
         train_parts, test_parts = (
             represent(
                 readout,
-                source.checksum,
                 Images(beton, manifest, size, settings.crop),
                 placement,
                 settings.cache.expanduser(),
@@ -110,7 +109,7 @@ def evaluate(settings: EvaluateSettings, say: Callable[[str], None]) -> Judgemen
                 figures += _figures(settings, learnt, judged, train, size, Path(scratch))
         if settings.augmented_probe is not None:
             probe = settings.augmented_probe
-            accuracies = train_augmented_probe(settings, probe, source, train, placement, say)
+            accuracies = train_augmented_probe(settings, probe, readout, size, train, placement, say)
             results.append(Result("augmented_linear", REPRESENTATIONS, ALL, 1.0, accuracies[:1], accuracies[1:]))
         print(table(results), flush=True)
         return Judgement(results, source, _log(settings, source, results, figures, Path(scratch), say))

@@ -1,5 +1,7 @@
 """What is read out of an encoder's networks, in one pass over the images."""
 
+import hashlib
+
 import torch
 from torch import Tensor, nn
 
@@ -41,6 +43,15 @@ class Readout(nn.Module):
                 )
             self.heads, self.generators = source.heads, source.generators
         self.requires_grad_(False).eval()
+
+    @property
+    def checksum(self) -> str:
+        """SHA-256 over all weights: equal ones read out the same."""
+        digest = hashlib.sha256()
+        for name, tensor in self.state_dict().items():
+            digest.update(name.encode())
+            digest.update(tensor.cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         parts: dict[str, list[Tensor]] = {}

@@ -56,7 +56,6 @@ class Images:
 
 def represent(
     readout: Readout,
-    checksum: str,
     images: Images,
     placement: Placement,
     cache: Path,
@@ -72,7 +71,6 @@ def represent(
 
     Args:
         readout: what to compute.
-        checksum: of its weights.
         images: of one data set.
         placement: of the workers.
         cache: folder for results; they are found again by encoder, data and settings.
@@ -85,7 +83,7 @@ def represent(
         EvaluationError: a worker failed, or results cannot be written.
     """
     key = {
-        "encoder": checksum,
+        "networks": readout.checksum,
         "data": images.manifest.sha256,
         "size": images.size,
         "crop": images.crop,

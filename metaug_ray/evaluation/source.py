@@ -1,6 +1,5 @@
 """Where an encoder that is judged or published comes from: a run, a run's beginning, or MLflow's registry."""
 
-import hashlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,16 +35,6 @@ class Source:
     generators: Generators | None
     description: EncoderDescription
     knn: float | None = None
-
-    @property
-    def checksum(self) -> str:
-        """SHA-256 over all weights: equal encoders give equal representations."""
-        digest = hashlib.sha256()
-        for module in (self.encoder, self.heads, self.generators):
-            for name, tensor in ({} if module is None else module.state_dict()).items():
-                digest.update(name.encode())
-                digest.update(tensor.contiguous().numpy().tobytes())
-        return digest.hexdigest()
 
 
 def find_encoder(reference: str, storage: str, uri: str) -> Source:

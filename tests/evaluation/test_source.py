@@ -39,7 +39,7 @@ def test_random_init_is_what_the_run_began_with(run: FinishedRun) -> None:
     for name, tensor in source.encoder.state_dict().items():
         assert torch.equal(tensor, networks.state_dict()[name]), name
     assert (source.description.variant, source.description.step) == ("random init", 0)
-    assert source.checksum != find_encoder("run:small", run.storage, run.uri).checksum
+    assert Readout(source).checksum != Readout(find_encoder("run:small", run.storage, run.uri)).checksum
 
 
 def test_the_best_checkpoint_is_found_aside(run: FinishedRun) -> None:

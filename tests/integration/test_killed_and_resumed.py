@@ -1,7 +1,8 @@
-"""Runs on Ray that are killed, against the same run that was not: same losses, same weights, same bank."""
+"""Runs on Ray that are killed, against the same run that was not: same losses, same weights, same bank.
 
-import json
-import shutil
+Another number of workers goes on with a run in `tests/training/test_resuming.py`.
+"""
+
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,8 +113,6 @@ def test_everything_is_killed_and_the_command_given_again(
     whole = RunFolder(str(cluster.folder), "driver").checkpoints()
     assert whole
     assert "checkpoint_000000036" not in whole
-    # What the killed run left is gone on with by one worker too: see below.
-    shutil.copytree(cluster.folder / "driver", cluster.folder / "fewer")
 
     again = cluster.start(settings)
     assert again.finish() == 0, again.output
@@ -128,20 +127,6 @@ def test_everything_is_killed_and_the_command_given_again(
     with pytest.raises(TrainingError, match=r"method.beta: 16.0 -> 8.0"):
         pretrain(settings.model_copy(update={"method": settings.method.model_copy(update={"beta": 8.0})}))
     assert pretrain(settings).checkpoints[-1] == f"checkpoint_{STEPS:09d}"  # finished already
-
-
-def test_one_worker_goes_on_with_the_run_of_two(cluster: Cluster, uninterrupted: tuple[dict[int, float], Path]) -> None:
-    run = cluster.folder / "fewer"
-    record = json.loads((run / "run.json").read_text())
-    record["id"], record["fixed"]["name"] = "fewer", "fewer"
-    (run / "run.json").write_text(json.dumps(record))
-    before = logged_losses(run)
-    pretrain(cluster.settings("fewer", compute={"workers": 1}))
-    resumed = logged_losses(run)
-    assert list(resumed) == list(range(1, STEPS + 1))
-    assert len(before) < STEPS
-    for step, loss in resumed.items():
-        assert loss == pytest.approx(uninterrupted[0][step], abs=0.1)
 
 
 def _gone(cluster: Cluster) -> None:
