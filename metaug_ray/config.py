@@ -609,6 +609,12 @@ class AugmentedProbeSettings(Settings):
     augmentation: AugmentationSettings = AugmentationSettings()
     """of the training images"""
 
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.augmentation.mixup < 1:
+            raise ValueError(f"augmentation.mixup: got {self.augmentation.mixup:g}; labels are not mixed: leave it 1")
+        return self
+
 
 class EvaluationComputeSettings(Settings):
     """Where and on what it runs."""

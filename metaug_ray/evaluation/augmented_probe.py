@@ -10,6 +10,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import ray.exceptions
 import ray.train
 import ray.train.torch
 import torch
@@ -23,7 +24,7 @@ from metaug_ray.config import AugmentedProbeSettings, EvaluateSettings
 from metaug_ray.data.loader import EvaluationLoader, PretrainingLoader
 from metaug_ray.data.manifest import Manifest
 from metaug_ray.data.staging import stage
-from metaug_ray.evaluation.errors import EvaluationError
+from metaug_ray.evaluation.errors import EvaluationError, first_line
 from metaug_ray.evaluation.networks import Readout
 from metaug_ray.method import distributed
 from metaug_ray.training.placement import Placement
@@ -50,10 +51,10 @@ def train_augmented_probe(
         EvaluationError: the batch does not divide among the workers, or they failed.
     """
     share, rest = divmod(probe.batch_size, placement.workers)
-    if rest or not share:
+    if rest or share < 2:
         raise EvaluationError(
             f"augmented_probe.batch_size: {probe.batch_size} images among {placement.workers} workers leave each "
-            f"{probe.batch_size / placement.workers:g}; expected a whole number"
+            f"{probe.batch_size / placement.workers:g}; expected a whole number, and at least 2 for batch norm"
         )
     if train.samples < probe.batch_size:
         raise EvaluationError(
@@ -77,7 +78,7 @@ def train_augmented_probe(
         torch_config=TorchConfig(backend="nccl" if placement.gpu else "gloo"),
         run_config=RunConfig(
             # Names what it is of: an interrupted one goes on, another one begins anew.
-            name=f"augmented-probe-{readout.checksum[:16]}-{train.sha256[:8]}-{_digest(probe)}",
+            name=f"augmented-probe-{readout.checksum[:16]}-{train.sha256[:8]}-{_digest(settings, image_size)}",
             # With the runs, where all nodes reach it.
             storage_path=RunFolder(settings.storage, "").storage,
             failure_config=FailureConfig(max_failures=3),
@@ -89,15 +90,19 @@ def train_augmented_probe(
         result = trainer.fit()
     except TrainingFailedError as error:
         failures = getattr(error, "worker_failures", {}) or {0: error}
-        reason = str(next(iter(failures.values()))).strip().splitlines()[-1]
+        reason = first_line(next(iter(failures.values())))
         raise EvaluationError(f"augmented_probe: a worker failed ({reason}); the same command goes on") from error
+    except ray.exceptions.RayError as error:
+        raise EvaluationError(f"augmented_probe: Ray failed ({first_line(error)}); the same command goes on") from error
     top1, top5 = result.return_value
     say(f"augmented_linear: {top1:.1%}")
     return top1, top5
 
 
-def _digest(probe: AugmentedProbeSettings) -> str:
-    return hashlib.sha256(probe.model_dump_json().encode()).hexdigest()[:8]
+def _digest(settings: EvaluateSettings, image_size: int) -> str:
+    """Of all that the classifier depends on besides encoder and data."""
+    parts = settings.model_dump_json(include={"augmented_probe", "precision"})
+    return hashlib.sha256(f"{parts} {image_size}".encode()).hexdigest()[:8]
 
 
 def _run(config: dict[str, Any]) -> tuple[float, float]:
@@ -138,12 +143,17 @@ def _run(config: dict[str, Any]) -> tuple[float, float]:
     )
     for epoch in range(start, probe.epochs):
         for batch in loader.epoch(epoch):
-            loss = F.cross_entropy(ddp(_represent(settings, encoder, batch.images)), batch.labels, ignore_index=-1)
+            logits = ddp(_represent(settings, encoder, batch.images))
+            # A batch may hold no labelled image.
+            labelled = (batch.labels >= 0).sum().clamp_min(1)
+            loss = F.cross_entropy(logits, batch.labels, ignore_index=-1, reduction="sum") / labelled
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
         schedule.step()
         _save(model, optimizer, schedule, epoch + 1, rank)
+    # After the last step each rank has batch-norm statistics of its own; the first one's are those that are saved.
+    distributed.broadcast_buffers(model)
     model.eval()
     evaluation = EvaluationLoader(
         _local(settings, settings.test), settings.batch_size, size, crop=settings.crop, **options

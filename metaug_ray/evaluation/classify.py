@@ -9,9 +9,10 @@ import torch
 from numpy.typing import NDArray
 
 from metaug_ray.config import KnnSettings, ProbeSettings
-from metaug_ray.evaluation.errors import EvaluationError
+from metaug_ray.evaluation.errors import EvaluationError, first_line
 from metaug_ray.evaluation.knn import weighted_knn
 from metaug_ray.evaluation.linear_probe import top_k_accuracy, train_probe
+from metaug_ray.training.cluster import remote
 from metaug_ray.training.placement import Placement
 
 _QUERIES_PER_TASK = 4096
@@ -41,10 +42,19 @@ class Classifiers:
         train, test: to learn from, and to be judged by.
         classes: C.
         placement: CPUs and GPU of each task.
+
+    Raises:
+        EvaluationError: the representations are larger than Ray's object store.
     """
 
     def __init__(self, train: Labelled, test: Labelled, classes: int, placement: Placement) -> None:
-        self._train, self._test = ray.put(train), ray.put(test)
+        try:
+            self._train, self._test = ray.put(train), ray.put(test)
+        except ray.exceptions.RayError as error:
+            raise EvaluationError(
+                f"{train.representations.nbytes / 2**30:.1f} GiB of representations do not fit into Ray's object store "
+                f"({first_line(error)}); start Ray with a larger --object-store-memory"
+            ) from error
         self._count = len(test.labels)
         self._labels = test.labels
         self._classes, self._placement = classes, placement
@@ -56,7 +66,7 @@ class Classifiers:
             EvaluationError: a task failed.
         """
         starts = range(0, self._count, _QUERIES_PER_TASK)
-        task = self._task(_knn)
+        task = remote(_knn, self._placement)
         parts = [
             task.remote(self._train, self._test, start, self._classes, settings, self._placement) for start in starts
         ]
@@ -68,7 +78,7 @@ class Classifiers:
         Raises:
             EvaluationError: a task failed, or there are too few labels.
         """
-        task = self._task(_probe)
+        task = remote(_probe, self._placement)
         started = {
             share: [
                 task.remote(self._train, self._test, self._classes, settings, share, seed, self._placement)
@@ -78,10 +88,6 @@ class Classifiers:
             for share in shares
         }
         return {share: _gathered(tasks) for share, tasks in started.items()}
-
-    def _task(self, function: Any) -> Any:
-        placement = self._placement
-        return ray.remote(function).options(num_cpus=placement.cpus, num_gpus=1 if placement.gpu else 0)
 
 
 def choose_share(labels: NDArray[np.int64], share: float, seed: int) -> NDArray[np.int64]:
@@ -154,6 +160,6 @@ def _gathered(tasks: list[Any]) -> list[Any]:
     try:
         return list(ray.get(tasks))
     except ray.exceptions.RayTaskError as error:
-        raise EvaluationError(f"a classifier failed ({str(error.cause).strip().splitlines()[-1]})") from error
+        raise EvaluationError(f"a classifier failed ({first_line(error.cause)})") from error
     except ray.exceptions.RayError as error:
-        raise EvaluationError(f"Ray lost a classifier ({str(error).splitlines()[0]}); run it again") from error
+        raise EvaluationError(f"Ray lost a classifier ({first_line(error)}); run it again") from error

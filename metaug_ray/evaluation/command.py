@@ -55,6 +55,8 @@ def evaluate_main(arguments: list[str]) -> int:
         for name in ("train", "test"):
             if "://" not in chosen[name]:
                 chosen[name] = str(Path(chosen[name]).expanduser().absolute())
+        staging = chosen["compute"]["staging"]
+        chosen["compute"]["staging"] = None if staging is None else staging.expanduser().absolute()
         judgement = evaluate(EvaluateSettings.model_validate(chosen), _say)
         print(f"MLflow run {judgement.run_id} at {command.tracking.uri}")
 

@@ -21,6 +21,7 @@ class Row:
 
     Attributes:
         data: what they were judged by.
+        judged: hash of its contents and of how it was used.
         variant: of the method.
         config: hash of their settings and data.
         epochs: made.
@@ -29,6 +30,7 @@ class Row:
     """
 
     data: str
+    judged: str
     variant: str
     config: str
     epochs: float
@@ -55,8 +57,10 @@ def compare(settings: CompareSettings) -> str:
     try:
         settings.output.mkdir(parents=True, exist_ok=True)
         (settings.output / "comparison.md").write_text(table, encoding="utf-8")
-        for i, data in enumerate(sorted({row.data for row in rows})):
-            draw([row for row in rows if row.data == data], settings.metrics, settings.output / f"comparison_{i}.png")
+        for i, judged in enumerate(dict.fromkeys(row.judged for row in rows)):
+            draw(
+                [row for row in rows if row.judged == judged], settings.metrics, settings.output / f"comparison_{i}.png"
+            )
     except OSError as error:
         raise EvaluationError(
             f"output: {settings.output} cannot be written ({error}); choose another folder"
@@ -71,33 +75,34 @@ def group(evaluations: Sequence[Evaluation], metrics: Sequence[str]) -> list[Row
         evaluations: the newest first.
         metrics: that are wanted; evaluations without any of them are left out.
     """
-    groups: dict[tuple[str, str, str, float], dict[int, dict[str, float]]] = defaultdict(dict)
+    groups: dict[tuple[str, str, str, str, float], dict[int, dict[str, float]]] = defaultdict(dict)
     for found in evaluations:
         if any(metric in found.metrics for metric in metrics):
-            key = (found.data, found.variant, found.config, found.epochs)
+            key = (found.data, found.judged, found.variant, found.config, found.epochs)
             groups[key].setdefault(found.seed, {})
             # Evaluations may have measured different things.
             groups[key][found.seed] = found.metrics | groups[key][found.seed]
     rows = []
-    for (data, variant, config, epochs), by_seed in groups.items():
+    for (data, judged, variant, config, epochs), by_seed in groups.items():
         intervals = {}
         for metric in metrics:
             values = [measured[metric] for _, measured in sorted(by_seed.items()) if metric in measured]
             if values:
                 intervals[metric] = confidence_interval(values)
-        rows.append(Row(data, variant, config, epochs, sorted(by_seed), intervals))
-    return sorted(rows, key=lambda row: (row.data, row.epochs, _height(row, metrics)))
+        rows.append(Row(data, judged, variant, config, epochs, sorted(by_seed), intervals))
+    return sorted(rows, key=lambda row: (row.data, row.judged, row.epochs, _height(row, metrics)))
 
 
 def write_table(rows: Sequence[Row], metrics: Sequence[str]) -> str:
-    """Markdown; in bold the best of each metric among runs that were judged by the same data."""
-    names = [(row.variant, row.epochs, row.data) for row in rows]
+    """Markdown; in bold the best of each metric among runs that were judged alike. A hash tells namesakes apart."""
+    names = [(row.variant, row.epochs, row.judged) for row in rows]
+    judges = {row.judged: row.data for row in rows}
     header = ["judged by", "method", "epochs", "seeds", *metrics]
     lines = [f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
     for row in rows:
-        alike = names.count((row.variant, row.epochs, row.data)) > 1
+        alike = names.count((row.variant, row.epochs, row.judged)) > 1
         cells = [
-            row.data,
+            f"{row.data} ({row.judged[:6]})" if list(judges.values()).count(row.data) > 1 else row.data,
             f"{row.variant} ({row.config[:6]})" if alike else row.variant,
             f"{row.epochs:g}",
             str(len(row.seeds)),

@@ -1,6 +1,8 @@
 """One frozen encoder, judged: from the driver."""
 
+import hashlib
 import json
+import os
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,7 +22,7 @@ from metaug_ray.evaluation.classify import Classifiers, Labelled
 from metaug_ray.evaluation.errors import EvaluationError
 from metaug_ray.evaluation.knn import nearest_neighbours
 from metaug_ray.evaluation.networks import REPRESENTATIONS, Readout
-from metaug_ray.evaluation.plots import draw_confusion, draw_map, draw_neighbours
+from metaug_ray.evaluation.plots import MOST_CLASSES, draw_confusion, draw_map, draw_neighbours
 from metaug_ray.evaluation.representations import Images, Representations, represent
 from metaug_ray.evaluation.results import ALL, Result, table
 from metaug_ray.evaluation.source import Source, find_encoder
@@ -71,6 +73,8 @@ def evaluate(settings: EvaluateSettings, say: Callable[[str], None]) -> Judgemen
     )
     size = settings.image_size or description.image_size
     compute = settings.compute
+    # A slow machine takes longer than the minute that Ray Train gives workers to start.
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "300")
     with cluster(compute.address), tempfile.TemporaryDirectory() as scratch:
         placement = place_workers(compute.device, compute.workers, compute.cpus_per_worker, nodes())
         say_if_busy(placement, say)
@@ -112,7 +116,7 @@ def evaluate(settings: EvaluateSettings, say: Callable[[str], None]) -> Judgemen
             accuracies = train_augmented_probe(settings, probe, readout, size, train, placement, say)
             results.append(Result("augmented_linear", REPRESENTATIONS, ALL, 1.0, accuracies[:1], accuracies[1:]))
         print(table(results), flush=True)
-        return Judgement(results, source, _log(settings, source, results, figures, Path(scratch), say))
+        return Judgement(results, source, _log(settings, source, results, figures, Path(scratch), (train, test), size))
 
 
 def _manifest(beton: str) -> Manifest:
@@ -123,6 +127,8 @@ def _check_classes(settings: EvaluateSettings, train: Manifest, test: Manifest) 
     for beton, manifest in ((settings.train, train), (settings.test, test)):
         if not manifest.classes:
             raise DataError(f"{beton}: has no labels, so nothing can be judged by it; prepare it with labels")
+    if train.sha256 == test.sha256:
+        raise EvaluationError(f"test: {settings.test} holds the same images as {settings.train}; give others")
     if train.classes != test.classes:
         raise EvaluationError(
             f"test: {settings.test} has {len(test.classes)} classes ({', '.join(test.classes[:3])}...), and "
@@ -153,7 +159,9 @@ def _figures(
 ) -> list[Path]:
     """A map of the representations, and nearest neighbours as images."""
     generator = np.random.default_rng(0)
-    some = np.sort(generator.permutation(len(test.labels))[:_MAPPED])
+    some = np.sort(generator.permutation(np.flatnonzero(test.labels < MOST_CLASSES))[:_MAPPED])
+    if len(some) < 4 or not np.isfinite(test.representations[some]).all():
+        return []
     paths = [folder / "map.png"]
     draw_map(test.representations[some], test.labels[some], manifest.classes, paths[0])
     # Images are read on this machine, by their numbers.
@@ -183,13 +191,21 @@ def _pixels(beton: Path, indices: NDArray[np.int64], size: int) -> NDArray[np.ui
     return next(iter(loader)).images.permute(0, 2, 3, 1).numpy()
 
 
+def _judged(settings: EvaluateSettings, betons: Sequence[Manifest], size: int) -> str:
+    """Hash of all that accuracies depend on besides the encoder."""
+    how = settings.model_dump_json(include={"crop", "precision", "knn", "probe", "augmented_probe"})
+    text = " ".join([*(manifest.sha256 for manifest in betons), str(size), how])
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
 def _log(
     settings: EvaluateSettings,
     source: Source,
     results: Sequence[Result],
     figures: Sequence[Path],
     scratch: Path,
-    say: Callable[[str], None],
+    betons: Sequence[Manifest],
+    size: int,
 ) -> str:
     files = [scratch / "results.json", scratch / "results.md"]
     text = json.dumps([result.as_dict() for result in results], indent=2) + "\n"
@@ -202,6 +218,7 @@ def _log(
             source.description,
             settings.encoder,
             data,
+            _judged(settings, betons, size),
             settings.model_dump(mode="json", exclude={"compute", "tracking"}),
             metrics,
             [*files, *figures],

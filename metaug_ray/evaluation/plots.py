@@ -9,20 +9,19 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from sklearn.manifold import TSNE
 
-_MOST_CLASSES = 20
+MOST_CLASSES = 20
+"""That colours can tell apart."""
 
 
 def draw_map(representations: NDArray[np.float32], labels: NDArray[np.int64], names: Sequence[str], path: Path) -> None:
-    """t-SNE of representations, coloured by class; of the first twenty classes, where there are more.
+    """t-SNE of representations, coloured by class.
 
     Args:
-        representations: [N, H].
-        labels: [N], from 0 on.
+        representations: [N, H], N at least 4.
+        labels: [N], below `MOST_CLASSES`.
         names: of the classes.
         path: PNG to write.
     """
-    shown = labels < _MOST_CLASSES
-    representations, labels = representations[shown], labels[shown]
     scale = np.linalg.norm(representations, axis=1, keepdims=True).clip(1e-12)
     perplexity = min(30.0, (len(labels) - 1) / 3)
     places = TSNE(perplexity=perplexity, init="pca", metric="cosine", random_state=0).fit_transform(
@@ -51,7 +50,7 @@ def draw_confusion(predictions: NDArray[np.int64], labels: NDArray[np.int64], na
     counts = np.zeros((classes, classes))
     np.add.at(counts, (labels, predictions), 1)
     shares = 100 * counts / counts.sum(1, keepdims=True).clip(1)
-    small = classes <= _MOST_CLASSES
+    small = classes <= MOST_CLASSES
     figure = Figure(figsize=(6.5, 5.5), layout="constrained")
     axes = figure.subplots()
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=100)
@@ -100,4 +99,4 @@ def draw_neighbours(
 
 
 def _palette() -> list[tuple[float, ...]]:
-    return [tuple(colour) for colour in colormaps["tab20"](np.arange(_MOST_CLASSES))]
+    return [tuple(colour) for colour in colormaps["tab20"](np.arange(MOST_CLASSES))]

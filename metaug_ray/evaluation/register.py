@@ -11,7 +11,16 @@ from metaug_ray.evaluation.errors import EvaluationError
 from metaug_ray.evaluation.source import find_encoder
 from metaug_ray.tracking.encoders import log_encoder
 from metaug_ray.tracking.evaluations import find_evaluations
-from metaug_ray.tracking.registry import Promotion, promote, register
+from metaug_ray.tracking.registry import (
+    JUDGED,
+    JUDGED_BY,
+    Promotion,
+    check_promotable,
+    find_version,
+    promote,
+    register,
+    renew,
+)
 from metaug_ray.tracking.runs import connect, download_figures
 
 
@@ -43,8 +52,9 @@ def register_encoder(settings: RegisterSettings, say: Callable[[str], None]) -> 
     if description.run_id is None:
         raise EvaluationError(f"encoder: run {description.run!r} has no MLflow run to belong to; start it once more")
     evaluations = find_evaluations(settings.tracking.experiment, uri, run_id=description.run_id, step=description.step)
-    # The newest of each, where there are several evaluations.
-    metrics = {name: value for found in reversed(evaluations) for name, value in found.metrics.items()}
+    # Of those that were judged as the newest was: other numbers would not compare.
+    alike = [found for found in evaluations if found.judged == evaluations[0].judged]
+    metrics = {name: value for found in reversed(alike) for name, value in found.metrics.items()}
     if source.knn is not None:
         metrics["online_knn/top1"] = source.knn
     if settings.promote is not None and not settings.force and settings.promote not in metrics:
@@ -52,11 +62,6 @@ def register_encoder(settings: RegisterSettings, say: Callable[[str], None]) -> 
             f"promote: {settings.encoder} has no {settings.promote}; measured are: "
             f"{', '.join(sorted(metrics)) or 'none'}. Evaluate it first with jobs/evaluate_encoder.py"
         )
-    say(f"exporting {settings.encoder} ({description.variant}, step {description.step:,})")
-    with tempfile.TemporaryDirectory() as scratch:
-        figures = download_figures(uri, description.run_id, Path(scratch))
-        card = write_card(description, metrics, figures, settings.name)
-        model = log_encoder(source.encoder, description, card, figures, run_id=description.run_id, uri=uri)
     tags = {
         "metaug.variant": description.variant,
         "metaug.data": description.data_name,
@@ -70,9 +75,23 @@ def register_encoder(settings: RegisterSettings, say: Callable[[str], None]) -> 
         "metaug.run": description.run,
         "metaug.run_id": description.run_id,
         "metaug.checkpoint": description.checkpoint,
-    } | {name: f"{value:.6g}" for name, value in metrics.items()}
-    version = register(settings.name, model, tags, card, run_id=description.run_id, uri=uri)
-    say(f"registered {settings.name} version {version}")
+    }
+    tags |= {JUDGED: alike[0].judged, JUDGED_BY: alike[0].data} if alike else {}
+    tags |= {name: f"{value:.6g}" for name, value in metrics.items()}
+    if settings.promote is not None and not settings.force:
+        check_promotable(settings.name, tags, settings.promote, uri=uri)
+    with tempfile.TemporaryDirectory() as scratch:
+        figures = download_figures(uri, description.run_id, Path(scratch))
+        card = write_card(description, metrics, figures, settings.name)
+        version = find_version(settings.name, description.run_id, description.step, uri=uri)
+        if version is not None:
+            renew(settings.name, version, tags, card, uri=uri)
+            say(f"{settings.name} version {version} holds this encoder already; its tags are up to date")
+        else:
+            say(f"exporting {settings.encoder} ({description.variant}, step {description.step:,})")
+            model = log_encoder(source.encoder, description, card, figures, run_id=description.run_id, uri=uri)
+            version = register(settings.name, model, tags, card, run_id=description.run_id, uri=uri)
+            say(f"registered {settings.name} version {version}")
     if settings.promote is None:
         return Registration(settings.name, version, None)
     promotion = promote(settings.name, version, settings.promote, uri=uri, force=settings.force)

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from metaug_ray.data.loader import EvaluationLoader
 from metaug_ray.data.manifest import Manifest
 from metaug_ray.data.staging import stage
-from metaug_ray.evaluation.errors import EvaluationError
+from metaug_ray.evaluation.errors import EvaluationError, first_line
 from metaug_ray.evaluation.networks import Readout
+from metaug_ray.training.cluster import remote
 from metaug_ray.training.placement import Placement
 
 _DONE, _LABELS = "representations.json", "labels"
@@ -142,6 +143,8 @@ class _Worker:
             with torch.inference_mode(), torch.autocast(device.type, self.precision, enabled=mixed):
                 parts = readout(batch.images)
             valid = batch.valid.cpu()
+            if not valid.any():
+                continue
             yield (
                 batch.indices[valid].numpy(),
                 {name: values[batch.valid].cpu().numpy() for name, values in parts.items()}
@@ -156,16 +159,19 @@ def _compute(worker: _Worker, images: Images, placement: Placement, folder: Path
     arrays: dict[str, np.memmap[Any, Any]] = {}
     done, said = 0, 0
     for indices, parts in _results(worker, placement):
-        for name, values in parts.items():
-            if name not in arrays:
+        if not arrays:
+            # The files take no room before they are written, and a full disk would kill this process then.
+            needed = sum(values.nbytes * count // len(values) for values in parts.values())
+            free = shutil.disk_usage(folder).free
+            if needed > free:
+                raise EvaluationError(
+                    f"cache: representations of {count:,} images take {needed / 2**30:.1f} GiB, and {folder} has "
+                    f"{free / 2**30:.1f} GiB free; choose another folder"
+                )
+            for name, values in parts.items():
                 shape = (count, *values.shape[1:])
-                needed, free = values.itemsize * int(np.prod(shape)), shutil.disk_usage(folder).free
-                if needed > free:
-                    raise EvaluationError(
-                        f"cache: {name} of {count:,} images take {needed / 2**30:.1f} GiB, and {folder} has "
-                        f"{free / 2**30:.1f} GiB free; choose another folder"
-                    )
                 arrays[name] = np.lib.format.open_memmap(folder / f"{name}.npy", "w+", values.dtype, shape)
+        for name, values in parts.items():
             arrays[name][indices] = values
         done += len(indices)
         if done * 10 // count > said:
@@ -184,15 +190,15 @@ def _results(worker: _Worker, placement: Placement) -> Iterator[tuple[NDArray[np
     def run(worker: _Worker, rank: int) -> Iterator[Any]:
         yield from worker.run(rank)
 
-    remote = ray.remote(run).options(
-        num_cpus=placement.cpus,
-        num_gpus=1 if placement.gpu else 0,
+    task = remote(
+        run,
+        placement,
         num_returns="streaming",
         # The driver writes as fast as workers compute; what waits for it must not fill the memory.
         _generator_backpressure_num_objects=8,
         runtime_env={"env_vars": {"NUMBA_NUM_THREADS": str(placement.cpus)}},
     )
-    streams = [remote.remote(shared, rank) for rank in range(placement.workers)]
+    streams = [task.remote(shared, rank) for rank in range(placement.workers)]
     try:
         while streams:
             ready, _ = ray.wait(streams, num_returns=1, fetch_local=False)
@@ -202,8 +208,7 @@ def _results(worker: _Worker, placement: Placement) -> Iterator[tuple[NDArray[np
                 except StopIteration:
                     streams.remove(stream)
     except ray.exceptions.RayError as error:
-        cause = getattr(error, "cause", None) or error
-        raise EvaluationError(f"a worker failed ({str(cause).strip().splitlines()[-1]})") from error
+        raise EvaluationError(f"a worker failed ({first_line(getattr(error, 'cause', None) or error)})") from error
     finally:
         for stream in streams:
             ray.cancel(stream, force=True)

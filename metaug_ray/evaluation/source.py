@@ -1,11 +1,15 @@
 """Where an encoder that is judged or published comes from: a run, a run's beginning, or MLflow's registry."""
 
+import tempfile
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
 from torch import Tensor, nn
 
-from metaug_ray.config import PretrainSettings
+from metaug_ray.config import PretrainSettings, explain
+from metaug_ray.data.errors import DataError
 from metaug_ray.evaluation.errors import EvaluationError
 from metaug_ray.method.encoders import MultiViewEncoder
 from metaug_ray.method.frozen import FrozenEncoder
@@ -56,8 +60,12 @@ def find_encoder(reference: str, storage: str, uri: str) -> Source:
     name, _, which = rest.partition("@")
     try:
         return _from_run(kind, name, which or "last", storage)
-    except (CheckpointError, TrainingError) as error:
+    except (CheckpointError, DataError, TrainingError) as error:
         raise EvaluationError(f"encoder: {reference} cannot be read ({error})") from error
+    except ValidationError as error:
+        raise EvaluationError(
+            f"encoder: {reference} was recorded by another version of metaug_ray ({explain(error)})"
+        ) from error
 
 
 def _from_run(kind: str, name: str, which: str, storage: str) -> Source:
@@ -71,12 +79,13 @@ def _from_run(kind: str, name: str, which: str, storage: str) -> Source:
         description = _describe(record, settings, "drawn, before training", 0)
         return Source(_frozen(networks, description), networks.heads, generators, description)
     checkpoint = _checkpoint(folder, which)
-    local = folder.download(checkpoint)
     modules: dict[str, nn.Module] = {"encoder": networks}
     if generators is not None:
         modules["generators"] = generators
-    load_modules(modules, local)
-    step = int(describe(local)["step"])
+    with tempfile.TemporaryDirectory() as scratch:
+        local = folder.download(checkpoint, Path(scratch))
+        load_modules(modules, local)
+        step = int(describe(local)["step"])
     description = _describe(record, settings, f"{folder.location}/{checkpoint}", step)
     best = folder.best()
     knn = best["accuracy"] if best is not None and best["step"] == step else None
@@ -120,5 +129,6 @@ def _describe(record: dict[str, Any], settings: PretrainSettings, checkpoint: st
         epochs=step / steps_per_epoch,
         data_name=str(record["data"]["beton"]).rpartition("/")[2],
         data_sha256=record["data"]["sha256"],
-        settings=record["fixed"],
+        # A warm start is another run than the same settings from the beginning.
+        settings=record["fixed"] | {"fork": record.get("fork")},
     )

@@ -19,15 +19,15 @@ from typing import Final
 import mlflow
 import numpy as np
 import torch
-from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.types import Schema, TensorSpec
 from pydantic import ValidationError
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from metaug_ray.method.frozen import FrozenEncoder
 from metaug_ray.tracking.description import EncoderDescription
-from metaug_ray.tracking.runs import TrackingError, connect, reason
+from metaug_ray.tracking.runs import TrackingError, connect, patient, reason
 
 _DESCRIPTION: Final = "encoder.json"
 _CARD: Final = "card.md"
@@ -70,7 +70,7 @@ def log_encoder(
         try:
             # Otherwise the files would go where the experiment "Default" has its own.
             mlflow.set_experiment(experiment_id=client.get_run(run_id).info.experiment_id)
-            with warnings.catch_warnings():
+            with patient(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 info = mlflow.pytorch.log_model(
                     encoder,
@@ -85,9 +85,11 @@ def log_encoder(
                     tags={"metaug.variant": description.variant, "metaug.config": description.config_hash},
                     run_id=run_id,
                 )
-        except (MlflowException, OSError) as error:
+                _check_equal(encoder, info.model_uri, description.image_size)
+        except TrackingError:
+            raise
+        except Exception as error:  # export, database and artifact store raise errors of their own
             raise TrackingError(f"MLflow at {uri} does not take the encoder ({reason(error)})") from error
-    _check_equal(encoder, info.model_uri, description.image_size)
     return str(info.model_uri)
 
 
@@ -110,7 +112,8 @@ def read_encoder(model: str, uri: str | None = None) -> tuple[FrozenEncoder, Enc
         connect(uri)
     with tempfile.TemporaryDirectory() as scratch:
         try:
-            folder = Path(mlflow.artifacts.download_artifacts(artifact_uri=model, dst_path=scratch)) / "extra_files"
+            with patient():
+                folder = Path(mlflow.artifacts.download_artifacts(artifact_uri=model, dst_path=scratch)) / "extra_files"
         except Exception as error:  # HTTP libraries and databases raise errors of their own
             raise TrackingError(
                 f"{model}: MLflow at {mlflow.get_tracking_uri()} does not give it ({reason(error)}); expected "
@@ -121,7 +124,7 @@ def read_encoder(model: str, uri: str | None = None) -> tuple[FrozenEncoder, Enc
             encoder = description.build()
             for view, network in encoder.encoders.items():
                 network.load_state_dict(load_file(folder / f"{view}.safetensors"))
-        except (OSError, ValidationError, RuntimeError) as error:
+        except (OSError, ValidationError, RuntimeError, SafetensorError) as error:
             raise TrackingError(f"{model}: is no encoder that metaug_ray wrote ({reason(error)})") from error
     return encoder, description
 

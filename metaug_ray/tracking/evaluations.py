@@ -9,7 +9,7 @@ from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 
 from metaug_ray.tracking.description import EncoderDescription
-from metaug_ray.tracking.runs import TrackingError, connect, find_experiment, flat, now, reason
+from metaug_ray.tracking.runs import TrackingError, connect, find_experiment, flat, now, patient, reason
 
 _KIND: Final = "metaug.kind"
 _EVALUATION: Final = "evaluation"
@@ -26,6 +26,7 @@ class Evaluation:
         seed: of the training run.
         epochs: that it had made.
         data: names of the betons that were learnt from and judged by.
+        judged: hash of their contents and of how they were used; only evaluations that share it can be compared.
         config: hash of the training's settings and data, without seed.
         metrics: by name.
     """
@@ -36,6 +37,7 @@ class Evaluation:
     seed: int
     epochs: float
     data: str
+    judged: str
     config: str
     metrics: dict[str, float]
 
@@ -44,6 +46,7 @@ def log_evaluation(
     description: EncoderDescription,
     encoder: str,
     data: str,
+    judged: str,
     settings: Mapping[str, Any],
     metrics: Mapping[str, float],
     files: Sequence[Path],
@@ -57,6 +60,7 @@ def log_evaluation(
         description: of the encoder.
         encoder: as the user named it.
         data: what it was judged by, such as `train.beton -> test.beton`.
+        judged: hash of their contents and of how they were used.
         settings: of the evaluation, nested.
         metrics: by name.
         files: artifacts.
@@ -71,6 +75,7 @@ def log_evaluation(
         _KIND: _EVALUATION,
         "metaug.encoder": encoder,
         "metaug.data": data,
+        "metaug.judged": judged,
         "metaug.variant": description.variant,
         "metaug.training_run": description.run,
         "metaug.training_run_id": description.run_id or "",
@@ -89,15 +94,16 @@ def log_evaluation(
                 metrics=[Metric(name, value, now(), description.step) for name, value in metrics.items()],
                 params=[Param(*item) for item in flat(dict(settings)).items()],
             )
-            for file in files:
-                client.log_artifact(run_id, str(file))
+            with patient():
+                for file in files:
+                    client.log_artifact(run_id, str(file))
         except BaseException:
             # A half-written one must not be found by those who compare.
             client.log_batch(run_id, tags=[RunTag(_KIND, "unfinished evaluation")])
             client.set_terminated(run_id, "FAILED")
             raise
         client.set_terminated(run_id, "FINISHED")
-    except (MlflowException, OSError) as error:
+    except Exception as error:  # artifact stores raise errors of their own
         raise TrackingError(f"tracking: MLflow at {uri} does not take the evaluation ({reason(error)})") from error
     return run_id
 
@@ -146,6 +152,7 @@ def _read(run: Run) -> Evaluation:
         int(tags["metaug.seed"]),
         float(tags["metaug.epochs"]),
         tags["metaug.data"],
+        tags["metaug.judged"],
         tags["metaug.config"],
         dict(run.data.metrics),
     )

@@ -1,6 +1,9 @@
 """MLflow's registry: encoders by name, their versions, and the aliases that say which one to take."""
 
+import hashlib
+import uuid
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -14,7 +17,12 @@ LATEST: Final = "latest-good"
 """Alias of the last version that was registered whole."""
 CHAMPION: Final = "champion"
 """Alias of the best version."""
+JUDGED: Final = "metaug.judged"
+"""Tag: hash of the data and settings that a version's metrics are of."""
+JUDGED_BY: Final = "metaug.judged_by"
+"""Tag: names of the data."""
 _CHALLENGED: Final = "metaug.challenged"
+_REIGN: Final = "metaug.reign"
 
 
 @dataclass(frozen=True)
@@ -53,22 +61,88 @@ def register(name: str, model: str, tags: Mapping[str, str], card: str, *, run_i
     """
     client = connect(uri)
     try:
-        if not client.search_registered_models(f"name = '{name}'", max_results=1):
+        with suppress(MlflowException):  # it is there already
             client.create_registered_model(name, description="Frozen encoders by metaug_ray.")
         version = client.create_model_version(
-            name, model, run_id=run_id, tags=dict(tags), description=card, model_id=model.removeprefix("models:/")
-        )
-        client.set_registered_model_alias(name, LATEST, version.version)
+            name,
+            model,
+            run_id=run_id,
+            tags=dict(tags),
+            description=_shortened(card),
+            model_id=model.removeprefix("models:/"),
+        ).version
     except MlflowException as error:
-        raise TrackingError(f"register_as: MLflow at {uri} does not register {name!r} ({reason(error)})") from error
-    return str(version.version)
+        raise TrackingError(f"MLflow at {uri} does not register {name!r} ({reason(error)})") from error
+    try:
+        client.set_registered_model_alias(name, LATEST, version)
+    except MlflowException as error:
+        raise TrackingError(
+            f"version {version} of {name!r} is registered, but MLflow at {uri} does not name it {LATEST} "
+            f"({reason(error)}); the same command tries again"
+        ) from error
+    return str(version)
+
+
+def find_version(name: str, run_id: str, step: int, *, uri: str) -> str | None:
+    """The version of a registered model that holds the encoder of a run at a step, if there is one.
+
+    Raises:
+        TrackingError: MLflow cannot be reached.
+    """
+    client = connect(uri)
+    try:
+        versions = client.search_model_versions(f"name = '{name}'")
+    except MlflowException as error:
+        raise TrackingError(f"MLflow at {uri} does not search {name!r} ({reason(error)})") from error
+    for version in versions:
+        if (version.run_id, version.tags.get("metaug.step")) == (run_id, str(step)):
+            return str(version.version)
+    return None
+
+
+def renew(name: str, version: str, tags: Mapping[str, str], card: str, *, uri: str) -> None:
+    """Bring a version's tags and card up to date, and make it `latest-good`.
+
+    Raises:
+        TrackingError: MLflow cannot be reached or refuses.
+    """
+    client = connect(uri)
+    try:
+        for tag, value in tags.items():
+            client.set_model_version_tag(name, version, tag, value)
+        client.update_model_version(name, version, _shortened(card))
+        client.set_registered_model_alias(name, LATEST, version)
+    except MlflowException as error:
+        raise TrackingError(f"{name} version {version}: MLflow at {uri} refuses ({reason(error)})") from error
+
+
+def check_promotable(name: str, tags: Mapping[str, str], metric: str, *, uri: str) -> None:
+    """Whether an encoder with these tags can be compared with the present champion.
+
+    Raises:
+        TrackingError: the champion was judged otherwise or lacks the metric, or MLflow cannot be reached.
+    """
+    client = connect(uri)
+    try:
+        champion = _champion(client, name)
+    except MlflowException as error:
+        raise TrackingError(f"MLflow at {uri} does not give the {CHAMPION} of {name!r} ({reason(error)})") from error
+    if champion is not None:
+        _metric(champion, metric)
+        ours, theirs = tags.get(JUDGED), champion.tags.get(JUDGED)
+        if ours != theirs and not metric.startswith("online_"):
+            raise TrackingError(
+                f"promote: the {CHAMPION}, version {champion.version} of {name!r}, was judged by "
+                f"{champion.tags.get(JUDGED_BY, 'nothing')} ({theirs}), and this encoder by "
+                f"{tags.get(JUDGED_BY, 'nothing')} ({ours}); evaluate both alike, or use --force"
+            )
 
 
 def promote(name: str, version: str, metric: str, *, uri: str, force: bool = False) -> Promotion:
     """Make a version the champion, if its metric is greater than the present one's.
 
     Two promotions at once end with the better one as the champion: each marks its version as a challenger of the same
-    champion before it looks who else did.
+    reign before it looks who else did.
 
     Args:
         name: of the registered model.
@@ -84,6 +158,7 @@ def promote(name: str, version: str, metric: str, *, uri: str, force: bool = Fal
     try:
         candidate = client.get_model_version(name, version)
         if force:
+            client.set_model_version_tag(name, version, _REIGN, uuid.uuid4().hex[:12])
             client.set_registered_model_alias(name, CHAMPION, version)
             return Promotion(version, f"version {version} is the {CHAMPION} now, by force", True)
         value = _metric(candidate, metric)
@@ -97,20 +172,37 @@ def promote(name: str, version: str, metric: str, *, uri: str, force: bool = Fal
                 f"{present.version}, is {_metric(present, metric):.4g}; --force promotes it all the same",
                 False,
             )
-        challenged = "none" if present is None else str(present.version)
-        client.set_model_version_tag(name, version, _CHALLENGED, challenged)
-        winner = _best_challenger(client, name, metric, challenged)
-        # Again until nobody else has been at it in between.
-        while (now := _champion(client, name)) is None or str(now.version) != winner:
-            client.set_registered_model_alias(name, CHAMPION, winner)
-            winner = _best_challenger(client, name, metric, challenged)
+        reign = "none" if present is None else f"{present.version} {present.tags.get(_REIGN, '')}"
+        client.set_model_version_tag(name, version, _CHALLENGED, reign)
+        winner = _crown(client, name, metric, reign, None if present is None else str(present.version))
     except MlflowException as error:
         raise TrackingError(
             f"{name} version {version}: MLflow at {uri} does not promote it ({reason(error)})"
         ) from error
     if winner != version:
-        return Promotion(winner, f"version {winner} was promoted at the same time, and has the greater {metric}", False)
+        return Promotion(winner, f"version {winner} was promoted at the same time, and is the {CHAMPION} now", False)
     return Promotion(version, f"version {version} is the {CHAMPION} now: its {metric} is {value:.4g}", True)
+
+
+def _crown(client: MlflowClient, name: str, metric: str, reign: str, deposed: str | None) -> str:
+    """Make the best challenger of a reign the champion; returns who it is."""
+    while True:
+        versions = client.search_model_versions(f"name = '{name}'")
+        rivals = [v for v in versions if v.tags.get(_CHALLENGED) == reign and metric in v.tags]
+        best = max(rivals, key=lambda version: (_metric(version, metric), -int(version.version)))
+        now = _champion(client, name)
+        crowned = None if now is None else str(now.version)
+        # Until nobody else has been at it in between, or the next reign has begun.
+        if crowned == str(best.version) or crowned not in {deposed, *(str(rival.version) for rival in rivals)}:
+            return str(crowned)
+        # The same for whoever crowns it, and never again.
+        client.set_model_version_tag(name, best.version, _REIGN, hashlib.sha256(reign.encode()).hexdigest()[:12])
+        client.set_registered_model_alias(name, CHAMPION, best.version)
+
+
+def _shortened(card: str) -> str:
+    """As much as every database takes."""
+    return card if len(card) <= 4900 else f"{card[:4800]}\n\n(The rest is in extra_files/card.md.)\n"
 
 
 def _champion(client: MlflowClient, name: str) -> ModelVersion | None:
@@ -123,13 +215,6 @@ def _champion(client: MlflowClient, name: str) -> ModelVersion | None:
         raise
 
 
-def _best_challenger(client: MlflowClient, name: str, metric: str, challenged: str) -> str:
-    versions = client.search_model_versions(f"name = '{name}'")
-    rivals = [version for version in versions if version.tags.get(_CHALLENGED) == challenged and metric in version.tags]
-    best = max(rivals, key=lambda version: (_metric(version, metric), -int(version.version)))
-    return str(best.version)
-
-
 def _metric(version: ModelVersion, metric: str) -> float:
     try:
         return float(version.tags[metric])
@@ -137,5 +222,5 @@ def _metric(version: ModelVersion, metric: str) -> float:
         measured = ", ".join(sorted(name for name in version.tags if "/" in name)) or "none"
         raise TrackingError(
             f"promote: version {version.version} of {version.name!r} has no {metric}; it has: {measured}. Evaluate its "
-            "encoder first, choose one of these, or use --force"
+            "encoder and register it again, choose one of these, or use --force"
         ) from error

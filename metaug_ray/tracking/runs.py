@@ -4,7 +4,8 @@ import json
 import os
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -67,6 +68,22 @@ def connect(uri: str) -> MlflowClient:
             f"tracking.uri: MLflow at {uri} cannot be used ({reason(error)}); start it, or give another address"
         ) from error
     return client
+
+
+@contextmanager
+def patient() -> Iterator[None]:
+    """Give large files time: :func:`connect` asks for answers within seconds."""
+    asked = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "600", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3"}
+    before = {name: os.environ.get(name) for name in asked}
+    os.environ.update(asked)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def now() -> int:
@@ -248,7 +265,7 @@ def download_figures(uri: str, run_id: str, folder: Path) -> list[Path]:
         histograms = [name for name in names if "similarities_" in name]
         wanted = [name for name in names if name.endswith("curves.png")] + histograms[-1:]
         return [Path(client.download_artifacts(run_id, name, str(folder))) for name in wanted]
-    except (MlflowException, OSError) as error:
+    except Exception as error:  # artifact stores raise errors of their own
         raise TrackingError(f"tracking: MLflow at {uri} does not give the run's figures ({reason(error)})") from error
 
 

@@ -4,6 +4,7 @@ import os
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import ray
 from ray._private.utils import read_ray_address
@@ -47,6 +48,13 @@ def cluster(address: str | None) -> Iterator[None]:
     finally:
         if leave:
             ray.shutdown()
+
+
+def remote(function: Callable[..., Any], placement: Placement, **options: Any) -> Any:
+    """A Ray task with a worker's share of the cluster."""
+    # A process that had a GPU ends with its task: it would keep the GPU's memory, and be bound to it for ever.
+    shares = {"num_cpus": placement.cpus, "num_gpus": 1 if placement.gpu else 0, "max_calls": 1 if placement.gpu else 0}
+    return ray.remote(**shares, **options)(function)
 
 
 def nodes() -> list[dict[str, float]]:

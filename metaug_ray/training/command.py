@@ -69,7 +69,7 @@ def _registered(settings: PretrainSettings) -> bool:
     """Publish the finished run's encoder; says whether that worked."""
     from metaug_ray.evaluation.errors import EvaluationError
     from metaug_ray.evaluation.register import register_encoder
-    from metaug_ray.training.trainer import TrackingError, say
+    from metaug_ray.training.trainer import DataError, TrackingError, say
 
     chosen = RegisterSettings(
         encoder=f"run:{settings.name}",
@@ -79,7 +79,7 @@ def _registered(settings: PretrainSettings) -> bool:
     )
     try:
         register_encoder(chosen, say)
-    except (EvaluationError, TrackingError) as error:
+    except (DataError, EvaluationError, TrackingError) as error:
         print(f"{_PROGRAM}: {error}; the run is finished, and the same command registers it", file=sys.stderr)
         return False
     return True

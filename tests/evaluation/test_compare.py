@@ -11,8 +11,10 @@ from metaug_ray.tracking.evaluations import Evaluation, find_evaluations, log_ev
 from tests.tracking.test_encoders import describe
 
 
-def evaluation(variant: str, seed: int, knn: float, config: str = "c", epochs: float = 4.0) -> Evaluation:
-    return Evaluation(f"{variant}{seed}", variant, "run", seed, epochs, "a -> b", config, {"knn/top1": knn})
+def evaluation(
+    variant: str, seed: int, knn: float, config: str = "c", epochs: float = 4.0, judged: str = "j"
+) -> Evaluation:
+    return Evaluation(f"{variant}{seed}", variant, "run", seed, epochs, "a -> b", judged, config, {"knn/top1": knn})
 
 
 def test_seeds_of_one_setting_make_one_row() -> None:
@@ -24,6 +26,7 @@ def test_seeds_of_one_setting_make_one_row() -> None:
         evaluation("MetAug", 0, 0.1),
         evaluation("MetAug", 1, 0.6, config="other"),
         evaluation("MetAug", 1, 0.7, epochs=8.0),
+        evaluation("CMC", 3, 0.9, judged="otherwise"),
     ]
     rows = group(found, ["knn/top1"])
     assert [(row.variant, row.config, row.epochs, list(row.seeds)) for row in rows] == [
@@ -31,6 +34,7 @@ def test_seeds_of_one_setting_make_one_row() -> None:
         ("MetAug", "c", 4.0, [0]),
         ("MetAug", "other", 4.0, [1]),
         ("MetAug", "c", 8.0, [1]),
+        ("CMC", "c", 4.0, [3]),
     ]
     assert rows[0].metrics["knn/top1"] == confidence_interval([0.40, 0.44, 0.45])
     assert rows[1].metrics["knn/top1"].mean == 0.5
@@ -47,7 +51,15 @@ def test_from_mlflow_to_a_table(tmp_path: Path) -> None:
         for seed, value in enumerate(values):
             metrics = {"knn/top1": value, "linear/top1": value + 0.1}
             log_evaluation(
-                seeded(seed, method), f"run:{method}{seed}", "a -> b", {}, metrics, [], experiment="metaug", uri=uri
+                seeded(seed, method),
+                f"run:{method}{seed}",
+                "a -> b",
+                "j",
+                {},
+                metrics,
+                [],
+                experiment="metaug",
+                uri=uri,
             )
     settings = CompareSettings(output=tmp_path / "out", tracking=TrackingSettings(uri=uri))
     table = compare(settings)
@@ -67,6 +79,6 @@ def test_a_half_written_evaluation_is_not_found(tmp_path: Path) -> None:
     missing = [tmp_path / "missing.png"]
     with pytest.raises(Exception, match="missing"):
         log_evaluation(
-            seeded(0, "CMC"), "run:x", "a -> b", {}, {"knn/top1": 0.5}, missing, experiment="metaug", uri=uri
+            seeded(0, "CMC"), "run:x", "a -> b", "j", {}, {"knn/top1": 0.5}, missing, experiment="metaug", uri=uri
         )
     assert find_evaluations("metaug", uri) == []

@@ -6,7 +6,16 @@ from pathlib import Path
 import pytest
 from mlflow.tracking import MlflowClient
 
-from metaug_ray.tracking.registry import CHAMPION, LATEST, promote, register
+from metaug_ray.tracking.registry import (
+    CHAMPION,
+    JUDGED,
+    LATEST,
+    check_promotable,
+    find_version,
+    promote,
+    register,
+    renew,
+)
 from metaug_ray.tracking.runs import TrackingError, connect, find_experiment
 
 
@@ -19,7 +28,7 @@ def add(uri: str, accuracy: float | None, name: str = "encoder") -> str:
     client = connect(uri)
     run_id = client.create_run(find_experiment(client, uri, "metaug")).info.run_id
     model = client.create_logged_model(client.get_run(run_id).info.experiment_id, "encoder", run_id)
-    tags = {"metaug.variant": "MetAug"} | ({} if accuracy is None else {"knn/top1": str(accuracy)})
+    tags = {"metaug.step": "5"} | ({} if accuracy is None else {"knn/top1": str(accuracy)})
     return register(name, f"models:/{model.model_id}", tags, "# card", run_id=run_id, uri=uri)
 
 
@@ -31,7 +40,7 @@ def aliases(uri: str) -> dict[str, str]:
 def test_a_version_appears_whole_and_is_the_latest(uri: str) -> None:
     assert [add(uri, 0.3), add(uri, 0.4)] == ["1", "2"]
     version = MlflowClient(uri).get_model_version("encoder", "2")
-    assert version.tags == {"metaug.variant": "MetAug", "knn/top1": "0.4"}
+    assert version.tags == {"metaug.step": "5", "knn/top1": "0.4"}
     assert (version.description, version.status) == ("# card", "READY")
     assert version.run_id
     assert aliases(uri) == {LATEST: "2"}
@@ -53,6 +62,41 @@ def test_only_the_better_one_is_promoted(uri: str) -> None:
     assert aliases(uri) == {CHAMPION: better, LATEST: better}
 
 
+def test_a_challenge_of_an_earlier_reign_does_not_count(uri: str) -> None:
+    """Version 2 beat version 1, was taken back by force, and stays so when version 3 beats version 1."""
+    for accuracy in (0.5, 0.9, 0.6):
+        add(uri, accuracy)
+    promote("encoder", "1", "knn/top1", uri=uri)
+    promote("encoder", "2", "knn/top1", uri=uri)
+    promote("encoder", "1", "knn/top1", uri=uri, force=True)
+    assert promote("encoder", "3", "knn/top1", uri=uri).promoted
+    assert aliases(uri)[CHAMPION] == "3"
+
+
+def test_what_was_judged_otherwise_is_not_compared(uri: str) -> None:
+    add(uri, 0.5)
+    promote("encoder", "1", "knn/top1", uri=uri)
+    check_promotable("encoder", {}, "knn/top1", uri=uri)
+    with pytest.raises(TrackingError, match=r"version 1 of 'encoder', was judged by nothing \(None\), and this"):
+        check_promotable("encoder", {JUDGED: "other"}, "knn/top1", uri=uri)
+    with pytest.raises(TrackingError, match="has no linear/top1; it has: knn/top1"):
+        check_promotable("encoder", {}, "linear/top1", uri=uri)
+
+
+def test_an_encoder_is_registered_once(uri: str) -> None:
+    add(uri, 0.5)
+    add(uri, 0.6)
+    version = MlflowClient(uri).get_model_version("encoder", "1")
+    assert find_version("encoder", version.run_id, 5, uri=uri) == "1"
+    assert find_version("encoder", version.run_id, 6, uri=uri) is None
+    assert find_version("nobody", version.run_id, 5, uri=uri) is None
+    renew("encoder", "1", {"knn/top1": "0.7"}, "x" * 6000, uri=uri)
+    version = MlflowClient(uri).get_model_version("encoder", "1")
+    assert version.tags["knn/top1"] == "0.7"
+    assert len(version.description) < 4900
+    assert aliases(uri) == {LATEST: "1"}
+
+
 def test_of_two_promotions_at_once_the_better_one_wins(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both see the same champion before either has become it."""
     add(uri, 0.1)
@@ -61,9 +105,10 @@ def test_of_two_promotions_at_once_the_better_one_wins(uri: str, monkeypatch: py
     both = threading.Barrier(2)
     original = MlflowClient.set_model_version_tag
 
-    def meet_first(*arguments: object, **options: object) -> None:
-        both.wait(20)
-        original(*arguments, **options)  # type: ignore[arg-type]
+    def meet_first(client: MlflowClient, name: str, version: str, key: str, value: str) -> None:
+        if key == "metaug.challenged":
+            both.wait(20)
+        original(client, name, version, key, value)
 
     monkeypatch.setattr(MlflowClient, "set_model_version_tag", meet_first)
     outcomes = {}
