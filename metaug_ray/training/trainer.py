@@ -3,16 +3,25 @@
 import os
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import ray
 import ray.exceptions
 import yaml
-from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
+from ray.train import (
+    CheckpointConfig,
+    ControllerError,
+    FailureConfig,
+    Result,
+    RunConfig,
+    ScalingConfig,
+    TrainingFailedError,
+)
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.util.queue import Queue
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -225,7 +234,8 @@ def _fit(
     queue = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
     monitor = Monitor(settings, queue, tracker, folder, say)
     elastic = placement.min_workers < placement.workers
-    trainer = TorchTrainer(
+    make_trainer = partial(
+        TorchTrainer,
         run_worker,
         train_loop_config={
             "settings": settings.model_dump(mode="json"),
@@ -252,7 +262,7 @@ def _fit(
     )
     began = time.monotonic()
     try:
-        result = trainer.fit()
+        result = _fit_persistently(make_trainer, settings.compute.max_failures_in_row)
         monitor.close()
     except TrainingFailedError as error:
         monitor.close()
@@ -272,6 +282,19 @@ def _fit(
     if stopped is not None:
         raise TrainingError(f"{stopped}; the last failure: {monitor.failure}" if monitor.failure else stopped)
     say(f"run {settings.name!r} is finished after {duration(time.monotonic() - began)}")
+
+
+def _fit_persistently(make_trainer: Callable[[], TorchTrainer], retries: int) -> Result:
+    """Ray Train starts workers again that it loses in training, and gives up where it loses them as they start."""
+    while True:
+        try:
+            return make_trainer().fit()
+        except ControllerError as error:
+            if not retries or not isinstance(error.controller_failure, ray.exceptions.RayError):
+                raise
+            retries -= 1
+            reason = str(error.controller_failure).strip().splitlines()[0]
+            say(f"Ray lost the workers while they started ({reason}); they are started again")
 
 
 def _announcement(
