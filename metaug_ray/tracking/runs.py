@@ -92,9 +92,9 @@ def now() -> int:
 
 
 def reason(error: BaseException) -> str:
-    """The first line of what an error says."""
+    """The first line of what an error says; of an HTTP library's nested ones, the innermost."""
     lines = str(error).strip().splitlines()
-    return lines[0][:300] if lines else type(error).__name__
+    return lines[0].rpartition("(Caused by ")[2].rstrip(")")[:300] if lines else type(error).__name__
 
 
 class RunTracker:

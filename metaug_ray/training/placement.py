@@ -94,10 +94,11 @@ def place_workers(
     share = cpus_per_worker or _equal_share(workers, useful, gpu)
     fitting = sum(_fitting(node, share, gpu) for node in useful)
     if least > fitting:
+        less = ", or set compute.cpus_per_worker lower" if share > 1 else ", or add nodes"
         raise TrainingError(
             f"{field}: {least} workers x {share} CPUs{' and 1 GPU' if gpu else ''} = {least * share} CPUs, "
             f"but the cluster has room for {fitting} of them in {cpus} CPUs ({_described(nodes)}); ask for fewer "
-            "workers, or set compute.cpus_per_worker lower"
+            f"workers{less}"
         )
     return Placement(workers, least, share, gpu)
 
