@@ -67,6 +67,24 @@ def stage(beton: str | Path, directory: Path) -> Path:
     return target
 
 
+def staged(beton: str, directory: Path | None) -> Path:
+    """A beton as this node reads it: staged into a directory, or, without one, where it lies.
+
+    Raises:
+        DataError: as :func:`stage`.
+    """
+    return Path(beton) if directory is None else stage(beton, directory)
+
+
+def find_manifest(beton: str) -> Manifest:
+    """The manifest of a beton, given by its path or URI.
+
+    Raises:
+        DataError: it is missing or broken.
+    """
+    return fetch_manifest(beton) if "://" in beton else read_manifest(Path(beton))
+
+
 def fetch_manifest(beton: str) -> Manifest:
     """The manifest of a beton that may lie elsewhere.
 

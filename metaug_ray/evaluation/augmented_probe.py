@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from metaug_ray.config import AugmentedProbeSettings, EvaluateSettings
 from metaug_ray.data.loader import EvaluationLoader, PretrainingLoader
 from metaug_ray.data.manifest import Manifest
-from metaug_ray.data.staging import stage
+from metaug_ray.data.staging import staged
 from metaug_ray.evaluation.errors import EvaluationError, first_line
 from metaug_ray.evaluation.networks import Readout
 from metaug_ray.method import distributed
@@ -139,7 +139,12 @@ def _run(config: dict[str, Any]) -> tuple[float, float]:
     options = {"cpus": config["cpus"], "device": device, "rank": rank, "world_size": world_size}
     size = config["image_size"]
     loader = PretrainingLoader(
-        _local(settings, settings.train), probe.batch_size // world_size, size, probe.augmentation, seed=0, **options
+        staged(settings.train, settings.compute.staging),
+        probe.batch_size // world_size,
+        size,
+        probe.augmentation,
+        seed=0,
+        **options,
     )
     for epoch in range(start, probe.epochs):
         for batch in loader.epoch(epoch):
@@ -156,7 +161,7 @@ def _run(config: dict[str, Any]) -> tuple[float, float]:
     distributed.broadcast_buffers(model)
     model.eval()
     evaluation = EvaluationLoader(
-        _local(settings, settings.test), settings.batch_size, size, crop=settings.crop, **options
+        staged(settings.test, settings.compute.staging), settings.batch_size, size, crop=settings.crop, **options
     )
     right = torch.zeros(3, dtype=torch.float64, device=device)
     with torch.inference_mode():
@@ -197,8 +202,3 @@ def _save(
             torch.save(state, Path(folder, _STATE))
             checkpoint = Checkpoint.from_directory(folder)
         ray.train.report({"epoch": epoch}, checkpoint=checkpoint, checkpoint_dir_name=f"epoch_{epoch:04d}")
-
-
-def _local(settings: EvaluateSettings, beton: str) -> Path:
-    staging = settings.compute.staging
-    return Path(beton) if staging is None else stage(beton, staging)

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from metaug_ray.config import EvaluateSettings
 from metaug_ray.data.errors import DataError
 from metaug_ray.data.loader import EvaluationLoader
-from metaug_ray.data.manifest import Manifest, read_manifest
-from metaug_ray.data.staging import fetch_manifest
+from metaug_ray.data.manifest import Manifest
+from metaug_ray.data.staging import find_manifest
 from metaug_ray.evaluation.augmented_probe import train_augmented_probe
 from metaug_ray.evaluation.classify import Classifiers, Labelled
 from metaug_ray.evaluation.errors import EvaluationError
@@ -57,7 +57,7 @@ def evaluate(settings: EvaluateSettings, say: Callable[[str], None]) -> Judgemen
         DataError: a beton is missing or broken.
         TrackingError: MLflow cannot be reached, or has no such encoder.
     """
-    train, test = (_manifest(beton) for beton in (settings.train, settings.test))
+    train, test = (find_manifest(beton) for beton in (settings.train, settings.test))
     _check_classes(settings, train, test)
     connect(settings.tracking.uri)
     source = find_encoder(settings.encoder, settings.storage, settings.tracking.uri)
@@ -117,10 +117,6 @@ def evaluate(settings: EvaluateSettings, say: Callable[[str], None]) -> Judgemen
             results.append(Result("augmented_linear", REPRESENTATIONS, ALL, 1.0, accuracies[:1], accuracies[1:]))
         print(table(results), flush=True)
         return Judgement(results, source, _log(settings, source, results, figures, Path(scratch), (train, test), size))
-
-
-def _manifest(beton: str) -> Manifest:
-    return fetch_manifest(beton) if "://" in beton else read_manifest(Path(beton))
 
 
 def _check_classes(settings: EvaluateSettings, train: Manifest, test: Manifest) -> None:

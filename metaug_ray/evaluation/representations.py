@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from metaug_ray.data.loader import EvaluationLoader
 from metaug_ray.data.manifest import Manifest
-from metaug_ray.data.staging import stage
+from metaug_ray.data.staging import staged
 from metaug_ray.evaluation.errors import EvaluationError, first_line
 from metaug_ray.evaluation.networks import Readout
 from metaug_ray.training.cluster import remote
@@ -126,7 +126,7 @@ class _Worker:
         device = torch.device("cuda" if self.placement.gpu else "cpu")
         if device.type == "cpu":
             torch.set_num_threads(self.placement.cpus)
-        beton = Path(self.images.beton) if self.staging is None else stage(self.images.beton, self.staging)
+        beton = staged(self.images.beton, self.staging)
         loader = EvaluationLoader(
             beton,
             self.batch_size,

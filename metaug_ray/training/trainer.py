@@ -28,8 +28,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from metaug_ray.config import PretrainSettings
 from metaug_ray.data.errors import DataError
-from metaug_ray.data.manifest import Manifest, read_manifest
-from metaug_ray.data.staging import fetch_manifest
+from metaug_ray.data.manifest import Manifest
+from metaug_ray.data.staging import find_manifest
 from metaug_ray.tracking.runs import RunStatus, RunTracker, TrackingError
 from metaug_ray.training.cluster import cluster, nodes, say_if_busy
 from metaug_ray.training.errors import TrainingError
@@ -83,7 +83,7 @@ def pretrain(settings: PretrainSettings) -> Outcome:
         DataError: the beton is missing or broken.
         TrackingError: MLflow cannot be reached at the start.
     """
-    manifest = _manifest(settings.data.beton)
+    manifest = find_manifest(settings.data.beton)
     _check_knn(settings, manifest)
     folder = RunFolder(settings.checkpoint.storage, settings.name)
     folder.make()
@@ -164,10 +164,6 @@ def to_yaml(settings: PretrainSettings) -> str:
     return text
 
 
-def _manifest(beton: str) -> Manifest:
-    return fetch_manifest(beton) if "://" in beton else read_manifest(Path(beton))
-
-
 def _check_knn(settings: PretrainSettings, manifest: Manifest) -> None:
     queries = settings.health.knn_beton
     if queries is None or not settings.health.knn_every:
@@ -176,7 +172,7 @@ def _check_knn(settings: PretrainSettings, manifest: Manifest) -> None:
         raise TrainingError(
             f"health.knn_beton: {settings.data.beton} has no labels that could vote; leave health.knn_beton out"
         )
-    other = _manifest(queries)
+    other = find_manifest(queries)
     if other.classes != manifest.classes:
         raise TrainingError(
             f"health.knn_beton: {queries} has {len(other.classes)} classes ({', '.join(other.classes[:3])}...), and "

@@ -22,7 +22,7 @@ from metaug_ray.config import PretrainSettings
 from metaug_ray.data.errors import DataError
 from metaug_ray.data.loader import PretrainingLoader
 from metaug_ray.data.manifest import read_manifest
-from metaug_ray.data.staging import stage
+from metaug_ray.data.staging import staged
 from metaug_ray.training.batches import minibatches
 from metaug_ray.training.checkpoint import CheckpointError, load, load_networks, snapshot, write
 from metaug_ray.training.errors import TrainingError
@@ -99,7 +99,7 @@ class _Inputs:
         rank, world_size = context.get_world_rank(), context.get_world_size()
         if rank == 0:
             _check_progress(settings)
-        beton = _local(settings, settings.data.beton)
+        beton = staged(settings.data.beton, settings.compute.staging)
         manifest = read_manifest(beton)
         recorded = config["record"]["data"]["sha256"]
         if manifest.sha256 != recorded:
@@ -134,7 +134,7 @@ class _Inputs:
             self.knn = OnlineKnn(
                 settings,
                 beton,
-                None if queries is None else _local(settings, queries),
+                None if queries is None else staged(queries, settings.compute.staging),
                 cpus=config["cpus"],
                 device=device,
                 rank=rank,
@@ -242,11 +242,6 @@ class _RayObserver:
     def _send(self, kind: str, **content: Any) -> None:
         if self._rank == 0:
             self._sent = post(self._queue, kind, **content)
-
-
-def _local(settings: PretrainSettings, beton: str) -> Path:
-    staging = settings.compute.staging
-    return Path(beton) if staging is None else stage(beton, staging)
 
 
 def _check_gpu_memory(settings: PretrainSettings, samples: int, workers: int, device: torch.device) -> None:
