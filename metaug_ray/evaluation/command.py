@@ -64,7 +64,7 @@ def evaluate_main(arguments: list[str]) -> int:
 
 
 def register_main(arguments: list[str]) -> int:
-    """Registers as the arguments say; returns the exit status (1: it failed or was not promoted, 2: the arguments)."""
+    """Registers as the arguments say; returns the exit status (1: it failed, 2: the arguments)."""
 
     def run(command: _Register) -> None:
         from metaug_ray.evaluation.register import register_encoder
