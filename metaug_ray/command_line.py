@@ -1,6 +1,17 @@
 """What the jobs' command lines have in common."""
 
-from pydantic_settings import SettingsConfigDict
+from typing import TypeVar
+
+from pydantic import ValidationError
+from pydantic_settings import BaseSettings, CliApp, SettingsConfigDict, SettingsError
+
+from metaug_ray.config import explain
+
+_C = TypeVar("_C", bound=BaseSettings)
+
+
+class CommandError(Exception):
+    """Arguments, variables or files of settings that cannot be used; a line for each."""
 
 
 def command_line(program: str) -> SettingsConfigDict:
@@ -14,3 +25,24 @@ def command_line(program: str) -> SettingsConfigDict:
         cli_avoid_json=True,
         cli_hide_none_type=True,
     )
+
+
+def parse(command: type[_C], arguments: list[str], variable: str) -> _C:
+    """Settings from the command line and the environment.
+
+    Args:
+        command: a model with :func:`command_line`.
+        arguments: without the program's name.
+        variable: an environment variable that sets a part of one of its fields, to be named where somebody sets a
+            whole one.
+
+    Raises:
+        CommandError: an argument or variable is wrong.
+        SystemExit: after `--help`.
+    """
+    try:
+        return CliApp.run(command, arguments)
+    except ValidationError as error:
+        raise CommandError(explain(error)) from error
+    except SettingsError as error:
+        raise CommandError(f"{error}; set its parts, such as {variable}") from error

@@ -408,22 +408,37 @@ class TrainingSettings(Settings):
         return self
 
 
-class ComputeSettings(Settings):
-    """Where and on what it runs. May change when a run is resumed."""
+class MachineSettings(Settings):
+    """Where and on what a job runs."""
 
     address: str | None = Field(None, min_length=1)
     """of the Ray cluster; default RAY_ADDRESS (set in a submitted job), else the one that this machine is part of, else
-    one for this run alone"""
+    one for this job alone"""
     device: Literal["auto", "gpu", "cpu"] = "auto"
     """auto: GPUs if the cluster has any"""
     workers: int | None = Field(None, ge=1, le=4096)
     """default: one for each GPU of the cluster, or one for each node without GPUs"""
+    cpus_per_worker: int | None = Field(None, ge=1, le=1024)
+    """CPUs that decode images for a worker, and compute where there is no GPU; default an equal share of a node's"""
+    staging: Path | None = None
+    """folder on each node's own disk to which betons are copied once; default: read where they lie (a URI needs it)"""
+
+    def check_readable(self, *betons: str | None) -> None:
+        """Refuse URIs that no worker could read.
+
+        Raises:
+            ValueError: with what to set.
+        """
+        for beton in betons:
+            if beton is not None and "://" in beton and self.staging is None:
+                raise ValueError(f"compute.staging: {beton} is not a local file, so say where nodes may copy it")
+
+
+class ComputeSettings(MachineSettings):
+    """Where and on what it runs. May change when a run is resumed."""
+
     min_workers: int | None = Field(None, ge=1)
     """elastic: go on with as few as these when nodes are lost; the batch must divide by every number up to workers"""
-    cpus_per_worker: int | None = Field(None, ge=1, le=1024)
-    """CPUs that decode images for a worker, and train where there is no GPU; default an equal share of a node's"""
-    staging: Path | None = None
-    """folder on each node's own disk to which the beton is copied once; default: read where it lies (a URI needs it)"""
     compile: bool = False
     """torch.compile the encoders"""
     channels_last: bool = True
@@ -523,9 +538,7 @@ class PretrainSettings(Settings):
             raise ValueError(f"name: letters, digits, '.', '_' and '-' only, as it names a folder (got {self.name!r})")
         if self.fork == self.name:
             raise ValueError(f"fork: a run cannot begin with its own weights (got {self.fork!r}); give a new name")
-        for beton in (self.data.beton, self.health.knn_beton or ""):
-            if "://" in beton and self.compute.staging is None:
-                raise ValueError(f"compute.staging: {beton} is not a local file, so say where nodes may copy it")
+        self.compute.check_readable(self.data.beton, self.health.knn_beton)
         least = {"conv": 63, "fc": 63}.get(self.model.encoder, 0)
         if self.data.image_size < least and not self.model.small_images:
             raise ValueError(
@@ -616,22 +629,6 @@ class AugmentedProbeSettings(Settings):
         return self
 
 
-class EvaluationComputeSettings(Settings):
-    """Where and on what it runs."""
-
-    address: str | None = Field(None, min_length=1)
-    """of the Ray cluster; default RAY_ADDRESS (set in a submitted job), else the one that this machine is part of, else
-    one for this job alone"""
-    device: Literal["auto", "gpu", "cpu"] = "auto"
-    """auto: GPUs if the cluster has any"""
-    workers: int | None = Field(None, ge=1, le=4096)
-    """default: one for each GPU of the cluster, or one for each node without GPUs"""
-    cpus_per_worker: int | None = Field(None, ge=1, le=1024)
-    """default an equal share of a node's"""
-    staging: Path | None = None
-    """folder on each node's own disk to which betons are copied once; default: read where they lie (a URI needs it)"""
-
-
 _ENCODER = re.compile(
     r"(run|random):[A-Za-z0-9][A-Za-z0-9._-]*(@(last|best|checkpoint_\d+))?|models:/[^/@]+([/@][^/@]+)?"
 )
@@ -673,7 +670,7 @@ class EvaluateSettings(Settings):
     """draw representations, confusions and nearest neighbours"""
     cache: Path = Path("~/metaug_ray/representations")
     """folder of this machine for representations, which another evaluation of the same encoder and data reads again"""
-    compute: EvaluationComputeSettings = EvaluationComputeSettings()
+    compute: MachineSettings = MachineSettings()
     """machines"""
     tracking: TrackingSettings = TrackingSettings()
     """MLflow"""
@@ -685,9 +682,7 @@ class EvaluateSettings(Settings):
             raise ValueError(
                 f"augmented_features: registered encoders have no generators (got {self.encoder!r}); name a run"
             )
-        for beton in (self.train, self.test):
-            if "://" in beton and self.compute.staging is None:
-                raise ValueError(f"compute.staging: {beton} is not a local file, so say where nodes may copy it")
+        self.compute.check_readable(self.train, self.test)
         return self
 
 

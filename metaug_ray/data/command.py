@@ -5,11 +5,10 @@ import signal
 import sys
 from types import FrameType
 
-from pydantic import ValidationError
-from pydantic_settings import BaseSettings, CliApp, SettingsError
+from pydantic_settings import BaseSettings
 
-from metaug_ray.command_line import command_line
-from metaug_ray.config import PrepareSettings, explain
+from metaug_ray.command_line import CommandError, command_line, parse
+from metaug_ray.config import PrepareSettings
 from metaug_ray.data.errors import DataError
 
 
@@ -26,12 +25,9 @@ def main(arguments: list[str]) -> int:
     """Prepares a beton as the arguments say; returns the exit status (1: the data, 2: the arguments)."""
     signal.signal(signal.SIGTERM, _terminate)
     try:
-        settings = CliApp.run(_Command, arguments)
-    except ValidationError as error:
-        print(f"prepare_data.py: {explain(error)}", file=sys.stderr)
-        return 2
-    except SettingsError as error:
-        print(f"prepare_data.py: {error}; set its parts, such as METAUG_SOURCE__PATH", file=sys.stderr)
+        settings = parse(_Command, arguments, "METAUG_SOURCE__PATH")
+    except CommandError as error:
+        print(f"prepare_data.py: {error}", file=sys.stderr)
         return 2
     # FFCV compiles for seconds when it is imported; writing needs none of it, and wrong arguments are answered before.
     os.environ["NUMBA_DISABLE_JIT"] = "1"

@@ -24,9 +24,10 @@ from metaug_ray.config import AugmentedProbeSettings, EvaluateSettings
 from metaug_ray.data.loader import EvaluationLoader, PretrainingLoader
 from metaug_ray.data.manifest import Manifest
 from metaug_ray.data.staging import staged
-from metaug_ray.evaluation.errors import EvaluationError, first_line
+from metaug_ray.evaluation.errors import EvaluationError
 from metaug_ray.evaluation.networks import Readout
 from metaug_ray.method import distributed
+from metaug_ray.training.errors import first_line
 from metaug_ray.training.placement import Placement
 from metaug_ray.training.run_folder import RunFolder
 

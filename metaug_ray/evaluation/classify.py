@@ -1,21 +1,23 @@
 """Classifiers on stored representations, as tasks of a Ray cluster."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import ray
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from metaug_ray.config import KnnSettings, ProbeSettings
-from metaug_ray.evaluation.errors import EvaluationError, first_line
-from metaug_ray.evaluation.knn import weighted_knn
+from metaug_ray.evaluation.errors import EvaluationError
+from metaug_ray.evaluation.knn import nearest_neighbours, vote
 from metaug_ray.evaluation.linear_probe import top_k_accuracy, train_probe
 from metaug_ray.training.cluster import remote
+from metaug_ray.training.errors import first_line
 from metaug_ray.training.placement import Placement
 
-_QUERIES_PER_TASK = 4096
+_ROWS_PER_BLOCK = 4096
 
 
 class Labelled(NamedTuple):
@@ -24,6 +26,30 @@ class Labelled(NamedTuple):
     representations: NDArray[np.float32]
     labels: NDArray[np.int64]
     images: NDArray[np.int64]
+
+
+class _Stored(NamedTuple):
+    """Labelled representations in Ray's object store: blocks of rows, which tasks read one after the other."""
+
+    blocks: list[Any]
+    labels: NDArray[np.int64]
+    size: int
+
+    def read(self, device: torch.device) -> Iterator[Tensor]:
+        """The blocks, float32 [R_i, H]."""
+        for block in self.blocks:
+            yield torch.tensor(ray.get(block), device=device)
+
+    def rows(self, chosen: NDArray[np.int64], device: torch.device) -> Tensor:
+        """Some rows, by rising numbers, float32 [n, H]: the one copy of them that a task makes."""
+        rows = torch.empty(len(chosen), self.size, device=device)
+        start = 0
+        for block in self.blocks:
+            values = ray.get(block)
+            low, high = np.searchsorted(chosen, (start, start + len(values)))
+            rows[low:high] = torch.from_numpy(values[chosen[low:high] - start])
+            start += len(values)
+        return rows
 
 
 class ProbeOutcome(NamedTuple):
@@ -44,19 +70,11 @@ class Classifiers:
         placement: CPUs and GPU of each task.
 
     Raises:
-        EvaluationError: the representations are larger than Ray's object store.
+        EvaluationError: the representations are larger than Ray's object store and the disk that it spills to.
     """
 
     def __init__(self, train: Labelled, test: Labelled, classes: int, placement: Placement) -> None:
-        try:
-            self._train, self._test = ray.put(train), ray.put(test)
-        except ray.exceptions.RayError as error:
-            raise EvaluationError(
-                f"{train.representations.nbytes / 2**30:.1f} GiB of representations do not fit into Ray's object store "
-                f"({first_line(error)}); start Ray with a larger --object-store-memory"
-            ) from error
-        self._count = len(test.labels)
-        self._labels = test.labels
+        self._train, self._test = _store(train), _store(test)
         self._classes, self._placement = classes, placement
 
     def knn(self, settings: KnnSettings) -> NDArray[np.int64]:
@@ -65,12 +83,15 @@ class Classifiers:
         Raises:
             EvaluationError: a task failed.
         """
-        starts = range(0, self._count, _QUERIES_PER_TASK)
         task = remote(_knn, self._placement)
-        parts = [
-            task.remote(self._train, self._test, start, self._classes, settings, self._placement) for start in starts
-        ]
-        return np.concatenate(_gathered(parts))
+        return np.concatenate(
+            _gathered(
+                [
+                    task.remote(self._train, block, self._classes, settings, self._placement)
+                    for block in self._test.blocks
+                ]
+            )
+        )
 
     def probes(self, settings: ProbeSettings, shares: Sequence[float]) -> dict[float, list[ProbeOutcome]]:
         """A probe for each share of the labels and each seed, by share.
@@ -102,28 +123,31 @@ def choose_share(labels: NDArray[np.int64], share: float, seed: int) -> NDArray[
     return np.sort(np.concatenate(chosen))
 
 
+def _store(labelled: Labelled) -> _Stored:
+    representations = labelled.representations
+    starts = range(0, len(representations), _ROWS_PER_BLOCK)
+    try:
+        blocks = [ray.put(np.ascontiguousarray(representations[start : start + _ROWS_PER_BLOCK])) for start in starts]
+    except ray.exceptions.RayError as error:
+        raise EvaluationError(
+            f"{representations.nbytes / 2**30:.1f} GiB of representations do not fit into Ray's object store and the "
+            f"disk that it spills to ({first_line(error)}); start Ray with a larger --object-store-memory"
+        ) from error
+    return _Stored(blocks, labelled.labels, representations.shape[1])
+
+
 def _knn(
-    train: Labelled, test: Labelled, start: int, classes: int, settings: KnnSettings, placement: Placement
+    train: _Stored, queries: NDArray[np.float32], classes: int, settings: KnnSettings, placement: Placement
 ) -> NDArray[np.int64]:
     device = _device(placement)
-    asked = test.representations[start : start + _QUERIES_PER_TASK]
-    references, labels, queries = (
-        torch.tensor(part, device=device) for part in (train.representations, train.labels, asked)
-    )
-    predictions = weighted_knn(
-        references,
-        labels,
-        queries,
-        classes=classes,
-        neighbours=settings.neighbours,
-        temperature=settings.temperature,
-    )
-    return predictions.cpu().numpy()
+    found = nearest_neighbours(train.read(device), torch.tensor(queries, device=device), settings.neighbours)
+    labels = torch.tensor(train.labels, device=device)
+    return vote(*found, labels, classes, settings.temperature).cpu().numpy()
 
 
 def _probe(
-    train: Labelled,
-    test: Labelled,
+    train: _Stored,
+    test: _Stored,
     classes: int,
     settings: ProbeSettings,
     share: float,
@@ -132,21 +156,16 @@ def _probe(
 ) -> ProbeOutcome:
     device = _device(placement)
     chosen = choose_share(train.labels, share, seed)
-    representations = torch.tensor(train.representations[chosen], device=device)
     labels = torch.tensor(train.labels[chosen], device=device)
-    probe = train_probe(representations, labels, classes, settings, seed)
+    probe = train_probe(train.rows(chosen, device), labels, classes, settings, seed)
     expected = torch.tensor(test.labels)
-    logits = torch.cat([probe.logits(torch.tensor(part, device=device)).cpu() for part in _parts(test.representations)])
+    logits = torch.cat([probe.logits(block).cpu() for block in test.read(device)])
     return ProbeOutcome(
         top_k_accuracy(logits, expected, 1),
         top_k_accuracy(logits, expected, 5),
         logits.argmax(1).numpy(),
         f"learning rate {probe.learning_rate:g}, weight decay {probe.weight_decay:g}",
     )
-
-
-def _parts(array: NDArray[np.float32]) -> list[NDArray[np.float32]]:
-    return [array[start : start + _QUERIES_PER_TASK] for start in range(0, len(array), _QUERIES_PER_TASK)]
 
 
 def _device(placement: Placement) -> torch.device:

@@ -1,17 +1,15 @@
 """The command lines of `jobs/evaluate_encoder.py`, `jobs/register_encoder.py` and `jobs/compare_runs.py`."""
 
-import os
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from pydantic import ValidationError
-from pydantic_settings import BaseSettings, CliApp, SettingsError
+from pydantic_settings import BaseSettings
 
-from metaug_ray.command_line import command_line
-from metaug_ray.config import CompareSettings, EvaluateSettings, RegisterSettings, explain
+from metaug_ray.command_line import CommandError, command_line, parse
+from metaug_ray.config import CompareSettings, EvaluateSettings, RegisterSettings
 
 _C = TypeVar("_C", bound=BaseSettings)
 
@@ -92,15 +90,10 @@ def compare_main(arguments: list[str]) -> int:
 def _main(command: type[_C], arguments: list[str], run: Callable[[_C], None]) -> int:
     program = str(command.model_config["cli_prog_name"])
     try:
-        parsed = CliApp.run(command, arguments)
-    except ValidationError as error:
-        print(f"{program}: {explain(error)}", file=sys.stderr)
+        parsed = parse(command, arguments, "METAUG_TRACKING__URI")
+    except CommandError as error:
+        print(f"{program}: {error}", file=sys.stderr)
         return 2
-    except SettingsError as error:
-        print(f"{program}: {error}; set its parts, such as METAUG_TRACKING__URI", file=sys.stderr)
-        return 2
-    # Under `uv run`, Ray would have each worker make an environment of its own first. Read when Ray is imported.
-    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
     # Ray, torch and MLflow take seconds to import; wrong arguments are answered before.
     from metaug_ray.data.errors import DataError
     from metaug_ray.evaluation.errors import EvaluationError

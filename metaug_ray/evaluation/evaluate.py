@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -32,6 +31,7 @@ from metaug_ray.training.cluster import cluster, nodes, say_if_busy
 from metaug_ray.training.placement import place_workers
 
 _MAPPED, _SHOWN, _NEAREST = 2000, 8, 6
+_ROWS = 16_384
 
 
 @dataclass(frozen=True)
@@ -73,8 +73,6 @@ def evaluate(settings: EvaluateSettings, say: Callable[[str], None]) -> Judgemen
     )
     size = settings.image_size or description.image_size
     compute = settings.compute
-    # A slow machine takes longer than the minute that Ray Train gives workers to start.
-    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "300")
     with cluster(compute.address), tempfile.TemporaryDirectory() as scratch:
         placement = place_workers(compute.device, compute.workers, compute.cpus_per_worker, nodes())
         say_if_busy(placement, say)
@@ -170,7 +168,11 @@ def _figures(
 def _draw_neighbours(
     settings: EvaluateSettings, train: Labelled, test: Labelled, asked: NDArray[np.int64], size: int, path: Path
 ) -> None:
-    similarities, nearest = nearest_neighbours(train.representations, test.representations[asked], _NEAREST)
+    blocks = (
+        torch.tensor(train.representations[start : start + _ROWS]) for start in range(0, len(train.labels), _ROWS)
+    )
+    found = nearest_neighbours(blocks, torch.tensor(test.representations[asked]), _NEAREST)
+    similarities, nearest = (part.numpy() for part in found)
     neighbours = _pixels(Path(settings.train), train.images[nearest.flatten()], size)
     draw_neighbours(
         _pixels(Path(settings.test), test.images[asked], size),

@@ -1,10 +1,12 @@
 """The weighted k-nearest-neighbour classifier (Wu et al. 2018): what features are worth, without training anything."""
 
-import numpy as np
+from collections.abc import Iterable
+
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor
+
+_QUERIES_AT_A_TIME = 1024
 
 
 def weighted_knn(
@@ -37,38 +39,42 @@ def weighted_knn(
             f"kNN needs references, neighbours and a temperature above 0, got {len(references)}, {neighbours}, "
             f"{temperature}"
         )
-    references, queries = F.normalize(references, dim=1), F.normalize(queries, dim=1)
-    predictions = []
-    # A part of the queries at a time: all similarities together may not fit.
-    for part in queries.split(1024):
-        similarities, nearest = (part @ references.T).topk(min(neighbours, len(references)))
-        # Less the greatest, which changes no comparison and cannot overflow.
-        weights = ((similarities - similarities[:, :1]) / temperature).exp()
-        votes = torch.zeros(len(part), classes, dtype=weights.dtype, device=weights.device)
-        predictions.append(votes.scatter_add_(1, reference_labels[nearest], weights).argmax(1))
+    predictions = [
+        vote(*nearest_neighbours([references], part, neighbours), reference_labels, classes, temperature)
+        # All similarities together may not fit.
+        for part in queries.split(_QUERIES_AT_A_TIME)
+    ]
     return torch.cat(predictions) if predictions else reference_labels.new_empty(0)
 
 
-def nearest_neighbours(
-    references: NDArray[np.float32], queries: NDArray[np.float32], k: int, rows: int = 65_536
-) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """The k most similar references of a few queries, reading so many rows of the references at a time.
+def nearest_neighbours(references: Iterable[Tensor], queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k most similar references of each query. References come in blocks, of which one at a time is in memory.
 
     Args:
-        references: [R, H], of any norm; may be a file that is mapped into memory.
-        queries: [Q, H].
+        references: blocks [R_i, H] in their order, of any norm; at least one.
+        queries: [Q, H], of any norm, on the same device.
         k: all references where there are fewer.
 
     Returns:
-        Cosines [Q, k], greatest first, and indices [Q, k].
+        Cosines [Q, k], greatest first, and places among all references, int64 [Q, k].
     """
-    asked = F.normalize(torch.tensor(queries), dim=1)
-    similarities = torch.cat(
-        [
-            asked @ F.normalize(torch.tensor(references[start : start + rows]), dim=1).T
-            for start in range(0, len(references), rows)
-        ],
-        1,
-    )
-    values, indices = similarities.topk(min(k, len(references)))
-    return values.numpy(), indices.numpy()
+    queries = F.normalize(queries, dim=1)
+    cosines = queries.new_empty(len(queries), 0)
+    places = torch.empty(len(queries), 0, dtype=torch.int64, device=queries.device)
+    start = 0
+    for block in references:
+        found, where = (queries @ F.normalize(block, dim=1).T).topk(min(k, len(block)))
+        cosines, places = torch.cat([cosines, found], 1), torch.cat([places, where + start], 1)
+        cosines, best = cosines.topk(min(k, cosines.shape[1]))
+        places = places.gather(1, best)
+        start += len(block)
+    return cosines, places
+
+
+def vote(cosines: Tensor, places: Tensor, labels: Tensor, classes: int, temperature: float) -> Tensor:
+    """Labels int64 [Q] by the votes of neighbours, as :func:`nearest_neighbours` gives them; `labels` are those of the
+    references."""
+    # Less the greatest, which changes no comparison and cannot overflow.
+    weights = ((cosines - cosines[:, :1]) / temperature).exp()
+    votes = torch.zeros(len(cosines), classes, dtype=weights.dtype, device=weights.device)
+    return votes.scatter_add_(1, labels[places], weights).argmax(1)

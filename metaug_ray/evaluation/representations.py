@@ -17,12 +17,14 @@ from numpy.typing import NDArray
 from metaug_ray.data.loader import EvaluationLoader
 from metaug_ray.data.manifest import Manifest
 from metaug_ray.data.staging import staged
-from metaug_ray.evaluation.errors import EvaluationError, first_line
+from metaug_ray.evaluation.errors import EvaluationError
 from metaug_ray.evaluation.networks import Readout
 from metaug_ray.training.cluster import remote
+from metaug_ray.training.errors import first_line
 from metaug_ray.training.placement import Placement
 
 _DONE, _LABELS = "representations.json", "labels"
+_PATIENCE = 60
 
 
 @dataclass(frozen=True)
@@ -158,7 +160,7 @@ def _compute(worker: _Worker, images: Images, placement: Placement, folder: Path
     count = images.manifest.samples
     arrays: dict[str, np.memmap[Any, Any]] = {}
     done, said = 0, 0
-    for indices, parts in _results(worker, placement):
+    for indices, parts in _results(worker, placement, say):
         if not arrays:
             # The files take no room before they are written, and a full disk would kill this process then.
             needed = sum(values.nbytes * count // len(values) for values in parts.values())
@@ -183,7 +185,9 @@ def _compute(worker: _Worker, images: Images, placement: Placement, folder: Path
         raise EvaluationError(f"{images.beton}: {done:,} of {count:,} images were computed; its manifest is wrong")
 
 
-def _results(worker: _Worker, placement: Placement) -> Iterator[tuple[NDArray[np.int64], dict[str, NDArray[Any]]]]:
+def _results(
+    worker: _Worker, placement: Placement, say: Callable[[str], None]
+) -> Iterator[tuple[NDArray[np.int64], dict[str, NDArray[Any]]]]:
     """What all workers give, as it comes."""
     shared = ray.put(worker)
 
@@ -199,9 +203,14 @@ def _results(worker: _Worker, placement: Placement) -> Iterator[tuple[NDArray[np
         runtime_env={"env_vars": {"NUMBA_NUM_THREADS": str(placement.cpus)}},
     )
     streams = [task.remote(shared, rank) for rank in range(placement.workers)]
+    waited = 0
     try:
         while streams:
-            ready, _ = ray.wait(streams, num_returns=1, fetch_local=False)
+            ready, _ = ray.wait(streams, num_returns=1, fetch_local=False, timeout=_PATIENCE)
+            waited = 0 if ready else waited + _PATIENCE
+            if waited:
+                # Ray starts workers that die at their start again and again, and says nothing.
+                say(f"nothing has come from the workers for {waited} s; `ray status` and Ray's logs tell what they do")
             for stream in ready:
                 try:
                     yield ray.get(next(stream))

@@ -14,16 +14,18 @@ from metaug_ray.training.placement import Placement
 
 
 @contextmanager
-def cluster(address: str | None) -> Iterator[None]:
+def cluster(address: str | None, *, start_timeout: int = 300) -> Iterator[None]:
     """Join the cluster at an address, or start one for this process; leave it at the end, unless it was joined before.
 
     Args:
         address: host:port; None for RAY_ADDRESS, else the cluster that this machine is part of, else a new one.
+        start_timeout: seconds that Ray Train gives workers to start; its own minute is too short for a slow machine.
 
     Raises:
         TrainingError: there is no cluster.
     """
     os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(start_timeout))
     already = ray.is_initialized()
     found = address
     try:

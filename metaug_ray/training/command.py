@@ -1,30 +1,20 @@
 """The command line of `jobs/imagenet_resnet50.py`."""
 
 import argparse
-import os
 import sys
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import Field, ValidationError
-from pydantic_settings import (
-    BaseSettings,
-    CliApp,
-    InitSettingsSource,
-    PydanticBaseSettingsSource,
-    SettingsError,
-)
+from pydantic import Field
+from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource
 
-from metaug_ray.command_line import command_line
-from metaug_ray.config import PretrainSettings, RegisterSettings, explain
+from metaug_ray import command_line
+from metaug_ray.command_line import CommandError
+from metaug_ray.config import PretrainSettings, RegisterSettings
 from metaug_ray.training.presets import PRESETS
 
 _PROGRAM = "imagenet_resnet50.py"
-
-
-class CommandError(Exception):
-    """Arguments that cannot be used."""
 
 
 def main(arguments: list[str]) -> int:
@@ -34,8 +24,6 @@ def main(arguments: list[str]) -> int:
     except CommandError as error:
         print(f"{_PROGRAM}: {error}", file=sys.stderr)
         return 2
-    # Under `uv run`, Ray would have each worker make an environment of its own first. Read when Ray is imported.
-    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
     # Ray, torch and MLflow take seconds to import; wrong arguments are answered before.
     from metaug_ray.training.trainer import DataError, TrackingError, TrainingError, pretrain, to_yaml
 
@@ -114,12 +102,7 @@ def parse(arguments: list[str]) -> tuple[PretrainSettings, bool]:
             return init_settings, env_settings, InitSettingsSource(settings_cls, values)
 
     _Sourced.__doc__ = _Command.__doc__
-    try:
-        command = CliApp.run(_Sourced, arguments)
-    except ValidationError as error:
-        raise CommandError(explain(error)) from error
-    except SettingsError as error:
-        raise CommandError(f"{error}; set its parts, such as METAUG_METHOD__BETA") from error
+    command = command_line.parse(_Sourced, arguments, "METAUG_METHOD__BETA")
     chosen = command.model_dump(exclude={"config", "preset", "print_config"})
     # Relative to where the command was given: workers have other working directories.
     for part, name in (("data", "beton"), ("health", "knn_beton"), ("checkpoint", "storage"), ("compute", "staging")):
@@ -137,7 +120,7 @@ class _Command(PretrainSettings, BaseSettings):
     stronger than the file, which is stronger than the preset.
     """
 
-    model_config = command_line(_PROGRAM)
+    model_config = command_line.command_line(_PROGRAM)
 
     preset: Literal["imagenet_resnet50", "demo"] = "imagenet_resnet50"
     """starting point: imagenet_resnet50, or demo: five minutes on two CPU cores, on drawn shapes"""

@@ -3,3 +3,11 @@
 
 class TrainingError(Exception):
     """A run that cannot start, go on or be resumed as it was asked for."""
+
+
+def first_line(error: BaseException) -> str:
+    """Kind of an error and the first line of what it says; of a worker's traceback, the last."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if not lines:
+        return type(error).__name__
+    return f"{type(error).__name__}: {lines[-1 if 'Traceback' in lines[0] else 0][:300]}"

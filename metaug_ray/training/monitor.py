@@ -9,6 +9,7 @@ from ray.util.queue import Empty, Queue
 
 from metaug_ray.config import PretrainSettings
 from metaug_ray.tracking.runs import RunTracker
+from metaug_ray.training.errors import first_line
 from metaug_ray.training.messages import post
 from metaug_ray.training.progress_line import progress_line
 from metaug_ray.training.run_folder import RunFolder
@@ -120,9 +121,4 @@ class ControllerMessages(UserCallback):
 
 def describe_failures(failures: dict[int, Exception]) -> str:
     """What happened to which workers, in one line."""
-    return ", ".join(f"worker {rank} failed ({_first_line(error)})" for rank, error in sorted(failures.items()))
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[-1 if 'Traceback' in lines[0] else 0].strip()}" if lines else repr(error)
+    return ", ".join(f"worker {rank} failed ({first_line(error)})" for rank, error in sorted(failures.items()))

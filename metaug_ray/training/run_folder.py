@@ -16,6 +16,7 @@ _SNAPSHOT: Final = "checkpoint_manager_snapshot.json"
 _RECORD: Final = "run.json"
 _BEST: Final = "best"
 _STARTS: Final = "starts.json"
+_LOCK: Final = ".lock"
 _PREFIX: Final = "checkpoint_"
 
 
@@ -79,7 +80,7 @@ class RunFolder:
         """
         if not self.local:
             return None
-        lock = FileLock(f"{self._root}/.lock")
+        lock = FileLock(f"{self._root}/{_LOCK}")
         try:
             lock.acquire(timeout=0)
         except Timeout as error:
@@ -88,6 +89,13 @@ class RunFolder:
                 "another name"
             ) from error
         return lock
+
+    def remove_if_unused(self) -> None:
+        """Take the folder away again where nothing but its lock came into it: a run that was refused leaves nothing.
+        Called under the lock."""
+        if self.local and {path.name for path in Path(self._root).iterdir()} <= {_LOCK}:
+            Path(self._root, _LOCK).unlink(missing_ok=True)
+            Path(self._root).rmdir()
 
     @property
     def record(self) -> dict[str, Any] | None:

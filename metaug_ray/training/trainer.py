@@ -1,6 +1,5 @@
 """One pre-training run, from the driver: checked, started, watched and brought to its end."""
 
-import os
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -30,7 +29,7 @@ from metaug_ray.config import PretrainSettings
 from metaug_ray.data.errors import DataError
 from metaug_ray.data.manifest import Manifest
 from metaug_ray.data.staging import find_manifest
-from metaug_ray.tracking.runs import RunStatus, RunTracker, TrackingError
+from metaug_ray.tracking.runs import RunStatus, RunTracker, TrackingError, connect
 from metaug_ray.training.cluster import cluster, nodes, say_if_busy
 from metaug_ray.training.errors import TrainingError
 from metaug_ray.training.monitor import ControllerMessages, Monitor, describe_failures
@@ -91,6 +90,7 @@ def pretrain(settings: PretrainSettings) -> Outcome:
     try:
         return _pretrain(settings, folder, manifest)
     finally:
+        folder.remove_if_unused()
         if lock is not None:
             lock.release()
 
@@ -108,54 +108,34 @@ def _pretrain(settings: PretrainSettings, folder: RunFolder, manifest: Manifest)
         }
     else:
         check_resumable(record, settings, manifest.sha256)
-    fork = None if folder.checkpoints() or record["fork"] is None else _fork(settings, record["fork"], manifest)
-    tracker = RunTracker(
-        settings.tracking.uri,
-        settings.tracking.experiment,
-        settings.name,
-        record["id"],
-        Path(folder.location, "tracking") if folder.local else _HOME / "tracking" / record["id"],
-        say,
-    )
-    with _ended(tracker) as outcome:
-        if "finished" in record:
+    connect(settings.tracking.uri)
+    if "finished" in record:
+        with _tracked(settings, folder, record) as tracked:
             say(f"run {settings.name!r} is finished already; give another --name to train again")
-        else:
-            # A slow machine takes longer than the minute that Ray Train gives workers to start.
-            patience = "60" if settings.compute.min_workers else "300"
-            os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", patience)
-            with cluster(settings.compute.address):
-                placement = place(settings, nodes(), manifest.samples)
-                record |= {"mlflow": {"uri": tracker.uri, "run_id": tracker.run_id}}
-                folder.write_record(record)
-                tracker.settings(
-                    settings.model_dump(mode="json"),
-                    record["fixed"] | {"data.sha256": manifest.sha256},
-                    to_yaml(settings),
-                )
-                say(_announcement(settings, manifest, placement, folder, tracker))
-                for name in folder.remove_unfinished():
-                    say(f"removed {name}, which was not written to its end")
-                folder.keep_best_of_all()
-                folder.count_start(None)
-                say_if_busy(placement, say)
-                say("starting the workers; a minute or so passes before the first step")
-                _fit(settings, folder, tracker, placement, record, fork)
+        return tracked.outcome()
+    fork = None if folder.checkpoints() or record["fork"] is None else _fork(settings, record["fork"], manifest)
+    # An elastic run is better off with fewer workers than with a long wait for one that is lost.
+    with cluster(settings.compute.address, start_timeout=60 if settings.compute.min_workers else 300):
+        placement = place(settings, nodes(), manifest.samples)
+        with _tracked(settings, folder, record) as tracked:
+            tracker = tracked.tracker
+            record |= {"mlflow": {"uri": tracker.uri, "run_id": tracker.run_id}}
+            folder.write_record(record)
+            tracker.settings(
+                settings.model_dump(mode="json"), record["fixed"] | {"data.sha256": manifest.sha256}, to_yaml(settings)
+            )
+            say(_announcement(settings, manifest, placement, folder, tracker))
+            for name in folder.remove_unfinished():
+                say(f"removed {name}, which was not written to its end")
+            folder.keep_best_of_all()
+            folder.count_start(None)
+            say_if_busy(placement, say)
+            say("starting the workers; a minute or so passes before the first step")
+            _fit(settings, folder, tracker, placement, record, fork)
             folder.remove_unfinished()
             folder.write_record(record | {"finished": time.time()})
             tracker.curves()
-    knn = tracker.series.get("knn/accuracy", [])
-    return Outcome(
-        settings.name,
-        folder.location,
-        folder.checkpoints(),
-        next((value for step, value in knn if step == 0), None),
-        knn[-1][1] if knn and knn[-1][0] > 0 else None,
-        tracker.uri,
-        tracker.experiment_id,
-        tracker.run_id,
-        outcome["unsent"],
-    )
+    return tracked.outcome()
 
 
 def to_yaml(settings: PretrainSettings) -> str:
@@ -200,13 +180,44 @@ def _fork(settings: PretrainSettings, name: str, manifest: Manifest) -> dict[str
     }
 
 
+@dataclass
+class _Tracked:
+    """A run in MLflow, and what did not get there."""
+
+    tracker: RunTracker
+    folder: RunFolder
+    unsent: int = 0
+
+    def outcome(self) -> Outcome:
+        knn = self.tracker.series.get("knn/accuracy", [])
+        return Outcome(
+            self.folder.name,
+            self.folder.location,
+            self.folder.checkpoints(),
+            next((value for step, value in knn if step == 0), None),
+            knn[-1][1] if knn and knn[-1][0] > 0 else None,
+            self.tracker.uri,
+            self.tracker.experiment_id,
+            self.tracker.run_id,
+            self.unsent,
+        )
+
+
 @contextmanager
-def _ended(tracker: RunTracker) -> Iterator[dict[str, int]]:
-    """Give MLflow the run's state at the end, however it ends."""
-    outcome = {"unsent": 0}
+def _tracked(settings: PretrainSettings, folder: RunFolder, record: dict[str, Any]) -> Iterator[_Tracked]:
+    """Open the run in MLflow, and give it its state at the end, however it ends."""
+    tracker = RunTracker(
+        settings.tracking.uri,
+        settings.tracking.experiment,
+        settings.name,
+        record["id"],
+        Path(folder.location, "tracking") if folder.local else _HOME / "tracking" / record["id"],
+        say,
+    )
+    tracked = _Tracked(tracker, folder)
     status: RunStatus = "FINISHED"
     try:
-        yield outcome
+        yield tracked
     except (KeyboardInterrupt, SystemExit):
         status = "KILLED"
         raise
@@ -215,7 +226,7 @@ def _ended(tracker: RunTracker) -> Iterator[dict[str, int]]:
         raise
     finally:
         # A job that is stopped has three seconds; what does not arrive now arrives at the next start.
-        outcome["unsent"] = tracker.close(status, patience=60.0 if status == "FINISHED" else 2.0)
+        tracked.unsent = tracker.close(status, patience=60.0 if status == "FINISHED" else 2.0)
 
 
 def _fit(

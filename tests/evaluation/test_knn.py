@@ -59,7 +59,7 @@ def test_nearest_neighbours_are_scikit_learns_whatever_is_read_at_a_time() -> No
     generator = np.random.default_rng(0)
     references, queries = (generator.normal(size=(count, 16)).astype(np.float32) for count in (100, 5))
     distances, expected = NearestNeighbors(n_neighbors=4, metric="cosine").fit(references).kneighbors(queries)
-    for rows in (1000, 30):
-        similarities, nearest = nearest_neighbours(references, queries, 4, rows)
+    for rows in (1000, 30, 3):  # at once, in parts, in parts of fewer than are asked for
+        similarities, nearest = nearest_neighbours(torch.tensor(references).split(rows), torch.tensor(queries), 4)
         assert nearest.tolist() == expected.tolist()
         np.testing.assert_allclose(similarities, 1 - distances, atol=1e-5)

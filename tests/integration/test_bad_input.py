@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mlflow.tracking import MlflowClient
 
 from metaug_ray.config import EncodingSettings, PrepareSettings, PretrainSettings, SourceSettings
 from metaug_ray.data.errors import DataError
@@ -115,5 +116,9 @@ def test_what_the_cluster_cannot_hold(tmp_path: Path, shapes_beton: Path, monkey
     with pytest.raises(TrainingError, match=r"64 workers x 1 CPUs = 64 CPUs, but the cluster has room for"):
         pretrain(at(tmp_path, shapes_beton, training={"batch_size": 128}, compute={"workers": 64}))
     assert time.monotonic() - began < 60  # Ray by itself would try for ever
+    # A refused run leaves nothing, neither here nor in MLflow.
+    assert not list((tmp_path / "runs").iterdir())
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    assert not client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])
     with pytest.raises(TrainingError, match=r"compute.address: no Ray cluster at 127.0.0.1:9"):
         pretrain(at(tmp_path, shapes_beton, compute={"address": "127.0.0.1:9"}))

@@ -16,7 +16,9 @@ from PIL import Image
 from metaug_ray.config import (
     EncodingSettings,
     EvaluateSettings,
+    KnnSettings,
     PrepareSettings,
+    ProbeSettings,
     RegisterSettings,
     SourceSettings,
     TrackingSettings,
@@ -24,8 +26,11 @@ from metaug_ray.config import (
 from metaug_ray.data.loader import EvaluationLoader
 from metaug_ray.data.manifest import read_manifest
 from metaug_ray.data.prepare import prepare
+from metaug_ray.evaluation import classify
 from metaug_ray.evaluation.errors import EvaluationError
 from metaug_ray.evaluation.evaluate import evaluate
+from metaug_ray.evaluation.knn import weighted_knn
+from metaug_ray.evaluation.linear_probe import train_probe
 from metaug_ray.evaluation.networks import AUGMENTED, REPRESENTATIONS, Readout
 from metaug_ray.evaluation.register import register_encoder
 from metaug_ray.evaluation.representations import Images, represent
@@ -112,6 +117,30 @@ def test_an_interrupted_extraction_is_made_again(
     found = represent(*arguments, batch_size=8, say=lambda _: None)
     assert np.isfinite(found.parts[REPRESENTATIONS]).all()
     assert (np.abs(found.parts[REPRESENTATIONS]).sum((1, 2)) > 0).all()
+
+
+def test_representations_in_blocks_are_classified_as_in_one(cluster: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = np.random.default_rng(0)
+    labels, judged = generator.integers(3, size=100), generator.integers(3, size=41)
+    centres = generator.normal(size=(3, 6))
+    train, test = ((centres[of] + generator.normal(size=(len(of), 6))).astype(np.float32) for of in (labels, judged))
+    monkeypatch.setattr(classify, "_ROWS_PER_BLOCK", 16)
+    classifiers = classify.Classifiers(
+        classify.Labelled(train, labels, np.arange(100)),
+        classify.Labelled(test, judged, np.arange(41)),
+        3,
+        Placement(1, 1, 1, False),
+    )
+
+    whole = [torch.tensor(part) for part in (train, labels, test)]
+    expected = weighted_knn(*whole, classes=3, neighbours=5)
+    assert classifiers.knn(KnnSettings(neighbours=5)).tolist() == expected.tolist()
+
+    settings = ProbeSettings(epochs=2, least_steps=30, seeds=2, label_shares=(0.3,))
+    for seed, outcome in enumerate(classifiers.probes(settings, (0.3,))[0.3]):
+        chosen = classify.choose_share(labels, 0.3, seed)
+        probe = train_probe(whole[0][chosen], whole[1][chosen], 3, settings, seed)
+        assert outcome.predictions.tolist() == probe.logits(whole[2]).argmax(1).tolist()
 
 
 def test_a_run_becomes_a_champion(

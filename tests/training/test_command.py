@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from metaug_ray.command_line import CommandError
 from metaug_ray.config import PretrainSettings
-from metaug_ray.training.command import CommandError, parse
+from metaug_ray.training.command import parse
 from metaug_ray.training.trainer import to_yaml
 
 JOB = Path(__file__).resolve().parents[2] / "jobs" / "imagenet_resnet50.py"
