@@ -36,6 +36,7 @@ from metaug_ray.evaluation.register import register_encoder
 from metaug_ray.evaluation.representations import Images, represent
 from metaug_ray.evaluation.source import find_encoder
 from metaug_ray.tracking.encoders import load_encoder
+from metaug_ray.tracking.runs import TrackingError
 from metaug_ray.training.placement import Placement
 from tests.evaluation.finished import FinishedRun, finish_run
 
@@ -233,6 +234,25 @@ def test_an_unmeasured_metric_is_named_before_anything_is_registered(run: Finish
     with pytest.raises(EvaluationError, match=r"run:small has no knn/top7; measured are"):
         register_encoder(settings, print)
     assert not MlflowClient(run.uri).search_registered_models("name = 'nothing'")
+
+
+def test_an_interrupted_registration_leaves_no_version_and_is_made_again(run: FinishedRun) -> None:
+    job = [sys.executable, str(JOBS / "register_encoder.py"), "--encoder", "run:small", "--name", "broken"]
+    job += ["--storage", run.storage, "--tracking.uri", run.uri]
+    client = MlflowClient(run.uri)
+    with subprocess.Popen(job, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if "exporting run:small" in line:
+                process.kill()
+    assert not client.search_model_versions("name = 'broken'")
+
+    subprocess.run(job, check=True)
+    versions = client.search_model_versions("name = 'broken'")
+    assert [(str(version.version), version.tags["metaug.run"]) for version in versions] == [("1", "small")]
+    assert str(client.get_model_version_by_alias("broken", "latest-good").version) == "1"
+    with pytest.raises(TrackingError, match=r"models:/broken@champion: MLflow at sqlite.* does not give it .*champion"):
+        load_encoder("models:/broken@champion", run.uri)
 
 
 @pytest.mark.parametrize(
