@@ -268,6 +268,9 @@ class MetaSettings(Settings):
     """train the generators on each n-th step"""
 
 
+_UNIFIED: dict[ContrastName, str] = {"unified": "", "unified_eq8": " (Eq. 8)", "unified_attenuated": " (Eq. 9)"}
+
+
 class MethodSettings(Settings):
     """The loss and the generators. MetAug is unified + generators; without generators it is "only OUCL"; info_nce +
     generators is "only MAG"; nce or info_nce without them is CMC."""
@@ -283,6 +286,9 @@ class MethodSettings(Settings):
     """unified_eq8: lambda"""
     phi: float = Field(6.0, ge=1)
     """unified_attenuated: attenuation of the weights; best at 6 in figure 3"""
+    centered: bool = False
+    """unified, unified_eq8 and unified_attenuated: compare similarities less their anchor's mean negative; not in the
+    paper"""
     temperature: Positive = 0.07
     """info_nce, debiased_info_nce, hard_info_nce, nce: temperature of the cosines"""
     class_prior: float = Field(0.1, ge=0, lt=1)
@@ -302,12 +308,18 @@ class MethodSettings(Settings):
     meta: MetaSettings = MetaSettings()
     """how the generators are trained"""
 
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.centered and self.contrast not in _UNIFIED:
+            raise ValueError(f"centered: only {', '.join(_UNIFIED)} can be, not {self.contrast}; leave it out")
+        return self
+
     @property
     def variant(self) -> str:
         """The paper's name for this combination of contrast and generators."""
-        unified = {"unified": "", "unified_eq8": " (Eq. 8)", "unified_attenuated": " (Eq. 9)"}
-        if self.contrast in unified:
-            return ("MetAug" if self.generators else "only OUCL") + unified[self.contrast]
+        if self.contrast in _UNIFIED:
+            name = ("MetAug" if self.generators else "only OUCL") + _UNIFIED[self.contrast]
+            return f"{name}, centered" if self.centered else name
         baseline = {
             "nce": "CMC (NCE)",
             "info_nce": "CMC",

@@ -154,6 +154,7 @@ def pretrain(**fields: Any) -> dict[str, Any]:
         *(("method.gamma", value) for value in (-0.1, 1.1)),
         *(("method.eq8_margin", value) for value in (-1.1, 1.1)),
         *(("method.phi", value) for value in (0.9,)),
+        *(("method.centered", value) for value in ("maybe",)),
         *(("method.temperature", value) for value in (0,)),
         *(("method.class_prior", value) for value in (-0.1, 1)),
         *(("method.concentration", value) for value in (-1,)),
@@ -250,6 +251,10 @@ def test_every_field_of_a_run_refuses_what_is_out_of_range(field: str, value: ob
         (
             {"data__beton": "s3://bucket/x.beton"},
             "compute.staging: s3://bucket/x.beton is not a local file, so say where",
+        ),
+        (
+            {"method__contrast": "info_nce", "method__centered": True},
+            "method.centered: only unified, unified_eq8, unified_attenuated can be, not info_nce; leave it out",
         ),
         (
             {"model__encoder": "conv", "data__image_size": 32},

@@ -13,6 +13,7 @@ d, so that a temperature means what it means in CMC.
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.distributed as dist
@@ -76,6 +77,25 @@ def unified_contrast_attenuated(
         beta * weight_negative * (negatives - gamma),
         beta,
     )
+
+
+def centered(contrast: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
+    """A contrast of similarities relative to the mean negative of their anchor and pair: d - mean_k d-_k + 1/2.
+
+    Not in the paper. InfoNCE does not change when all similarities of an anchor rise or fall alike. OUCL does: it falls
+    when two views turn away from one another as a whole, whatever that does to positives, so that features are spent on
+    a mean that tells no image from another. Centered, that gains nothing.
+
+    Args:
+        contrast: one of the unified ones, its settings bound.
+    """
+
+    def relative(positives: Tensor, negatives: Tensor) -> Tensor:
+        positives, negatives = _wide(positives, negatives)
+        mean = negatives.mean(2) - 0.5
+        return contrast(positives - mean, negatives - mean.unsqueeze(2))
+
+    return relative
 
 
 def info_nce(positives: Tensor, negatives: Tensor, *, temperature: float = 0.07) -> Tensor:

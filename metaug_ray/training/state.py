@@ -179,6 +179,11 @@ def build_state(
 
 def make_contrast(settings: MethodSettings, pairs: int, group: dist.ProcessGroup | None = None) -> Contrast:
     """The contrast that the settings name, for P ordered pairs of views."""
+    chosen = _contrast(settings, pairs, group)
+    return contrast.centered(chosen) if settings.centered else chosen
+
+
+def _contrast(settings: MethodSettings, pairs: int, group: dist.ProcessGroup | None) -> Contrast:
     beta, gamma, temperature = settings.beta, settings.gamma, settings.temperature
     match settings.contrast:
         case "unified":

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from metaug_ray.method.contrast import (
     NoiseContrastiveEstimation,
+    centered,
     debiased_info_nce,
     hard_info_nce,
     info_nce,
@@ -116,6 +117,12 @@ CONTRASTS: dict[str, tuple[Contrast, Contrast]] = {
         )
         for beta in (2.0, 16.0, 256.0)
     },
+    "unified, centered": (
+        centered(partial(unified_contrast, beta=16.0, gamma=0.25)),
+        lambda p, n: double_sum(lambda p, n: (1 - p) ** 2 + n**2 - 2 * 0.25**2, 16.0)(
+            p - n.mean(2) + 0.5, n - n.mean(2)[:, :, None] + 0.5
+        ),
+    ),
     "unified eq 8": (
         partial(unified_contrast_eq8, beta=16.0, margin=0.1),
         double_sum(lambda p, n: n - p + 0.1, 16.0),
@@ -225,6 +232,14 @@ def test_attenuated_at_phi_one_has_the_value_of_eq10_but_not_its_gradient() -> N
     attenuated = unified_contrast_attenuated(*inputs, beta=8.0, gamma=0.25, phi=1.0)
     torch.testing.assert_close(plain, attenuated, rtol=1e-12, atol=0)
     assert (torch.autograd.grad(plain, inputs[0])[0] - torch.autograd.grad(attenuated, inputs[0])[0]).abs().max() > 1e-3
+
+
+def test_centered_is_blind_to_views_that_turn_away_from_one_another() -> None:
+    positives, negatives = similarities()
+    unified = partial(unified_contrast, beta=16.0, gamma=0.25)
+    assert unified(positives - 0.1, negatives - 0.1) < unified(positives, negatives) - 0.01
+    both = [centered(unified)(positives - shift, negatives - shift) for shift in (0, 0.1)]
+    torch.testing.assert_close(*both)
 
 
 def test_hard_with_no_concentration_is_debiased_and_without_prior_info_nce() -> None:

@@ -122,7 +122,7 @@ def test_checkpoints_by_the_clock(shapes_beton: Path) -> None:
     [
         {"contrast": "nce", "generators": False},
         {"contrast": "info_nce"},
-        {"contrast": "unified_eq8"},
+        {"contrast": "unified_eq8", "centered": True},
         {"contrast": "unified_attenuated", "generators": False},
         {"contrast": "debiased_info_nce", "generators": False},
         {"contrast": "hard_info_nce", "meta": {"schedule": "separate", "mode": "difference"}},
