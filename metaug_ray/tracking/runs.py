@@ -1,8 +1,10 @@
 """One MLflow run for one training run, across all its restarts."""
 
 import json
+import logging
 import os
 import time
+import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,6 +13,7 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import mlflow
+from filelock import FileLock
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
@@ -61,8 +64,12 @@ def connect(uri: str) -> MlflowClient:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     try:
-        client = MlflowClient(_prepared(uri))
-        client.search_experiments(max_results=1)
+        with _alone(_database(uri)), warnings.catch_warnings():
+            # What MLflow says of making its tables means nothing to a user.
+            warnings.simplefilter("ignore")
+            logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
+            client = MlflowClient(_prepared(uri))
+            client.search_experiments(max_results=1)
     except Exception as error:  # database drivers and HTTP libraries raise errors of their own
         raise TrackingError(
             f"tracking.uri: MLflow at {uri} cannot be used ({reason(error)}); start it, or give another address"
@@ -290,15 +297,29 @@ def find_experiment(client: MlflowClient, uri: str, name: str) -> str:
         return str(found.experiment_id)
 
 
+_SERVERS = ("http", "https", "databricks", "postgresql", "mysql", "mssql")
+
+
 def _prepared(uri: str) -> str:
-    """The URI, after what would take minutes or fail later was tried: the database's folder, or the server's answer."""
-    path = _database(uri)
-    if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    elif urlsplit(uri).scheme not in ("http", "https", "databricks", "postgresql", "mysql", "mssql"):
+    """The URI, which `mlflow`'s functions now use; one that MLflow would take for a folder is refused."""
+    if _database(uri) is None and urlsplit(uri).scheme not in _SERVERS:
         raise ValueError("expected http://host:port of a server, or sqlite:///path of a database file")
     mlflow.set_tracking_uri(uri)
     return uri
+
+
+@contextmanager
+def _alone(database: Path | None) -> Iterator[None]:
+    """Keep other processes of this machine from a database file: MLflow makes its tables at the first call, and two at
+    once would break one another's."""
+    if database is not None:
+        database.parent.mkdir(parents=True, exist_ok=True)
+    # Whoever may only read makes no tables.
+    if database is None or not os.access(database.parent, os.W_OK):
+        yield
+        return
+    with FileLock(database.with_name(f".{database.name}.lock"), timeout=120):
+        yield
 
 
 def _database(uri: str) -> Path | None:

@@ -22,6 +22,16 @@ def track(uri: str, folder: Path, said: list[str] | None = None, key: str = "sto
     return RunTracker(uri, "pretraining", "run", key, folder, (said if said is not None else []).append)
 
 
+def test_a_database_that_several_open_first(tmp_path: Path) -> None:
+    """Each would make the tables."""
+    code = "import sys; from metaug_ray.tracking.runs import connect; connect(sys.argv[1])"
+    command = [sys.executable, "-c", code, f"sqlite:///{tmp_path}/new/mlflow.db"]
+    processes = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(3)]
+    failures = [process.communicate(timeout=120)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0, 0], failures
+    assert failures == ["", "", ""]
+
+
 def test_one_run_across_restarts(tmp_path: Path) -> None:
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     first = track(uri, tmp_path / "run")
