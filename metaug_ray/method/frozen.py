@@ -53,5 +53,6 @@ class FrozenEncoder(nn.Module):
         Raises:
             ValueError: `images` is not uint8 [B, 3, H, W], or smaller than the encoder takes.
         """
-        views = split_views(images, self.views)
+        # An exported graph is bound to the memory layout of its example; images often come as permuted [B, H, W, 3].
+        views = split_views(images.clone(memory_format=torch.contiguous_format), self.views)
         return torch.cat([f(view) for f, view in zip(self.encoders.values(), views, strict=True)], 1)

@@ -73,7 +73,7 @@ def test_loads_without_this_package_and_without_pickle(tmp_path: Path) -> None:
     description = describe(encoder="conv", width=0.5, small_images=True)
     encoder = trained(description)
     model, uri = log(encoder, description, tmp_path)
-    given = images(5, 3, 40, 33)
+    given = images(5, 40, 33, 3).permute(0, 3, 1, 2)
     np.save(tmp_path / "images.npy", given.numpy())
     files = [str(tmp_path / name) for name in ("images.npy", "plain.npy", "served.npy")]
     done = subprocess.run(
@@ -98,7 +98,7 @@ def test_resnet50_goes_into_torchvisions(tmp_path: Path) -> None:
     description = describe(encoder="resnet50", views=("rgb", "l"))
     encoder = trained(description)
     model, uri = log(encoder, description, tmp_path)
-    for given in (images(1, 3, 64, 64), images(3, 3, 96, 70)):
+    for given in (images(1, 3, 64, 64), images(3, 3, 96, 70), images(3, 80, 96, 3).permute(0, 3, 1, 2)):
         torch.testing.assert_close(load_published(model)(given), encoder(given), rtol=1e-4, atol=1e-5)
     file = next(tmp_path.rglob("rgb.safetensors"))
     network = resnet50()
