@@ -9,5 +9,5 @@ def first_line(error: BaseException) -> str:
     """Kind of an error and the first line of what it says; of a worker's traceback, the last."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if not lines:
-        return type(error).__name__
+        return repr(error)
     return f"{type(error).__name__}: {lines[-1 if 'Traceback' in lines[0] else 0][:300]}"
