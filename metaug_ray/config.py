@@ -721,6 +721,10 @@ class RegisterSettings(Settings):
             raise ValueError(f"encoder: only a run's can be registered (got {self.encoder!r}); expected run:NAME")
         if self.force and self.promote is None:
             raise ValueError("force: says that promote may overrule the comparison; set promote too")
+        if self.promote is not None and self.promote.endswith("_interval"):
+            raise ValueError(
+                f"promote: {self.promote} is the width of an interval, not an accuracy; leave off _interval"
+            )
         return self
 
 

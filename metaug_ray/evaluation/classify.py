@@ -119,8 +119,17 @@ def choose_share(labels: NDArray[np.int64], share: float, seed: int) -> NDArray[
     chosen = []
     for label in np.unique(labels):
         members = np.flatnonzero(labels == label)
-        chosen.append(generator.permutation(members)[: max(1, round(share * len(members)))])
+        chosen.append(generator.permutation(members)[: _of_class(len(members), share)])
     return np.sort(np.concatenate(chosen))
+
+
+def images_of_share(class_counts: Sequence[int], share: float) -> int:
+    """How many images :func:`choose_share` takes of classes of these sizes."""
+    return sum(_of_class(count, share) for count in class_counts if count)
+
+
+def _of_class(count: int, share: float) -> int:
+    return max(1, round(share * count))
 
 
 def _store(labelled: Labelled) -> _Stored:

@@ -17,9 +17,10 @@ from metaug_ray.data.loader import EvaluationLoader
 from metaug_ray.data.manifest import Manifest
 from metaug_ray.data.staging import find_manifest
 from metaug_ray.evaluation.augmented_probe import train_augmented_probe
-from metaug_ray.evaluation.classify import Classifiers, Labelled
+from metaug_ray.evaluation.classify import Classifiers, Labelled, images_of_share
 from metaug_ray.evaluation.errors import EvaluationError
 from metaug_ray.evaluation.knn import nearest_neighbours
+from metaug_ray.evaluation.linear_probe import LEAST_IMAGES
 from metaug_ray.evaluation.networks import REPRESENTATIONS, Readout
 from metaug_ray.evaluation.plots import MOST_CLASSES, draw_confusion, draw_map, draw_neighbours
 from metaug_ray.evaluation.representations import Images, Representations, represent
@@ -59,6 +60,7 @@ def evaluate(settings: EvaluateSettings, say: Callable[[str], None]) -> Judgemen
     """
     train, test = (find_manifest(beton) for beton in (settings.train, settings.test))
     _check_classes(settings, train, test)
+    _check_shares(settings, train)
     connect(settings.tracking.uri)
     source = find_encoder(settings.encoder, settings.storage, settings.tracking.uri)
     try:
@@ -128,6 +130,16 @@ def _check_classes(settings: EvaluateSettings, train: Manifest, test: Manifest) 
             f"test: {settings.test} has {len(test.classes)} classes ({', '.join(test.classes[:3])}...), and "
             f"{settings.train} {len(train.classes)} ({', '.join(train.classes[:3])}...); give the same ones"
         )
+
+
+def _check_shares(settings: EvaluateSettings, train: Manifest) -> None:
+    for share in settings.probe.label_shares:
+        count = images_of_share(train.class_counts, share)
+        if count < LEAST_IMAGES:
+            raise EvaluationError(
+                f"probe.label_shares: {share:g} of the labels of {settings.train} are {count} images, and a probe "
+                f"needs {LEAST_IMAGES}; leave it out, or take more images"
+            )
 
 
 def _selections(

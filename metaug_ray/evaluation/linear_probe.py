@@ -9,6 +9,9 @@ from torch import Tensor
 
 from metaug_ray.config import ProbeSettings
 
+LEAST_IMAGES = 10
+"""Labelled images that a probe needs: one to choose settings by, and others to learn from."""
+
 
 @dataclass(frozen=True)
 class Probe:
@@ -47,7 +50,7 @@ def train_probe(representations: Tensor, labels: Tensor, classes: int, settings:
     Raises:
         ValueError: fewer than ten representations.
     """
-    if len(labels) < 10:
+    if len(labels) < LEAST_IMAGES:
         raise ValueError(f"the probe needs at least ten labelled images, and has {len(labels)}")
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(labels), generator=generator).to(labels.device)

@@ -101,7 +101,7 @@ def find_version(name: str, run_id: str, step: int, *, uri: str) -> str | None:
 
 
 def renew(name: str, version: str, tags: Mapping[str, str], card: str, *, uri: str) -> None:
-    """Bring a version's tags and card up to date, and make it `latest-good`.
+    """Bring a version's tags and card up to date; the newest version becomes `latest-good`, if it is not.
 
     Raises:
         TrackingError: MLflow cannot be reached or refuses.
@@ -111,7 +111,9 @@ def renew(name: str, version: str, tags: Mapping[str, str], card: str, *, uri: s
         for tag, value in tags.items():
             client.set_model_version_tag(name, version, tag, value)
         client.update_model_version(name, version, _shortened(card))
-        client.set_registered_model_alias(name, LATEST, version)
+        # Its registration may have been broken off before it got the alias; an older one shall not take it back.
+        if int(version) == max(int(other.version) for other in client.search_model_versions(f"name = '{name}'")):
+            client.set_registered_model_alias(name, LATEST, version)
     except MlflowException as error:
         raise TrackingError(f"{name} version {version}: MLflow at {uri} refuses ({reason(error)})") from error
 

@@ -223,6 +223,20 @@ def test_other_classes_are_named(run: FinishedRun, shapes_beton: Path, tmp_path:
         evaluate(settings, print)
 
 
+def test_too_few_labels_are_named_before_anything_is_computed(shapes_beton: Path, test_beton: Path) -> None:
+    assert classify.images_of_share(read_manifest(shapes_beton).class_counts, 0.01) == 8
+    settings = EvaluateSettings.model_validate(
+        {
+            "encoder": "run:none",
+            "train": str(shapes_beton),
+            "test": str(test_beton),
+            "probe": {"label_shares": (0.01,)},
+        }
+    )
+    with pytest.raises(EvaluationError, match=r"probe.label_shares: 0.01 of the labels of .* are 8 images, and a"):
+        evaluate(settings, print)
+
+
 def test_an_unmeasured_metric_is_named_before_anything_is_registered(run: FinishedRun) -> None:
     settings = RegisterSettings(
         encoder="run:small",
@@ -270,6 +284,11 @@ def test_an_interrupted_registration_leaves_no_version_and_is_made_again(run: Fi
         ),
         ("register_encoder", ["--encoder", "models:/x@y", "--name", "x"], "encoder: only a run's can be registered"),
         ("register_encoder", ["--encoder", "run:x", "--name", "x", "--force"], "force: says that promote may overrule"),
+        (
+            "register_encoder",
+            ["--encoder", "run:x", "--name", "x", "--promote", "linear/top1_interval"],
+            "promote: linear/top1_interval is the width of an interval",
+        ),
         ("compare_runs", ["--metric", "x"], "unrecognized arguments: --metric x"),
     ],
 )

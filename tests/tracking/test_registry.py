@@ -94,7 +94,11 @@ def test_an_encoder_is_registered_once(uri: str) -> None:
     version = MlflowClient(uri).get_model_version("encoder", "1")
     assert version.tags["knn/top1"] == "0.7"
     assert len(version.description) < 4900
-    assert aliases(uri) == {LATEST: "1"}
+    assert aliases(uri) == {LATEST: "2"}
+    # Broken off before it got its alias.
+    MlflowClient(uri).delete_registered_model_alias("encoder", LATEST)
+    renew("encoder", "2", {}, "", uri=uri)
+    assert aliases(uri) == {LATEST: "2"}
 
 
 def test_of_two_promotions_at_once_the_better_one_wins(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
