@@ -17,6 +17,7 @@ from metaug_ray.tracking.registry import (
     Promotion,
     check_promotable,
     find_version,
+    judged_as_champion,
     promote,
     register,
     renew,
@@ -52,8 +53,10 @@ def register_encoder(settings: RegisterSettings, say: Callable[[str], None]) -> 
     if description.run_id is None:
         raise EvaluationError(f"encoder: run {description.run!r} has no MLflow run to belong to; start it once more")
     evaluations = find_evaluations(settings.tracking.experiment, uri, run_id=description.run_id, step=description.step)
-    # Of those that were judged as the newest was: other numbers would not compare.
-    alike = [found for found in evaluations if found.judged == evaluations[0].judged]
+    # Of those that were judged alike: as the champion was, if there are such, else as the newest.
+    judged = None if settings.promote is None else judged_as_champion(settings.name, uri=uri)
+    alike = [found for found in evaluations if found.judged == judged]
+    alike = alike or [found for found in evaluations if found.judged == evaluations[0].judged]
     metrics = {name: value for found in reversed(alike) for name, value in found.metrics.items()}
     if source.knn is not None:
         metrics["online_knn/top1"] = source.knn

@@ -118,17 +118,23 @@ def renew(name: str, version: str, tags: Mapping[str, str], card: str, *, uri: s
         raise TrackingError(f"{name} version {version}: MLflow at {uri} refuses ({reason(error)})") from error
 
 
+def judged_as_champion(name: str, *, uri: str) -> str | None:
+    """Hash of the data and settings that the champion's metrics are of; None without a champion, or one not judged.
+
+    Raises:
+        TrackingError: MLflow cannot be reached.
+    """
+    champion = _present(name, uri)
+    return None if champion is None else champion.tags.get(JUDGED)
+
+
 def check_promotable(name: str, tags: Mapping[str, str], metric: str, *, uri: str) -> None:
     """Whether an encoder with these tags can be compared with the present champion.
 
     Raises:
         TrackingError: the champion was judged otherwise or lacks the metric, or MLflow cannot be reached.
     """
-    client = connect(uri)
-    try:
-        champion = _champion(client, name)
-    except MlflowException as error:
-        raise TrackingError(f"MLflow at {uri} does not give the {CHAMPION} of {name!r} ({reason(error)})") from error
+    champion = _present(name, uri)
     if champion is not None:
         _metric(champion, metric)
         ours, theirs = tags.get(JUDGED), champion.tags.get(JUDGED)
@@ -205,6 +211,13 @@ def _crown(client: MlflowClient, name: str, metric: str, reign: str, deposed: st
 def _shortened(card: str) -> str:
     """As much as every database takes."""
     return card if len(card) <= 4900 else f"{card[:4800]}\n\n(The rest is in extra_files/card.md.)\n"
+
+
+def _present(name: str, uri: str) -> ModelVersion | None:
+    try:
+        return _champion(connect(uri), name)
+    except MlflowException as error:
+        raise TrackingError(f"MLflow at {uri} does not give the {CHAMPION} of {name!r} ({reason(error)})") from error
 
 
 def _champion(client: MlflowClient, name: str) -> ModelVersion | None:

@@ -36,6 +36,7 @@ from metaug_ray.evaluation.register import register_encoder
 from metaug_ray.evaluation.representations import Images, represent
 from metaug_ray.evaluation.source import find_encoder
 from metaug_ray.tracking.encoders import load_encoder
+from metaug_ray.tracking.registry import Promotion
 from metaug_ray.tracking.runs import TrackingError
 from metaug_ray.training.placement import Placement
 from tests.evaluation.finished import FinishedRun, finish_run
@@ -178,12 +179,10 @@ def test_a_run_becomes_a_champion(
     untrained = judge("random:small", layers=True, augmented_features=True, views=False, plots=False)
     assert {f"{kind}/{part}/top1" for kind in ("knn", "linear") for part in ("layer1", "augmented")} < set(untrained)
 
-    registered = register_encoder(
-        RegisterSettings(
-            encoder="run:small", name="shapes", promote="linear/top1", storage=run.storage, tracking=tracking
-        ),
-        lambda _: None,
+    wish = RegisterSettings(
+        encoder="run:small", name="shapes", promote="linear/top1", storage=run.storage, tracking=tracking
     )
+    registered = register_encoder(wish, lambda _: None)
     assert registered.version == "1"
     assert registered.promotion is not None
     assert registered.promotion.promoted
@@ -192,6 +191,10 @@ def test_a_run_becomes_a_champion(
     assert (version.tags["metaug.run"], version.run_id) == ("small", run.run_id)
     assert f"| linear/top1 | {100 * measured['linear/top1']:.1f}" in version.description
     assert "method:" in version.description
+
+    # A newer evaluation of another kind does not stand in the way of one that compares.
+    judge("run:small", knn={"neighbours": 3}, views=False, plots=False)
+    assert register_encoder(wish, lambda _: None).promotion == Promotion("1", "version 1 is the champion already", True)
 
     # What is pulled computes what was trained; and is judged alike.
     mlflow.set_tracking_uri(run.uri)
