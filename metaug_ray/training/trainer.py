@@ -108,6 +108,7 @@ def _pretrain(settings: PretrainSettings, folder: RunFolder, manifest: Manifest)
         }
     else:
         check_resumable(record, settings, manifest.sha256)
+    # Before a cluster is joined or started for nothing.
     connect(settings.tracking.uri)
     if "finished" in record:
         with _tracked(settings, folder, record) as tracked:

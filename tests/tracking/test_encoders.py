@@ -73,7 +73,7 @@ def test_loads_without_this_package_and_without_pickle(tmp_path: Path) -> None:
     description = describe(encoder="conv", width=0.5, small_images=True)
     encoder = trained(description)
     model, uri = log(encoder, description, tmp_path)
-    given = images(5, 40, 33, 3).permute(0, 3, 1, 2)
+    given = images(5, 3, 40, 33)
     np.save(tmp_path / "images.npy", given.numpy())
     files = [str(tmp_path / name) for name in ("images.npy", "plain.npy", "served.npy")]
     done = subprocess.run(
