@@ -1,5 +1,6 @@
 """Where the tests find data, and a disk that can be filled."""
 
+import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,6 +9,9 @@ import pytest
 
 from metaug_ray.config import EncodingSettings, PrepareSettings, SourceSettings
 from metaug_ray.data.prepare import prepare
+
+# Not the cluster that someone runs on this machine, or that `ray start` left in its files when it was killed.
+os.environ["RAY_ADDRESS"] = "local"
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
