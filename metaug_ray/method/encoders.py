@@ -37,6 +37,7 @@ class ResNetEncoder(ResNet):
         width: float,
         small_images: bool,
     ) -> None:
+        self.minimum_size = 1
         self.width = width  # before super().__init__, which calls _make_layer
         super().__init__(block, layers)
         stem = round(64 * width)
@@ -137,8 +138,9 @@ class _GridPool(nn.AdaptiveAvgPool2d):
     def forward(self, maps: Tensor) -> Tensor:
         if not torch.compiler.is_exporting():
             return super().forward(maps)
-        # The operator's own export is bound to the size of the example; as products with these matrices it is not.
-        return self._shares(maps[0, 0, :, 0]) @ maps @ self._shares(maps[0, 0, 0, :]).T
+        # Exported, the operator itself is bound to the example's size, and a matrix product to maps of 2x2 or more.
+        across = (maps.unsqueeze(3) * self._shares(maps[0, 0, 0, :])).sum(4)
+        return (across.unsqueeze(2) * self._shares(maps[0, 0, :, 0]).unsqueeze(2)).sum(3)
 
     def _shares(self, line: Tensor) -> Tensor:
         """[G, N]: how much of each of the N positions along a side goes into each cell."""

@@ -23,6 +23,7 @@ class FrozenEncoder(nn.Module):
     Attributes:
         encoders: one for each view, by its name.
         representation_size: V * H, numbers in an image's representation.
+        minimum_size: px, of the smallest image that it takes.
 
     Shape: uint8 sRGB images [B, 3, H, W] to float32 representations [B, V * H].
 
@@ -37,10 +38,12 @@ class FrozenEncoder(nn.Module):
         self.views = validate_views(views)
         self.encoders = nn.ModuleDict()
         self.representation_size = 0
+        self.minimum_size = 1
         for view in self.views:
             f = build_encoder(encoder, VIEW_CHANNELS[view], width=width, small_images=small_images)
             self.encoders[view] = f
             self.representation_size += f.representation_size
+            self.minimum_size = max(self.minimum_size, f.minimum_size)
         self.requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> "FrozenEncoder":

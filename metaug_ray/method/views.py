@@ -100,6 +100,8 @@ def _linear_map(images: Tensor, matrix: Sequence[Sequence[float]]) -> Tensor:
     """Apply a 3x3 colour matrix to [B, 3, H, W]."""
     # Sums of products, not a matmul: autocast and TF32 would round a matmul's inputs past the 0.01 that L must keep.
     red, green, blue = images.unbind(1)
+    if torch.compiler.is_exporting():  # written in place, the sums would bind the graph to two images or more
+        return torch.stack([(red * r).add_(green, alpha=g).add_(blue, alpha=b) for r, g, b in matrix], 1)
     mapped = torch.empty_like(images)
     for channel, (r, g, b) in zip(mapped.unbind(1), matrix, strict=True):
         torch.mul(red, r, out=channel).add_(green, alpha=g).add_(blue, alpha=b)

@@ -12,6 +12,7 @@ import os
 import tempfile
 import warnings
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Final
@@ -24,6 +25,7 @@ from mlflow.types import Schema, TensorSpec
 from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch.fx.experimental import _config as export_settings
 
 from metaug_ray.method.frozen import FrozenEncoder
 from metaug_ray.tracking.description import EncoderDescription
@@ -64,13 +66,13 @@ def log_encoder(
     """
     client = connect(uri)
     # Two images, as an export from one would take one at a time only.
-    example = _images(2, description.image_size)
+    example = _images(2, description.image_size, description.image_size)
     with tempfile.TemporaryDirectory() as scratch:
         files = _write_files(encoder, description, card, Path(scratch))
         try:
             # Otherwise the files would go where the experiment "Default" has its own.
             mlflow.set_experiment(experiment_id=client.get_run(run_id).info.experiment_id)
-            with patient(), warnings.catch_warnings():
+            with patient(), warnings.catch_warnings(), _any_size():
                 warnings.simplefilter("ignore")
                 info = mlflow.pytorch.log_model(
                     encoder,
@@ -138,16 +140,19 @@ def _write_files(encoder: FrozenEncoder, description: EncoderDescription, card: 
 
 
 def _check_equal(encoder: FrozenEncoder, model: str, image_size: int) -> None:
-    """What anyone will load must be what was trained; with another number of images than in the example."""
-    images = torch.from_numpy(_images(3, image_size))
-    with torch.inference_mode():
-        ours = encoder(images)
-        theirs = load_published(model)(images)
-    if not torch.allclose(theirs, ours, rtol=1e-4, atol=1e-5):
-        raise TrackingError(
-            f"{model}: its representations differ from the encoder's by up to {(theirs - ours).abs().max():.2g}; it is "
-            "not registered"
-        )
+    """What anyone will load must be what was trained, whatever the number and size of images."""
+    published = load_published(model)
+    smallest = max(encoder.minimum_size, 2)
+    for count, height, width in ((3, image_size, image_size), (1, smallest, smallest), (1, smallest + 65, smallest)):
+        images = torch.from_numpy(_images(count, height, width))
+        with torch.inference_mode():
+            ours = encoder(images)
+            theirs = published(images)
+        if not torch.allclose(theirs, ours, rtol=1e-4, atol=1e-5):
+            raise TrackingError(
+                f"{model}: its representations of {count} images of {height}x{width} px differ from the encoder's by "
+                f"up to {(theirs - ours).abs().max():.2g}; it is not registered"
+            )
 
 
 def load_published(model: str) -> torch.nn.Module:
@@ -164,5 +169,11 @@ def load_published(model: str) -> torch.nn.Module:
     return loaded
 
 
-def _images(count: int, side: int) -> np.ndarray:
-    return np.random.default_rng(0).integers(0, 256, (count, 3, side, side), dtype=np.uint8)
+def _any_size() -> AbstractContextManager[None]:
+    """Otherwise a graph is bound to images whose maps are 1x1 where the example's are, and nowhere else."""
+    patch: AbstractContextManager[None] = export_settings.patch(backed_size_oblivious=True)  # type: ignore[attr-defined]
+    return patch
+
+
+def _images(count: int, height: int, width: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (count, 3, height, width), dtype=np.uint8)

@@ -12,6 +12,7 @@ from torch import Tensor
 from torchvision.models import resnet50
 
 from metaug_ray.config import ModelSettings
+from metaug_ray.method.encoders import EncoderName
 from metaug_ray.method.frozen import FrozenEncoder
 from metaug_ray.tracking.description import EncoderDescription
 from metaug_ray.tracking.encoders import load_encoder, load_published, log_encoder, read_encoder
@@ -109,6 +110,28 @@ def test_resnet50_goes_into_torchvisions(tmp_path: Path) -> None:
     rgb = images(2, 3, 64, 64) / 127.5 - 1
     torch.testing.assert_close(network.eval()(rgb), encoder.encoders["rgb"](rgb))
     assert load_encoder(model, uri).views == ("rgb", "l")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("encoder", "views", "small_images", "sizes"),
+    [
+        ("resnet18", ("rgb", "y", "dbdr"), False, range(2, 101, 7)),
+        ("resnet18", ("l", "ab"), True, range(2, 101, 7)),
+        ("conv", ("l", "ab"), True, range(15, 101, 4)),
+        ("fc", ("y", "dbdr"), False, range(63, 231, 8)),
+    ],
+)
+def test_the_published_graph_takes_every_size(
+    encoder: EncoderName, views: tuple[str, ...], small_images: bool, sizes: range, tmp_path: Path
+) -> None:
+    """Whether maps shrink to 1x1 or not, and for one image as for many."""
+    description = describe(encoder=encoder, views=views, width=0.5, small_images=small_images)
+    frozen = trained(description)
+    published = load_published(log(frozen, description, tmp_path)[0])
+    for size in sizes:
+        for given in (images(1, 3, size, size), images(3, 3, size, sizes[0]), images(2, 3, sizes[0], size + 130)):
+            torch.testing.assert_close(published(given), frozen(given), rtol=1e-4, atol=1e-5)
 
 
 def test_wrong_images_are_refused_by_the_network() -> None:
