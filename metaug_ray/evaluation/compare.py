@@ -1,41 +1,13 @@
 """Runs compared, from what MLflow has of their evaluations: nothing is trained."""
 
-import math
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-
-from matplotlib.figure import Figure
+from dataclasses import dataclass, field
 
 from metaug_ray.config import CompareSettings
+from metaug_ray.evaluation import comparison
+from metaug_ray.evaluation.comparison import Judges, Row
 from metaug_ray.evaluation.errors import EvaluationError
-from metaug_ray.evaluation.intervals import Interval, confidence_interval
-from metaug_ray.evaluation.results import percent
-from metaug_ray.tracking.evaluations import Evaluation, find_evaluations
-
-
-@dataclass(frozen=True)
-class Row:
-    """Runs that differ in their seed alone.
-
-    Attributes:
-        data: what they were judged by.
-        judged: hash of its contents and of how it was used.
-        variant: of the method.
-        config: hash of their settings and data.
-        epochs: made.
-        seeds: of the runs, in order.
-        metrics: mean over the seeds and 95 % interval, by metric.
-    """
-
-    data: str
-    judged: str
-    variant: str
-    config: str
-    epochs: float
-    seeds: Sequence[int]
-    metrics: Mapping[str, Interval]
+from metaug_ray.tracking.evaluations import IMAGES, Evaluation, classifier_of, find_evaluations
 
 
 def compare(settings: CompareSettings) -> str:
@@ -53,94 +25,81 @@ def compare(settings: CompareSettings) -> str:
             f"metrics: no evaluation in experiment {settings.tracking.experiment!r} has one of "
             f"{', '.join(settings.metrics)}; measured are: {', '.join(measured) or 'none'}"
         )
-    table = write_table(rows, settings.metrics)
     try:
-        settings.output.mkdir(parents=True, exist_ok=True)
-        (settings.output / "comparison.md").write_text(table, encoding="utf-8")
-        for i, judged in enumerate(dict.fromkeys(row.judged for row in rows)):
-            draw(
-                [row for row in rows if row.judged == judged], settings.metrics, settings.output / f"comparison_{i}.png"
-            )
+        return comparison.write(rows, settings.metrics, settings.output)
     except OSError as error:
         raise EvaluationError(
             f"output: {settings.output} cannot be written ({error}); choose another folder"
         ) from error
-    return table
 
 
 def group(evaluations: Sequence[Evaluation], metrics: Sequence[str]) -> list[Row]:
-    """One row for all seeds of one setting, of the newest evaluation of each run.
+    """One row for all seeds of one setting, judged alike; of a seed the newest evaluation counts.
 
     Args:
         evaluations: the newest first.
         metrics: that are wanted; evaluations without any of them are left out.
+
+    Returns:
+        Rows that were judged alike side by side, the best by the first metric last.
     """
-    groups: dict[tuple[str, str, str, str, float], dict[int, dict[str, float]]] = defaultdict(dict)
+    protocols: list[_Protocol] = []
+    rows: dict[tuple[int, str, str, float], _Members] = {}
     for found in evaluations:
-        if any(metric in found.metrics for metric in metrics):
-            key = (found.data, found.judged, found.variant, found.config, found.epochs)
-            groups[key].setdefault(found.seed, {})
-            # Evaluations may have measured different things.
-            groups[key][found.seed] = found.metrics | groups[key][found.seed]
-    rows = []
-    for (data, judged, variant, config, epochs), by_seed in groups.items():
-        intervals = {}
+        measured = [metric for metric in metrics if metric in found.metrics]
+        if not measured:
+            continue
+        judged = {name: found.judged[name] for name in (IMAGES, *(classifier_of(metric) for metric in measured))}
+        protocol = next((known for known in protocols if known.takes(found.data, judged)), None)
+        if protocol is None:
+            protocol = _Protocol(found.data)
+            protocols.append(protocol)
+        protocol.add(found, judged)
+        key = (protocols.index(protocol), found.variant, found.config, found.epochs)
+        rows.setdefault(key, _Members(found)).add(found, measured)
+    order = sorted(range(len(protocols)), key=lambda i: protocols[i].data)
+    sorted_rows = sorted(rows.items(), key=lambda item: (order.index(item[0][0]), item[1].height(metrics)))
+    return [members.row(protocols[key[0]].judges()) for key, members in sorted_rows]
+
+
+@dataclass
+class _Protocol:
+    """Ways of judging that do not contradict one another: one for each classifier."""
+
+    data: str
+    judged: dict[str, str] = field(default_factory=dict)
+    facts: dict[str, str] = field(default_factory=dict)
+
+    def takes(self, data: str, judged: Mapping[str, str]) -> bool:
+        return data == self.data and all(self.judged.get(name, value) == value for name, value in judged.items())
+
+    def add(self, found: Evaluation, judged: Mapping[str, str]) -> None:
+        self.judged |= judged
+        self.facts |= {name: value for name, value in found.protocol.items() if name.partition(".")[0] in judged}
+
+    def judges(self) -> Judges:
+        return Judges(self.data, self.judged, self.facts)
+
+
+class _Members:
+    """Evaluations of runs that differ in their seed alone."""
+
+    def __init__(self, first: Evaluation) -> None:
+        self._first = first
+        self._values: dict[str, dict[int, float]] = {}
+        self._runs: dict[int, str] = {}
+
+    def add(self, found: Evaluation, metrics: Sequence[str]) -> None:
+        self._runs.setdefault(found.seed, found.run)
         for metric in metrics:
-            values = [measured[metric] for _, measured in sorted(by_seed.items()) if metric in measured]
-            if values:
-                intervals[metric] = confidence_interval(values)
-        rows.append(Row(data, judged, variant, config, epochs, sorted(by_seed), intervals))
-    return sorted(rows, key=lambda row: (row.data, row.judged, row.epochs, _height(row, metrics)))
+            self._values.setdefault(metric, {}).setdefault(found.seed, found.metrics[metric])
 
+    def height(self, metrics: Sequence[str]) -> float:
+        values = self._values.get(metrics[0], {}).values()
+        return sum(values) / len(values) if values else 0.0
 
-def write_table(rows: Sequence[Row], metrics: Sequence[str]) -> str:
-    """Markdown; in bold the best of each metric among runs that were judged alike. A hash tells namesakes apart."""
-    names = [(row.variant, row.epochs, row.judged) for row in rows]
-    judges = {row.judged: row.data for row in rows}
-    header = ["judged by", "method", "epochs", "seeds", *metrics]
-    lines = [f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
-    for row in rows:
-        alike = names.count((row.variant, row.epochs, row.judged)) > 1
-        cells = [
-            f"{row.data} ({row.judged[:6]})" if list(judges.values()).count(row.data) > 1 else row.data,
-            f"{row.variant} ({row.config[:6]})" if alike else row.variant,
-            f"{row.epochs:g}",
-            str(len(row.seeds)),
-        ]
-        for metric in metrics:
-            interval = row.metrics.get(metric)
-            rivals = [
-                other.metrics[metric].mean for other in rows if other.data == row.data and metric in other.metrics
-            ]
-            text = "" if interval is None else percent(interval)
-            cells.append(f"**{text}**" if interval is not None and interval.mean == max(rivals) else text)
-        lines.append(f"| {' | '.join(cells)} |")
-    lines += ["", "± is the half width of a 95 % interval over seeds of the training."]
-    return "\n".join(lines) + "\n"
-
-
-def draw(rows: Sequence[Row], metrics: Sequence[str], path: Path) -> None:
-    """Means and intervals, one panel for each metric.
-
-    Args:
-        rows: judged by the same data.
-        metrics: to show.
-        path: PNG to write.
-    """
-    figure = Figure(figsize=(1 + 3.2 * len(metrics), 1.2 + 0.35 * len(rows)), layout="constrained")
-    labels = [f"{row.variant}, {row.epochs:g} ep." for row in rows]
-    for i, (axes, metric) in enumerate(zip(figure.subplots(1, len(metrics), squeeze=False)[0], metrics, strict=True)):
-        for height, row in enumerate(rows):
-            interval = row.metrics.get(metric)
-            if interval is not None:
-                width = 0.0 if math.isnan(interval.half_width) else 100 * interval.half_width
-                axes.errorbar(100 * interval.mean, height, xerr=width, fmt="o", capsize=3, color="tab:blue")
-        axes.set_yticks(range(len(rows)), labels if i == 0 else [""] * len(rows))
-        axes.set(xlabel="%", title=metric, ylim=(-0.6, len(rows) - 0.4))
-        axes.grid(axis="x", alpha=0.3)
-    figure.suptitle(rows[0].data, fontsize=9)
-    figure.savefig(path, dpi=120)
-
-
-def _height(row: Row, metrics: Sequence[str]) -> float:
-    return row.metrics[metrics[0]].mean if metrics[0] in row.metrics else 0.0
+    def row(self, judges: Judges) -> Row:
+        first = self._first
+        values = {metric: dict(sorted(by_seed.items())) for metric, by_seed in self._values.items()}
+        runs = dict(sorted(self._runs.items()))
+        return Row(judges, first.variant, first.config, first.training, first.networks, first.epochs, runs, values)

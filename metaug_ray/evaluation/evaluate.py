@@ -1,6 +1,5 @@
 """One frozen encoder, judged: from the driver."""
 
-import hashlib
 import json
 import tempfile
 from collections.abc import Callable, Sequence
@@ -26,7 +25,7 @@ from metaug_ray.evaluation.plots import MOST_CLASSES, draw_confusion, draw_map, 
 from metaug_ray.evaluation.representations import Images, Representations, represent
 from metaug_ray.evaluation.results import ALL, Result, table
 from metaug_ray.evaluation.source import Source, find_encoder
-from metaug_ray.tracking.evaluations import log_evaluation
+from metaug_ray.tracking.evaluations import IMAGES, Protocol, log_evaluation
 from metaug_ray.tracking.runs import TrackingError, connect
 from metaug_ray.training.cluster import cluster, nodes, say_if_busy
 from metaug_ray.training.placement import place_workers
@@ -201,11 +200,17 @@ def _pixels(beton: Path, indices: NDArray[np.int64], size: int) -> NDArray[np.ui
     return next(iter(loader)).images.permute(0, 2, 3, 1).numpy()
 
 
-def _judged(settings: EvaluateSettings, betons: Sequence[Manifest], size: int) -> str:
-    """Hash of all that accuracies depend on besides the encoder."""
-    how = settings.model_dump_json(include={"crop", "precision", "knn", "probe", "augmented_probe"})
-    text = " ".join([*(manifest.sha256 for manifest in betons), str(size), how])
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+def _protocol(settings: EvaluateSettings, betons: Sequence[Manifest], size: int) -> Protocol:
+    how = settings.model_dump(mode="json")
+    train, test = betons
+    images = {"train_sha256": train.sha256, "test_sha256": test.sha256, "image_size": size}
+    protocol = {
+        IMAGES: images | {name: how[name] for name in ("crop", "precision")},
+        "knn": how["knn"],
+        # More seeds and other shares beside make an accuracy no other one.
+        "linear": {name: value for name, value in how["probe"].items() if name not in ("seeds", "label_shares")},
+    }
+    return protocol if settings.augmented_probe is None else protocol | {"augmented_linear": how["augmented_probe"]}
 
 
 def _log(
@@ -228,7 +233,7 @@ def _log(
             source.description,
             settings.encoder,
             data,
-            _judged(settings, betons, size),
+            _protocol(settings, betons, size),
             settings.model_dump(mode="json", exclude={"compute", "tracking"}),
             metrics,
             [*files, *figures],

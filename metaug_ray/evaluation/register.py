@@ -1,7 +1,7 @@
 """An encoder of a run, published: logged, verified, registered, and promoted if it is the best."""
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from metaug_ray.evaluation.card import write_card
 from metaug_ray.evaluation.errors import EvaluationError
 from metaug_ray.evaluation.source import find_encoder
 from metaug_ray.tracking.encoders import log_encoder
-from metaug_ray.tracking.evaluations import find_evaluations
+from metaug_ray.tracking.evaluations import Evaluation, classifier_of, find_evaluations
 from metaug_ray.tracking.registry import (
     JUDGED,
     JUDGED_BY,
@@ -53,11 +53,16 @@ def register_encoder(settings: RegisterSettings, say: Callable[[str], None]) -> 
     if description.run_id is None:
         raise EvaluationError(f"encoder: run {description.run!r} has no MLflow run to belong to; start it once more")
     evaluations = find_evaluations(settings.tracking.experiment, uri, run_id=description.run_id, step=description.step)
-    # Of those that were judged alike: as the champion was, if there are such, else as the newest.
-    judged = None if settings.promote is None else judged_as_champion(settings.name, uri=uri)
-    alike = [found for found in evaluations if found.judged == judged]
-    alike = alike or [found for found in evaluations if found.judged == evaluations[0].judged]
-    metrics = {name: value for found in reversed(alike) for name, value in found.metrics.items()}
+    champion = None
+    if settings.promote is not None:
+        champion = judged_as_champion(settings.name, settings.promote, uri=uri)
+    chosen = _choose(evaluations, settings.promote, champion)
+    metrics = {
+        metric: value
+        for found in reversed(evaluations)
+        for metric, value in found.metrics.items()
+        if found.judged[classifier_of(metric)] == chosen[classifier_of(metric)].judged[classifier_of(metric)]
+    }
     if source.knn is not None:
         metrics["online_knn/top1"] = source.knn
     if settings.promote is not None and not settings.force and settings.promote not in metrics:
@@ -79,7 +84,8 @@ def register_encoder(settings: RegisterSettings, say: Callable[[str], None]) -> 
         "metaug.run_id": description.run_id,
         "metaug.checkpoint": description.checkpoint,
     }
-    tags |= {JUDGED: alike[0].judged, JUDGED_BY: alike[0].data} if alike else {}
+    for classifier, found in chosen.items():
+        tags |= {JUDGED + classifier: found.judged[classifier], JUDGED_BY + classifier: found.data}
     tags |= {name: f"{value:.6g}" for name, value in metrics.items()}
     if settings.promote is not None and not settings.force:
         check_promotable(settings.name, tags, settings.promote, uri=uri)
@@ -100,3 +106,25 @@ def register_encoder(settings: RegisterSettings, say: Callable[[str], None]) -> 
     promotion = promote(settings.name, version, settings.promote, uri=uri, force=settings.force)
     say(promotion.sentence)
     return Registration(settings.name, version, promotion)
+
+
+def _choose(evaluations: Sequence[Evaluation], promote: str | None, champion: str | None) -> dict[str, Evaluation]:
+    """By which evaluation each classifier's accuracies are told, and those of others that judged alike.
+
+    Args:
+        evaluations: the newest first, which is chosen,
+        promote: but for the classifier of this metric,
+        champion: one that was judged by this protocol, if there is such.
+    """
+    chosen: dict[str, Evaluation] = {}
+    for found in evaluations:
+        for metric in found.metrics:
+            chosen.setdefault(classifier_of(metric), found)
+    if promote is not None:
+        alike = [
+            found
+            for found in evaluations
+            if promote in found.metrics and found.judged[classifier_of(promote)] == champion
+        ]
+        chosen |= {classifier_of(promote): found for found in alike[:1]}
+    return chosen

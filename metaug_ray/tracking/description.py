@@ -39,11 +39,24 @@ class EncoderDescription(Settings):
     @property
     def config_hash(self) -> str:
         """Of the settings and the data: two runs that share it differ in nothing that results depend on but seeds."""
-        settings = {name: value for name, value in self.settings.items() if name not in ("name", "seed")}
-        # Untrained networks depend on nothing else.
-        known = [settings, self.data_sha256] if self.step else [self.settings["model"]]
-        text = json.dumps(known, sort_keys=True)
+        text = json.dumps(self.deciding, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @property
+    def deciding(self) -> dict[str, Any]:
+        """What :attr:`config_hash` is of, nested."""
+        if not self.step:  # untrained networks depend on nothing else
+            return {"model": self.settings["model"]}
+        settings = {name: value for name, value in self.settings.items() if name not in ("name", "seed")}
+        return settings | {"data_sha256": self.data_sha256}
+
+    @property
+    def networks(self) -> str:
+        """In a few words."""
+        model = self.model
+        width = "" if model.width == 1 else f" x{model.width:g}"
+        small = " (small images)" if model.small_images else ""
+        return f"{model.encoder}{width}{small}, {'+'.join(model.views)}"
 
     @property
     def seed(self) -> int:

@@ -1,18 +1,30 @@
 """Evaluations in MLflow: a run each, found by the encoder that was judged."""
 
+import hashlib
+import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from mlflow.entities import Metric, Param, Run, RunTag
+from mlflow.entities import Metric, Run, RunTag
 from mlflow.exceptions import MlflowException
 
 from metaug_ray.tracking.description import EncoderDescription
-from metaug_ray.tracking.runs import TrackingError, connect, find_experiment, flat, now, patient, reason
+from metaug_ray.tracking.runs import TrackingError, connect, find_experiment, flat, log_params, now, patient, reason
 
 _KIND: Final = "metaug.kind"
 _EVALUATION: Final = "evaluation"
+_JUDGED: Final = "metaug.judged."
+_PROTOCOL: Final = "judged."
+_TRAINING: Final = "training."
+
+IMAGES: Final = "images"
+"""The part of a protocol that all classifiers share."""
+
+Protocol = Mapping[str, Mapping[str, Any]]
+"""All that accuracies depend on besides the encoder: settings of the `IMAGES`, and of each classifier by its name."""
 
 
 @dataclass(frozen=True)
@@ -25,10 +37,13 @@ class Evaluation:
         run: name of the training run.
         seed: of the training run.
         epochs: that it had made.
+        networks: in words.
         data: names of the betons that were learnt from and judged by.
-        judged: hash of their contents and of how they were used; only evaluations that share it can be compared.
+        judged: hash of the protocol, for the `IMAGES` and by classifier; only metrics that share it can be compared.
         config: hash of the training's settings and data, without seed.
         metrics: by name.
+        protocol: what `judged` stands for, flat.
+        training: what `config` stands for, flat.
     """
 
     run_id: str
@@ -36,17 +51,34 @@ class Evaluation:
     run: str
     seed: int
     epochs: float
+    networks: str
     data: str
-    judged: str
+    judged: Mapping[str, str]
     config: str
     metrics: dict[str, float]
+    protocol: Mapping[str, str]
+    training: Mapping[str, str]
+
+
+def classifier_of(metric: str) -> str:
+    """`linear_10pct/ab/top1` is of `linear`."""
+    return re.sub(r"_[\d.e-]+pct$", "", metric.partition("/")[0])
+
+
+def hashes(protocol: Protocol) -> dict[str, str]:
+    """By classifier, of its own settings and the images'; of the images' alone."""
+    found = {}
+    for name, settings in protocol.items():
+        text = json.dumps([protocol[IMAGES], {} if name == IMAGES else settings], sort_keys=True)
+        found[name] = hashlib.sha256(text.encode()).hexdigest()[:16]
+    return found
 
 
 def log_evaluation(
     description: EncoderDescription,
     encoder: str,
     data: str,
-    judged: str,
+    protocol: Protocol,
     settings: Mapping[str, Any],
     metrics: Mapping[str, float],
     files: Sequence[Path],
@@ -60,7 +92,7 @@ def log_evaluation(
         description: of the encoder.
         encoder: as the user named it.
         data: what it was judged by, such as `train.beton -> test.beton`.
-        judged: hash of their contents and of how they were used.
+        protocol: contents of the data and how they were used.
         settings: of the evaluation, nested.
         metrics: by name.
         files: artifacts.
@@ -75,7 +107,7 @@ def log_evaluation(
         _KIND: _EVALUATION,
         "metaug.encoder": encoder,
         "metaug.data": data,
-        "metaug.judged": judged,
+        "metaug.networks": description.networks,
         "metaug.variant": description.variant,
         "metaug.training_run": description.run,
         "metaug.training_run_id": description.run_id or "",
@@ -84,16 +116,16 @@ def log_evaluation(
         "metaug.seed": str(description.seed),
         "metaug.config": description.config_hash,
         "metaug.checkpoint": description.checkpoint,
-    }
+    } | {_JUDGED + name: value for name, value in hashes(protocol).items()}
+    params = flat(dict(settings)) | flat(dict(protocol), _PROTOCOL) | flat(description.deciding, _TRAINING)
     try:
         run = client.create_run(find_experiment(client, uri, experiment), run_name=f"{encoder} on {data}", tags=tags)
         run_id = str(run.info.run_id)
         try:
             client.log_batch(
-                run_id,
-                metrics=[Metric(name, value, now(), description.step) for name, value in metrics.items()],
-                params=[Param(*item) for item in flat(dict(settings)).items()],
+                run_id, metrics=[Metric(name, value, now(), description.step) for name, value in metrics.items()]
             )
+            log_params(client, run_id, params)
             with patient():
                 for file in files:
                     client.log_artifact(run_id, str(file))
@@ -144,15 +176,22 @@ def find_evaluations(
 
 
 def _read(run: Run) -> Evaluation:
-    tags = run.data.tags
+    tags, params = run.data.tags, run.data.params
     return Evaluation(
         str(run.info.run_id),
         tags["metaug.variant"],
         tags["metaug.training_run"],
         int(tags["metaug.seed"]),
         float(tags["metaug.epochs"]),
+        tags["metaug.networks"],
         tags["metaug.data"],
-        tags["metaug.judged"],
+        _under(_JUDGED, tags),
         tags["metaug.config"],
         dict(run.data.metrics),
+        _under(_PROTOCOL, params),
+        _under(_TRAINING, params),
     )
+
+
+def _under(prefix: str, values: Mapping[str, str]) -> dict[str, str]:
+    return {name.removeprefix(prefix): value for name, value in values.items() if name.startswith(prefix)}

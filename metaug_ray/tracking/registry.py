@@ -11,16 +11,17 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
+from metaug_ray.tracking.evaluations import classifier_of
 from metaug_ray.tracking.runs import TrackingError, connect, reason
 
 LATEST: Final = "latest-good"
 """Alias of the last version that was registered whole."""
 CHAMPION: Final = "champion"
 """Alias of the best version."""
-JUDGED: Final = "metaug.judged"
-"""Tag: hash of the data and settings that a version's metrics are of."""
-JUDGED_BY: Final = "metaug.judged_by"
-"""Tag: names of the data."""
+JUDGED: Final = "metaug.judged."
+"""Tag, with a classifier's name: hash of the data and settings that a version's metrics are of."""
+JUDGED_BY: Final = "metaug.judged_by."
+"""Tag, with a classifier's name: names of the data."""
 _CHALLENGED: Final = "metaug.challenged"
 _REIGN: Final = "metaug.reign"
 
@@ -118,14 +119,14 @@ def renew(name: str, version: str, tags: Mapping[str, str], card: str, *, uri: s
         raise TrackingError(f"{name} version {version}: MLflow at {uri} refuses ({reason(error)})") from error
 
 
-def judged_as_champion(name: str, *, uri: str) -> str | None:
-    """Hash of the data and settings that the champion's metrics are of; None without a champion, or one not judged.
+def judged_as_champion(name: str, metric: str, *, uri: str) -> str | None:
+    """Hash of the data and settings that the champion's metric is of; None without a champion, or one not judged.
 
     Raises:
         TrackingError: MLflow cannot be reached.
     """
     champion = _present(name, uri)
-    return None if champion is None else champion.tags.get(JUDGED)
+    return None if champion is None else champion.tags.get(JUDGED + classifier_of(metric))
 
 
 def check_promotable(name: str, tags: Mapping[str, str], metric: str, *, uri: str) -> None:
@@ -137,12 +138,13 @@ def check_promotable(name: str, tags: Mapping[str, str], metric: str, *, uri: st
     champion = _present(name, uri)
     if champion is not None:
         _metric(champion, metric)
-        ours, theirs = tags.get(JUDGED), champion.tags.get(JUDGED)
+        classifier = classifier_of(metric)
+        ours, theirs = tags.get(JUDGED + classifier), champion.tags.get(JUDGED + classifier)
         if ours != theirs and not metric.startswith("online_"):
             raise TrackingError(
                 f"promote: the {CHAMPION}, version {champion.version} of {name!r}, was judged by "
-                f"{champion.tags.get(JUDGED_BY, 'nothing')} ({theirs}), and this encoder by "
-                f"{tags.get(JUDGED_BY, 'nothing')} ({ours}); evaluate both alike, or use --force"
+                f"{champion.tags.get(JUDGED_BY + classifier, 'nothing')} ({theirs}), and this encoder by "
+                f"{tags.get(JUDGED_BY + classifier, 'nothing')} ({ours}); evaluate both alike, or use --force"
             )
 
 

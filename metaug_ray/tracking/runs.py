@@ -6,7 +6,7 @@ import os
 import time
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -243,9 +243,7 @@ class RunTracker:
     def _deliver_other(self, record: Record) -> None:
         match record["kind"]:
             case "params":
-                params = [Param(name, value) for name, value in record["values"].items()]
-                for start in range(0, len(params), _PARAMS_PER_REQUEST):
-                    self._client.log_batch(self.run_id, params=params[start : start + _PARAMS_PER_REQUEST])
+                log_params(self._client, self.run_id, record["values"])
             case "tags":
                 self._client.log_batch(self.run_id, tags=[RunTag(*tag) for tag in record["values"].items()])
             case "file":
@@ -324,6 +322,13 @@ def _alone(database: Path | None) -> Iterator[None]:
 
 def _database(uri: str) -> Path | None:
     return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
+
+
+def log_params(client: MlflowClient, run_id: str, values: Mapping[str, str]) -> None:
+    """In as many requests as MLflow wants."""
+    params = [Param(name, value) for name, value in values.items()]
+    for start in range(0, len(params), _PARAMS_PER_REQUEST):
+        client.log_batch(run_id, params=params[start : start + _PARAMS_PER_REQUEST])
 
 
 def flat(values: dict[str, Any], prefix: str = "") -> dict[str, str]:

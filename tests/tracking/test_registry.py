@@ -76,9 +76,9 @@ def test_a_challenge_of_an_earlier_reign_does_not_count(uri: str) -> None:
 def test_what_was_judged_otherwise_is_not_compared(uri: str) -> None:
     add(uri, 0.5)
     promote("encoder", "1", "knn/top1", uri=uri)
-    check_promotable("encoder", {}, "knn/top1", uri=uri)
+    check_promotable("encoder", {JUDGED + "linear": "other"}, "knn/top1", uri=uri)
     with pytest.raises(TrackingError, match=r"version 1 of 'encoder', was judged by nothing \(None\), and this"):
-        check_promotable("encoder", {JUDGED: "other"}, "knn/top1", uri=uri)
+        check_promotable("encoder", {JUDGED + "knn": "other"}, "knn/top1", uri=uri)
     with pytest.raises(TrackingError, match="has no linear/top1; it has: knn/top1"):
         check_promotable("encoder", {}, "linear/top1", uri=uri)
 
