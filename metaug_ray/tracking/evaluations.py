@@ -155,7 +155,8 @@ def find_evaluations(
         TrackingError: MLflow cannot be reached.
     """
     client = connect(uri)
-    query = f"tags.`{_KIND}` = '{_EVALUATION}' and attributes.status = 'FINISHED'"
+    # The last leaves out those that earlier versions of this package wrote.
+    query = f"tags.`{_KIND}` = '{_EVALUATION}' and attributes.status = 'FINISHED' and tags.`{_JUDGED}{IMAGES}` != ''"
     if run_id is not None:
         query += f" and tags.`metaug.training_run_id` = '{run_id}'"
     if step is not None:
