@@ -10,9 +10,9 @@ export UV_COMPILE_BYTECODE := 1
 
 .PHONY: demo test lint setup system
 
-# Five minutes on two cores. The same command again resumes it, or says what it learnt.
+# Five minutes on two cores, on a Ray cluster of its own unless RAY_ADDRESS names one. The same command again resumes it, or says what it learnt.
 demo: data/shapes.beton
-	$(UV) run --locked python jobs/imagenet_resnet50.py --preset demo
+	RAY_ADDRESS=$${RAY_ADDRESS:-local} $(UV) run --locked python jobs/imagenet_resnet50.py --preset demo
 
 data/shapes.beton: | setup
 	$(UV) run --locked python jobs/prepare_data.py --source.kind shapes --source.count 2048 \

@@ -1,5 +1,7 @@
 """What the jobs' command lines have in common."""
 
+import signal
+from types import FrameType
 from typing import TypeVar
 
 from pydantic import ValidationError
@@ -46,3 +48,12 @@ def parse(command: type[_C], arguments: list[str], variable: str) -> _C:
         raise CommandError(explain(error)) from error
     except SettingsError as error:
         raise CommandError(f"{error}; set its parts, such as {variable}") from error
+
+
+def interrupt_on_sigterm() -> None:
+    """SIGTERM, by which schedulers stop a job, raises `KeyboardInterrupt` as Ctrl-C does."""
+    signal.signal(signal.SIGTERM, _interrupt)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt

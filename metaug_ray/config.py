@@ -18,6 +18,9 @@ def explain(error: ValidationError) -> str:
     lines = []
     for problem in error.errors():
         field = ".".join(map(str, problem["loc"]))
+        # Of a tuple whose every entry is wrong pydantic says besides that it has none.
+        if problem["type"] == "too_short" and any(other["loc"][:-1] == problem["loc"] for other in error.errors()):
+            continue
         message = problem["msg"].removeprefix("Value error, ")
         value = "" if problem["type"] in ("missing", "value_error") else f" (got {problem['input']!r})"
         # A model's own checks begin with the field they are about.

@@ -1,13 +1,11 @@
 """The command line of `jobs/prepare_data.py`."""
 
 import os
-import signal
 import sys
-from types import FrameType
 
 from pydantic_settings import BaseSettings
 
-from metaug_ray.command_line import CommandError, command_line, parse
+from metaug_ray.command_line import CommandError, command_line, interrupt_on_sigterm, parse
 from metaug_ray.config import PrepareSettings
 from metaug_ray.data.errors import DataError
 
@@ -23,7 +21,7 @@ class _Command(PrepareSettings, BaseSettings):
 
 def main(arguments: list[str]) -> int:
     """Prepares a beton as the arguments say; returns the exit status (1: the data, 2: the arguments)."""
-    signal.signal(signal.SIGTERM, _terminate)
+    interrupt_on_sigterm()
     try:
         settings = parse(_Command, arguments, "METAUG_SOURCE__PATH")
     except CommandError as error:
@@ -43,7 +41,3 @@ def main(arguments: list[str]) -> int:
         return 130
     print(f"{settings.output}: {manifest.samples:,} images, {len(manifest.classes)} classes, SHA-256 {manifest.sha256}")
     return 0
-
-
-def _terminate(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt

@@ -6,6 +6,7 @@ from pathlib import Path
 import yaml
 
 from metaug_ray.tracking.description import EncoderDescription
+from metaug_ray.tracking.registry import VERSION
 
 
 def write_card(
@@ -33,9 +34,9 @@ def write_card(
         "statistics.",
         "",
         "```python",
-        "import mlflow",
+        "import mlflow  # MLFLOW_TRACKING_URI: the MLflow where you read this",
         "",
-        f'encoder = mlflow.pytorch.load_model("models:/{name}@latest-good")',
+        f'encoder = mlflow.pytorch.load_model("models:/{name}/{VERSION}")',
         "representations = encoder(images)  # a uint8 tensor",
         "```",
         "",

@@ -1,6 +1,6 @@
 """Classifiers on stored representations, as tasks of a Ray cluster."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,6 +18,7 @@ from metaug_ray.training.errors import first_line
 from metaug_ray.training.placement import Placement
 
 _ROWS_PER_BLOCK = 4096
+_PATIENCE = 30
 
 
 class Labelled(NamedTuple):
@@ -93,8 +94,15 @@ class Classifiers:
             )
         )
 
-    def probes(self, settings: ProbeSettings, shares: Sequence[float]) -> dict[float, list[ProbeOutcome]]:
+    def probes(
+        self, settings: ProbeSettings, shares: Sequence[float], say: Callable[[str], None]
+    ) -> dict[float, list[ProbeOutcome]]:
         """A probe for each share of the labels and each seed, by share.
+
+        Args:
+            settings: of each.
+            shares: of the labels.
+            say: takes a sentence for the user.
 
         Raises:
             EvaluationError: a task failed, or there are too few labels.
@@ -108,6 +116,7 @@ class Classifiers:
             ]
             for share in shares
         }
+        _wait([task for tasks in started.values() for task in tasks], say)
         return {share: _gathered(tasks) for share, tasks in started.items()}
 
 
@@ -182,6 +191,16 @@ def _device(placement: Placement) -> torch.device:
         return torch.device("cuda")
     torch.set_num_threads(placement.cpus)
     return torch.device("cpu")
+
+
+def _wait(tasks: list[Any], say: Callable[[str], None]) -> None:
+    """Say from time to time how many are done."""
+    left = list(tasks)
+    while left:
+        # Failures come to light when results are taken.
+        _, left = ray.wait(left, num_returns=len(left), timeout=_PATIENCE, fetch_local=False)
+        if left:
+            say(f"linear probes: {len(tasks) - len(left)} of {len(tasks)} are trained")
 
 
 def _gathered(tasks: list[Any]) -> list[Any]:

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from pydantic_settings import BaseSettings
 
-from metaug_ray.command_line import CommandError, command_line, parse
+from metaug_ray.command_line import CommandError, command_line, interrupt_on_sigterm, parse
 from metaug_ray.config import CompareSettings, EvaluateSettings, RegisterSettings
 
 _C = TypeVar("_C", bound=BaseSettings)
@@ -58,7 +58,7 @@ def evaluate_main(arguments: list[str]) -> int:
         judgement = evaluate(EvaluateSettings.model_validate(chosen), _say)
         print(f"MLflow run {judgement.run_id} at {command.tracking.uri}")
 
-    return _main(_Evaluate, arguments, run)
+    return _main(_Evaluate, arguments, run, "the same command begins again, with what is in the cache")
 
 
 def register_main(arguments: list[str]) -> int:
@@ -66,13 +66,17 @@ def register_main(arguments: list[str]) -> int:
 
     def run(command: _Register) -> None:
         from metaug_ray.evaluation.register import register_encoder
+        from metaug_ray.tracking.runs import resolve_uri
 
         registration = register_encoder(RegisterSettings.model_validate(command.model_dump()), _say)
         champion = registration.promotion is not None and registration.promotion.promoted
         reference = "@champion" if champion else f"/{registration.version}"
-        print(f'load it: mlflow.pytorch.load_model("models:/{registration.name}{reference}")')
+        print(
+            f'load it: mlflow.set_tracking_uri("{resolve_uri(command.tracking.uri)}"); '
+            f'encoder = mlflow.pytorch.load_model("models:/{registration.name}{reference}")'
+        )
 
-    return _main(_Register, arguments, run)
+    return _main(_Register, arguments, run, "the same command does what is missing")
 
 
 def compare_main(arguments: list[str]) -> int:
@@ -84,10 +88,10 @@ def compare_main(arguments: list[str]) -> int:
         print(compare(CompareSettings.model_validate(command.model_dump())), end="")
         print(f"\nwritten to {command.output}")
 
-    return _main(_Compare, arguments, run)
+    return _main(_Compare, arguments, run, "nothing is lost")
 
 
-def _main(command: type[_C], arguments: list[str], run: Callable[[_C], None]) -> int:
+def _main(command: type[_C], arguments: list[str], run: Callable[[_C], None], interrupted: str) -> int:
     program = str(command.model_config["cli_prog_name"])
     try:
         parsed = parse(command, arguments, "METAUG_TRACKING__URI")
@@ -100,13 +104,14 @@ def _main(command: type[_C], arguments: list[str], run: Callable[[_C], None]) ->
     from metaug_ray.tracking.runs import TrackingError
     from metaug_ray.training.errors import TrainingError
 
+    interrupt_on_sigterm()
     try:
         run(parsed)
     except (DataError, EvaluationError, TrackingError, TrainingError) as error:
         print(f"{program}: {error}", file=sys.stderr)
         return 1
     except (KeyboardInterrupt, SystemExit):
-        print(f"{program}: interrupted; the same command begins again, with what is in the cache", file=sys.stderr)
+        print(f"{program}: interrupted; {interrupted}", file=sys.stderr)
         return 130
     return 0
 

@@ -8,6 +8,7 @@ from metaug_ray.evaluation import comparison
 from metaug_ray.evaluation.comparison import Judges, Row
 from metaug_ray.evaluation.errors import EvaluationError
 from metaug_ray.tracking.evaluations import IMAGES, Evaluation, classifier_of, find_evaluations
+from metaug_ray.tracking.runs import connect
 
 
 def compare(settings: CompareSettings) -> str:
@@ -17,6 +18,7 @@ def compare(settings: CompareSettings) -> str:
         EvaluationError: there is nothing to compare, or the folder cannot be written.
         TrackingError: MLflow cannot be reached.
     """
+    connect(settings.tracking.uri, new=False)
     evaluations = find_evaluations(settings.tracking.experiment, settings.tracking.uri)
     rows = group(evaluations, settings.metrics)
     if not rows:

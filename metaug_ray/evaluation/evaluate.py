@@ -57,9 +57,9 @@ def evaluate(settings: EvaluateSettings, say: Callable[[str], None]) -> Judgemen
         DataError: a beton is missing or broken.
         TrackingError: MLflow cannot be reached, or has no such encoder.
     """
-    train, test = (find_manifest(beton) for beton in (settings.train, settings.test))
+    train, test = _manifests(settings)
     _check_classes(settings, train, test)
-    _check_shares(settings, train)
+    _check_counts(settings, train)
     connect(settings.tracking.uri)
     source = find_encoder(settings.encoder, settings.storage, settings.tracking.uri)
     try:
@@ -100,13 +100,13 @@ def evaluate(settings: EvaluateSettings, say: Callable[[str], None]) -> Judgemen
             results.append(Result("knn", part, views, 1.0, [float((predictions == judged.labels).mean())]))
             say(f"{results[-1].name}: {results[-1].top1[0]:.1%}")
             shares = settings.probe.label_shares if main else (max(settings.probe.label_shares),)
-            for share, probes in classifiers.probes(settings.probe, shares).items():
+            for share, probes in classifiers.probes(settings.probe, shares, say).items():
                 top1, top5 = ([getattr(probe, kind) for probe in probes] for kind in ("top1", "top5"))
                 results.append(Result("linear", part, views, share, top1, top5, [p.choice for p in probes]))
                 say(f"{results[-1].name}: {np.mean(top1):.1%} ({probes[0].choice})")
                 if main and share == max(shares) and settings.plots:
                     path = Path(scratch, "confusion.png")
-                    draw_confusion(probes[0].predictions, judged.labels, train.classes, path)
+                    draw_confusion(probes[0].predictions, judged.labels, train.classes, results[-1].name, path)
                     figures.append(path)
             if main and settings.plots:
                 figures += _figures(settings, learnt, judged, train, size, Path(scratch))
@@ -116,6 +116,16 @@ def evaluate(settings: EvaluateSettings, say: Callable[[str], None]) -> Judgemen
             results.append(Result("augmented_linear", REPRESENTATIONS, ALL, 1.0, accuracies[:1], accuracies[1:]))
         print(table(results), flush=True)
         return Judgement(results, source, _log(settings, source, results, figures, Path(scratch), (train, test), size))
+
+
+def _manifests(settings: EvaluateSettings) -> list[Manifest]:
+    found = []
+    for name in ("train", "test"):
+        try:
+            found.append(find_manifest(getattr(settings, name)))
+        except DataError as error:
+            raise DataError(f"{name}: {error}") from error
+    return found
 
 
 def _check_classes(settings: EvaluateSettings, train: Manifest, test: Manifest) -> None:
@@ -131,7 +141,13 @@ def _check_classes(settings: EvaluateSettings, train: Manifest, test: Manifest) 
         )
 
 
-def _check_shares(settings: EvaluateSettings, train: Manifest) -> None:
+def _check_counts(settings: EvaluateSettings, train: Manifest) -> None:
+    labelled = sum(train.class_counts)
+    if settings.knn.neighbours > labelled:
+        raise EvaluationError(
+            f"knn.neighbours: {settings.knn.neighbours}, but {settings.train} has {labelled} images with labels; give "
+            "fewer"
+        )
     for share in settings.probe.label_shares:
         count = images_of_share(train.class_counts, share)
         if count < LEAST_IMAGES:

@@ -38,12 +38,15 @@ def draw_map(representations: NDArray[np.float32], labels: NDArray[np.int64], na
     figure.savefig(path, dpi=120)
 
 
-def draw_confusion(predictions: NDArray[np.int64], labels: NDArray[np.int64], names: Sequence[str], path: Path) -> None:
+def draw_confusion(
+    predictions: NDArray[np.int64], labels: NDArray[np.int64], names: Sequence[str], title: str, path: Path
+) -> None:
     """How often each class was taken for each other one, in per cent of its images.
 
     Args:
         predictions, labels: [N], from 0 on.
         names: of the C classes.
+        title: which classifier.
         path: PNG to write.
     """
     classes = len(names)
@@ -62,7 +65,7 @@ def draw_confusion(predictions: NDArray[np.int64], labels: NDArray[np.int64], na
             if shares[row, column] >= 0.5:
                 colour = "white" if shares[row, column] > 55 else "black"
                 axes.text(column, row, f"{shares[row, column]:.0f}", ha="center", va="center", fontsize=7, color=colour)
-    axes.set(xlabel="taken for", ylabel="class")
+    axes.set(xlabel="taken for", ylabel="class", title=title)
     figure.savefig(path, dpi=120)
 
 

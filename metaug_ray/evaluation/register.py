@@ -47,7 +47,7 @@ def register_encoder(settings: RegisterSettings, say: Callable[[str], None]) -> 
         TrackingError: MLflow cannot be reached or refuses, or the metric to promote by was not measured.
     """
     uri = settings.tracking.uri
-    connect(uri)
+    connect(uri, new=False)
     source = find_encoder(settings.encoder, settings.storage, uri)
     description = source.description
     if description.run_id is None:

@@ -54,8 +54,11 @@ class FrozenEncoder(nn.Module):
         """Representations h, the views' side by side.
 
         Raises:
+            TypeError: `images` is no tensor.
             ValueError: `images` is not uint8 [B, 3, H, W], or smaller than the encoder takes.
         """
+        if not isinstance(images, Tensor):
+            raise TypeError(f"images must be a torch tensor, got {type(images).__name__}; torch.from_numpy makes one")
         # An exported graph is bound to the memory layout of its example; images often come as permuted [B, H, W, 3].
         views = split_views(images.clone(memory_format=torch.contiguous_format), self.views)
         return torch.cat([f(view) for f, view in zip(self.encoders.values(), views, strict=True)], 1)

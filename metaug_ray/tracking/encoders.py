@@ -8,11 +8,13 @@ A logged encoder is a folder:
     extra_files/card.md              the model card
 """
 
+import logging
 import os
+import re
 import tempfile
 import warnings
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Final
@@ -21,6 +23,7 @@ import mlflow
 import numpy as np
 import torch
 from mlflow.models import ModelSignature
+from mlflow.tracking import MlflowClient
 from mlflow.types import Schema, TensorSpec
 from pydantic import ValidationError
 from safetensors import SafetensorError
@@ -71,12 +74,12 @@ def log_encoder(
         files = _write_files(encoder, description, card, Path(scratch))
         try:
             # Otherwise the files would go where the experiment "Default" has its own.
-            mlflow.set_experiment(experiment_id=client.get_run(run_id).info.experiment_id)
-            with patient(), warnings.catch_warnings(), _any_size():
-                warnings.simplefilter("ignore")
+            experiment = client.get_run(run_id).info.experiment_id
+            mlflow.set_experiment(experiment_id=experiment)
+            with patient(), _quiet(), _any_size(), _logged(client, experiment, run_id, description) as model_id:
                 info = mlflow.pytorch.log_model(
                     encoder,
-                    name="encoder",
+                    model_id=model_id,
                     signature=_SIGNATURE,
                     input_example=example,
                     serialization_format="pt2",
@@ -84,7 +87,6 @@ def log_encoder(
                     pip_requirements=[f"{package}=={version(package)}" for package in ("mlflow", "torch")],
                     extra_files=[str(file) for file in (*files, *figures)],
                     step=description.step,
-                    tags={"metaug.variant": description.variant, "metaug.config": description.config_hash},
                     run_id=run_id,
                 )
                 _check_equal(encoder, info.model_uri, description.image_size)
@@ -110,8 +112,10 @@ def load_encoder(model: str, uri: str | None = None) -> FrozenEncoder:
 
 def read_encoder(model: str, uri: str | None = None) -> tuple[FrozenEncoder, EncoderDescription]:
     """As :func:`load_encoder`, with its description."""
+    if not re.fullmatch(r"models:/[^/@]+([/@][^/@]+)?", model):
+        raise TrackingError(f"{model!r} names no encoder; expected models:/name@alias or models:/name/version")
     if uri is not None:
-        connect(uri)
+        connect(uri, new=False)
     with tempfile.TemporaryDirectory() as scratch:
         try:
             with patient():
@@ -167,6 +171,33 @@ def load_published(model: str) -> torch.nn.Module:
         else:
             os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = before
     return loaded
+
+
+@contextmanager
+def _logged(client: MlflowClient, experiment: str, run_id: str, description: EncoderDescription) -> Iterator[str]:
+    """A logged model to be filled; one that is not filled, or wrongly, does not stay."""
+    tags = {"metaug.variant": description.variant, "metaug.config": description.config_hash}
+    model_id = str(client.create_logged_model(experiment, "encoder", run_id, tags).model_id)
+    try:
+        yield model_id
+    except BaseException:
+        with suppress(Exception):  # what broke off may be what would be asked to delete it
+            client.delete_logged_model(model_id)
+        raise
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """MLflow and `torch.export` warn of what means nothing here, such as that an environment by uv has no pip."""
+    logger = logging.getLogger("mlflow.utils.environment")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 def _any_size() -> AbstractContextManager[None]:

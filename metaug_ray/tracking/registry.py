@@ -16,6 +16,8 @@ from metaug_ray.tracking.runs import TrackingError, connect, reason
 
 LATEST: Final = "latest-good"
 """Alias of the last version that was registered whole."""
+VERSION: Final = "<version>"
+"""Stands for the version's number in its card, until it has one."""
 CHAMPION: Final = "champion"
 """Alias of the best version."""
 JUDGED: Final = "metaug.judged."
@@ -64,24 +66,26 @@ def register(name: str, model: str, tags: Mapping[str, str], card: str, *, run_i
     try:
         with suppress(MlflowException):  # it is there already
             client.create_registered_model(name, description="Frozen encoders by metaug_ray.")
-        version = client.create_model_version(
+        created = client.create_model_version(
             name,
             model,
             run_id=run_id,
             tags=dict(tags),
-            description=_shortened(card),
+            description=_shortened(card, VERSION),
             model_id=model.removeprefix("models:/"),
-        ).version
+        )
+        version = str(created.version)
     except MlflowException as error:
         raise TrackingError(f"MLflow at {uri} does not register {name!r} ({reason(error)})") from error
     try:
+        client.update_model_version(name, version, _shortened(card, version))
         client.set_registered_model_alias(name, LATEST, version)
     except MlflowException as error:
         raise TrackingError(
             f"version {version} of {name!r} is registered, but MLflow at {uri} does not name it {LATEST} "
             f"({reason(error)}); the same command tries again"
         ) from error
-    return str(version)
+    return version
 
 
 def find_version(name: str, run_id: str, step: int, *, uri: str) -> str | None:
@@ -111,7 +115,7 @@ def renew(name: str, version: str, tags: Mapping[str, str], card: str, *, uri: s
     try:
         for tag, value in tags.items():
             client.set_model_version_tag(name, version, tag, value)
-        client.update_model_version(name, version, _shortened(card))
+        client.update_model_version(name, version, _shortened(card, version))
         # Its registration may have been broken off before it got the alias; an older one shall not take it back.
         if int(version) == max(int(other.version) for other in client.search_model_versions(f"name = '{name}'")):
             client.set_registered_model_alias(name, LATEST, version)
@@ -178,8 +182,8 @@ def promote(name: str, version: str, metric: str, *, uri: str, force: bool = Fal
         if present is not None and value <= _metric(present, metric):
             return Promotion(
                 str(present.version),
-                f"version {version} is not promoted: its {metric} is {value:.4g}, and that of the {CHAMPION}, version "
-                f"{present.version}, is {_metric(present, metric):.4g}; --force promotes it all the same",
+                f"version {version} is not promoted: its {metric} is {value:.2%}, and that of the {CHAMPION}, version "
+                f"{present.version}, is {_metric(present, metric):.2%}; --force promotes it all the same",
                 False,
             )
         reign = "none" if present is None else f"{present.version} {present.tags.get(_REIGN, '')}"
@@ -191,7 +195,7 @@ def promote(name: str, version: str, metric: str, *, uri: str, force: bool = Fal
         ) from error
     if winner != version:
         return Promotion(winner, f"version {winner} was promoted at the same time, and is the {CHAMPION} now", False)
-    return Promotion(version, f"version {version} is the {CHAMPION} now: its {metric} is {value:.4g}", True)
+    return Promotion(version, f"version {version} is the {CHAMPION} now: its {metric} is {value:.2%}", True)
 
 
 def _crown(client: MlflowClient, name: str, metric: str, reign: str, deposed: str | None) -> str:
@@ -206,12 +210,18 @@ def _crown(client: MlflowClient, name: str, metric: str, reign: str, deposed: st
         if crowned == str(best.version) or crowned not in {deposed, *(str(rival.version) for rival in rivals)}:
             return str(crowned)
         # The same for whoever crowns it, and never again.
-        client.set_model_version_tag(name, best.version, _REIGN, hashlib.sha256(reign.encode()).hexdigest()[:12])
+        ours = hashlib.sha256(reign.encode()).hexdigest()[:12]
+        try:
+            client.set_model_version_tag(name, best.version, _REIGN, ours)
+        except MlflowException:  # a database may refuse the second of two that write it at the same moment
+            if client.get_model_version(name, best.version).tags.get(_REIGN) != ours:
+                raise
         client.set_registered_model_alias(name, CHAMPION, best.version)
 
 
-def _shortened(card: str) -> str:
+def _shortened(card: str, version: str) -> str:
     """As much as every database takes."""
+    card = card.replace(VERSION, version)
     return card if len(card) <= 4900 else f"{card[:4800]}\n\n(The rest is in extra_files/card.md.)\n"
 
 

@@ -50,21 +50,27 @@ def resolve_uri(uri: str) -> str:
     return uri
 
 
-def connect(uri: str) -> MlflowClient:
+def connect(uri: str, *, new: bool = True) -> MlflowClient:
     """A client of MLflow, which `mlflow`'s functions now talk to as well.
 
     Args:
         uri: as in :func:`resolve_uri`.
+        new: make a database file that is not there.
 
     Raises:
         TrackingError: MLflow cannot be reached, or its database cannot be opened.
     """
     uri = resolve_uri(uri)
+    database = _database(uri)
+    if not new and database is not None and not database.exists():
+        raise TrackingError(f"tracking.uri: there is no MLflow database {database}; check the path")
     # MLflow would try for four minutes; a journal tries again by itself, and a person is told.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     try:
-        with _alone(_database(uri)), warnings.catch_warnings():
+        # Its bars for each file of some kilobytes hide what a user wants to read.
+        os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+        with _alone(database), warnings.catch_warnings():
             # What MLflow says of making its tables means nothing to a user.
             warnings.simplefilter("ignore")
             logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)

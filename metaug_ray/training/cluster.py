@@ -1,7 +1,9 @@
 """The Ray cluster that a driver works on: joined or started, looked at, left."""
 
 import os
+import signal
 import socket
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -33,12 +35,19 @@ def cluster(address: str | None, *, start_timeout: int = 300) -> Iterator[None]:
             # As Ray looks for it: the last is what `ray start` left on this machine.
             found = address or os.environ.get("RAY_ADDRESS") or read_ray_address()
             _check_address(found)
+            before = signal.getsignal(signal.SIGTERM)
             # The monitor says what users want to know; Ray's own lines stay in its log files.
             ray.init(address=address, logging_level="WARNING", log_to_driver=False)
+            if threading.current_thread() is threading.main_thread():
+                # Ray's own handler aborts this process three seconds after the signal.
+                signal.signal(signal.SIGTERM, before)
     except (OSError, RuntimeError, ValueError) as error:
+        if address is None and os.environ.get("RAY_ADDRESS") is None:
+            advice = "this machine was part of it; `ray stop` makes it forget a cluster that is no more"
+        else:
+            advice = "start one with `ray start --head`, or leave the address out"
         raise TrainingError(
-            f"compute.address: no Ray cluster at {found} ({str(error).splitlines()[0]}); start one with `ray start "
-            "--head`, or leave the address out (and `ray stop` clears what a killed cluster left on this machine)"
+            f"compute.address: no Ray cluster at {found} ({str(error).splitlines()[0]}); {advice}"
         ) from error
     leave = not already
     try:

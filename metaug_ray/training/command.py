@@ -30,13 +30,13 @@ def main(arguments: list[str]) -> int:
     if only_print:
         print(to_yaml(settings), end="")
         return 0
+    command_line.interrupt_on_sigterm()
     try:
         outcome = pretrain(settings)
     except (DataError, TrackingError, TrainingError) as error:
         print(f"{_PROGRAM}: {error}", file=sys.stderr)
         return 1
-    # What Ray makes of SIGINT and SIGTERM.
-    except (KeyboardInterrupt, SystemExit):
+    except (KeyboardInterrupt, SystemExit):  # the latter is what Ray Train makes of the former
         print(f"{_PROGRAM}: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
         return 130
     if outcome.trained_knn is not None and outcome.random_knn is not None:

@@ -1,5 +1,7 @@
 """From a finished run to an evaluated, registered encoder, on a Ray cluster of three CPUs."""
 
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -23,6 +25,7 @@ from metaug_ray.config import (
     SourceSettings,
     TrackingSettings,
 )
+from metaug_ray.data.errors import DataError
 from metaug_ray.data.loader import EvaluationLoader
 from metaug_ray.data.manifest import read_manifest
 from metaug_ray.data.prepare import prepare
@@ -139,7 +142,7 @@ def test_representations_in_blocks_are_classified_as_in_one(cluster: None, monke
     assert classifiers.knn(KnnSettings(neighbours=5)).tolist() == expected.tolist()
 
     settings = ProbeSettings(epochs=2, least_steps=30, seeds=2, label_shares=(0.3,))
-    for seed, outcome in enumerate(classifiers.probes(settings, (0.3,))[0.3]):
+    for seed, outcome in enumerate(classifiers.probes(settings, (0.3,), print)[0.3]):
         chosen = classify.choose_share(labels, 0.3, seed)
         probe = train_probe(whole[0][chosen], whole[1][chosen], 3, settings, seed)
         assert outcome.predictions.tolist() == probe.logits(whole[2]).argmax(1).tolist()
@@ -191,6 +194,7 @@ def test_a_run_becomes_a_champion(
     assert (version.tags["metaug.run"], version.run_id) == ("small", run.run_id)
     assert f"| linear/top1 | {100 * measured['linear/top1']:.1f}" in version.description
     assert "method:" in version.description
+    assert 'mlflow.pytorch.load_model("models:/shapes/1")' in version.description
 
     # A newer evaluation of another kind does not stand in the way of one that compares.
     judge("run:small", knn={"neighbours": 3}, views=False, plots=False)
@@ -238,6 +242,11 @@ def test_too_few_labels_are_named_before_anything_is_computed(shapes_beton: Path
     )
     with pytest.raises(EvaluationError, match=r"probe.label_shares: 0.01 of the labels of .* are 8 images, and a"):
         evaluate(settings, print)
+    settings = settings.model_copy(update={"knn": KnnSettings(neighbours=97)})
+    with pytest.raises(EvaluationError, match=r"knn.neighbours: 97, but .* has 96 images with labels"):
+        evaluate(settings, print)
+    with pytest.raises(DataError, match=r"test: .*nothing.beton: no such beton"):
+        evaluate(settings.model_copy(update={"test": "nothing.beton"}), print)
 
 
 def test_an_unmeasured_metric_is_named_before_anything_is_registered(run: FinishedRun) -> None:
@@ -257,11 +266,9 @@ def test_an_interrupted_registration_leaves_no_version_and_is_made_again(run: Fi
     job = [sys.executable, str(JOBS / "register_encoder.py"), "--encoder", "run:small", "--name", "broken"]
     job += ["--storage", run.storage, "--tracking.uri", run.uri]
     client = MlflowClient(run.uri)
-    with subprocess.Popen(job, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        for line in process.stdout:
-            if "exporting run:small" in line:
-                process.kill()
+    assert interrupted_at("exporting run:small", job, signal.SIGKILL)[0] == -9
+    told = interrupted_at("exporting run:small", job, signal.SIGTERM)
+    assert told == (130, "register_encoder.py: interrupted; the same command does what is missing\n")
     assert not client.search_model_versions("name = 'broken'")
 
     subprocess.run(job, check=True)
@@ -270,6 +277,30 @@ def test_an_interrupted_registration_leaves_no_version_and_is_made_again(run: Fi
     assert str(client.get_model_version_by_alias("broken", "latest-good").version) == "1"
     with pytest.raises(TrackingError, match=r"models:/broken@champion: MLflow at sqlite.* does not give it .*champion"):
         load_encoder("models:/broken@champion", run.uri)
+
+
+def test_an_evaluation_is_told_to_stop(run: FinishedRun, shapes_beton: Path, test_beton: Path, tmp_path: Path) -> None:
+    """By SIGTERM, as schedulers do: it says so in one line, and is not aborted by Ray."""
+    job = [sys.executable, str(JOBS / "evaluate_encoder.py"), "--encoder", "run:small", "--storage", run.storage]
+    job += ["--train", str(shapes_beton), "--test", str(test_beton), "--tracking.uri", run.uri]
+    job += ["--cache", str(tmp_path), "--compute.workers", "1", "--compute.cpus-per-worker", "1"]
+    job += ["--probe.label-shares", "1", "--probe.epochs", "100000", "--no-plots"]
+    status, said = interrupted_at("knn: ", job, signal.SIGTERM)
+    assert (status, said) == (
+        130,
+        "evaluate_encoder.py: interrupted; the same command begins again, with what is in the cache\n",
+    )
+
+
+def interrupted_at(text: str, job: list[str], number: signal.Signals) -> tuple[int, str]:
+    """Exit status and errors of a job that gets a signal when it prints this."""
+    environment = os.environ | {"RAY_AUTH_MODE": "disabled"}
+    with subprocess.Popen(job, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if text in line:
+                process.send_signal(number)
+        return process.wait(60), process.communicate()[1]
 
 
 @pytest.mark.parametrize(
@@ -292,6 +323,12 @@ def test_an_interrupted_registration_leaves_no_version_and_is_made_again(run: Fi
             ["--encoder", "run:x", "--name", "x", "--promote", "linear/top1_interval"],
             "promote: linear/top1_interval is the width of an interval",
         ),
+        (
+            "evaluate_encoder",
+            ["--encoder", "run:x", "--train", "a", "--test", "b", "--probe.label-shares", "0,2"],
+            "evaluate_encoder.py: probe.label_shares.0: Input should be greater than 0 (got 0)\n"
+            "probe.label_shares.1: Input should be less than or equal to 1 (got 2)\n",
+        ),
         ("compare_runs", ["--metric", "x"], "unrecognized arguments: --metric x"),
     ],
 )
@@ -301,4 +338,5 @@ def test_wrong_arguments_are_named_at_once(job: str, arguments: list[str], said:
     )
     assert done.returncode == 2
     assert said in done.stderr
+    assert "Tuple should have" not in done.stderr
     assert "Traceback" not in done.stderr

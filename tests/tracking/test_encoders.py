@@ -14,6 +14,7 @@ from torchvision.models import resnet50
 from metaug_ray.config import ModelSettings
 from metaug_ray.method.encoders import EncoderName
 from metaug_ray.method.frozen import FrozenEncoder
+from metaug_ray.tracking import encoders
 from metaug_ray.tracking.description import EncoderDescription
 from metaug_ray.tracking.encoders import load_encoder, load_published, log_encoder, read_encoder
 from metaug_ray.tracking.runs import TrackingError, connect, find_experiment
@@ -95,6 +96,25 @@ def test_loads_without_this_package_and_without_pickle(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_an_interrupted_export_leaves_no_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    description = describe(encoder="conv", width=0.5, small_images=True)
+    monkeypatch.setattr(encoders, "_check_equal", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        log(trained(description), description, tmp_path)
+    client = connect(f"sqlite:///{tmp_path}/mlflow.db")
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    assert not client.search_logged_models(experiments)
+    monkeypatch.undo()
+    model, _ = log(trained(description), description, tmp_path)
+    (left,) = client.search_logged_models(experiments)
+    assert f"models:/{left.model_id}" == model
+    assert (str(left.status), left.tags["metaug.variant"]) == ("READY", "MetAug")
+
+
+@pytest.mark.slow
 def test_resnet50_goes_into_torchvisions(tmp_path: Path) -> None:
     description = describe(encoder="resnet50", views=("rgb", "l"))
     encoder = trained(description)
@@ -139,14 +159,29 @@ def test_wrong_images_are_refused_by_the_network() -> None:
     for wrong in (images(2, 3, 32, 32).float(), images(2, 1, 32, 32), images(3, 32, 32)):
         with pytest.raises(ValueError, match=r"images must be uint8 \[B, 3, H, W\], got torch"):
             encoder(wrong)
+    with pytest.raises(TypeError, match=r"must be a torch tensor, got ndarray; torch\.from_numpy"):
+        encoder(images(2, 3, 32, 32).numpy())
     with pytest.raises(ValueError, match="at least 15 px, got 9x9"):
         encoder(images(2, 3, 9, 9))
 
 
 @pytest.mark.parametrize("model", ["models:/nobody@champion", "models:/nobody/3"])
 def test_an_unknown_model_is_named(tmp_path: Path, model: str) -> None:
+    connect(f"sqlite:///{tmp_path}/mlflow.db")
     with pytest.raises(TrackingError, match=rf"{model}: MLflow at sqlite.* does not give it .*nobody"):
         load_encoder(model, f"sqlite:///{tmp_path}/mlflow.db")
+
+
+@pytest.mark.parametrize("model", ["nobody", "models:/nobody@champion/3", "models:/", ""])
+def test_what_names_no_model_is_refused(tmp_path: Path, model: str) -> None:
+    with pytest.raises(TrackingError, match="names no encoder; expected models:/name@alias"):
+        load_encoder(model, f"sqlite:///{tmp_path}/mlflow.db")
+
+
+def test_a_mistyped_database_is_not_made(tmp_path: Path) -> None:
+    with pytest.raises(TrackingError, match=r"there is no MLflow database .*mlfow.db; check the path"):
+        load_encoder("models:/nobody@champion", f"sqlite:///{tmp_path}/mlfow.db")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_registry_that_is_away_is_named() -> None:

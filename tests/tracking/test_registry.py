@@ -4,6 +4,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from metaug_ray.tracking.registry import (
@@ -51,7 +52,7 @@ def test_only_the_better_one_is_promoted(uri: str) -> None:
     assert promote("encoder", first, "knn/top1", uri=uri).promoted
     refused = promote("encoder", worse, "knn/top1", uri=uri)
     assert (refused.promoted, refused.champion) == (False, first)
-    assert "its knn/top1 is 0.4, and that of the champion, version 1, is 0.5" in refused.sentence
+    assert "its knn/top1 is 40.00%, and that of the champion, version 1, is 50.00%" in refused.sentence
     assert aliases(uri)[CHAMPION] == first
     assert promote("encoder", worse, "knn/top1", uri=uri, force=True).promoted
     assert aliases(uri)[CHAMPION] == worse
@@ -127,6 +128,28 @@ def test_of_two_promotions_at_once_the_better_one_wins(uri: str, monkeypatch: py
         thread.join(60)
     assert aliases(uri)[CHAMPION] == better
     assert outcomes[better].promoted
+
+
+@pytest.mark.parametrize("written", [True, False])
+def test_a_mark_that_another_writes_at_the_same_moment(
+    uri: str, monkeypatch: pytest.MonkeyPatch, written: bool
+) -> None:
+    add(uri, 0.5)
+    original = MlflowClient.set_model_version_tag
+
+    def refuse(client: MlflowClient, name: str, version: str, key: str, value: str) -> None:
+        if key != "metaug.reign" or written:
+            original(client, name, version, key, value)
+        if key == "metaug.reign":
+            raise MlflowException("UNIQUE constraint failed")
+
+    monkeypatch.setattr(MlflowClient, "set_model_version_tag", refuse)
+    if written:
+        assert promote("encoder", "1", "knn/top1", uri=uri).promoted
+    else:
+        with pytest.raises(TrackingError, match="does not promote it .UNIQUE constraint failed"):
+            promote("encoder", "1", "knn/top1", uri=uri)
+    assert (CHAMPION in aliases(uri)) == written
 
 
 def test_what_cannot_be_promoted_is_named(uri: str) -> None:
