@@ -147,7 +147,7 @@ def test_a_mark_that_another_writes_at_the_same_moment(
     if written:
         assert promote("encoder", "1", "knn/top1", uri=uri).promoted
     else:
-        with pytest.raises(TrackingError, match="does not promote it .UNIQUE constraint failed"):
+        with pytest.raises(TrackingError, match=r"does not promote it \(UNIQUE constraint failed"):
             promote("encoder", "1", "knn/top1", uri=uri)
     assert (CHAMPION in aliases(uri)) == written
 
