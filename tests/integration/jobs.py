@@ -70,16 +70,17 @@ class Job:
 
 
 def workers_of(session: Path) -> list[psutil.Process]:
-    """Ray Train's workers of a Ray session."""
+    """Ray Train's workers of a Ray session, and no one else's on this machine."""
     found = []
     for process in psutil.process_iter(["cmdline"]):
         if any("RayTrainWorker" in part for part in process.info["cmdline"] or []):
             try:
-                environment = process.environ()
+                # The raylet's arguments name its session's files.
+                raylet = process.parent()
+                if raylet is not None and any(session.name in part for part in raylet.cmdline()):
+                    found.append(process)
             except psutil.Error:
                 continue
-            if environment.get("RAY_SESSION_NAME", session.name) == session.name:
-                found.append(process)
     return found
 
 
