@@ -750,8 +750,8 @@ def check_encoder(field: str, encoder: str) -> None:
     """
     if not _ENCODER.fullmatch(encoder):
         raise ValueError(
-            f"{field}: got {encoder!r}; expected run:NAME, run:NAME@best, random:NAME, models:/NAME@ALIAS or "
-            "models:/NAME/VERSION"
+            f"{field}: got {encoder!r}; expected run:NAME, run:NAME@best, run:NAME@checkpoint_NUMBER, random:NAME, "
+            "models:/NAME@ALIAS or models:/NAME/VERSION"
         )
     if encoder.startswith("models:/") and not re.search(r"[/@]", encoder.removeprefix("models:/")):
         raise ValueError(f"{field}: {encoder} names no version; add @champion, @latest-good or /VERSION")

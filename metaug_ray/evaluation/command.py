@@ -47,6 +47,7 @@ def evaluate_main(arguments: list[str]) -> int:
 
     def run(command: _Evaluate) -> None:
         from metaug_ray.evaluation.evaluate import evaluate
+        from metaug_ray.tracking.runs import resolve_uri
 
         chosen = command.model_dump()
         # Relative to where the command was given: workers have other working directories.
@@ -56,7 +57,7 @@ def evaluate_main(arguments: list[str]) -> int:
         staging = chosen["compute"]["staging"]
         chosen["compute"]["staging"] = None if staging is None else staging.expanduser().absolute()
         judgement = evaluate(EvaluateSettings.model_validate(chosen), _say)
-        print(f"MLflow run {judgement.run_id} at {command.tracking.uri}")
+        print(f"MLflow run {judgement.run_id} at {resolve_uri(command.tracking.uri)}")
 
     return _main(_Evaluate, arguments, run, "the same command begins again, with what is in the cache")
 
@@ -98,21 +99,27 @@ def _main(command: type[_C], arguments: list[str], run: Callable[[_C], None], in
     except CommandError as error:
         print(f"{program}: {error}", file=sys.stderr)
         return 2
+    interrupt_on_sigterm()
+    try:
+        return _answered(program, lambda: run(parsed))
+    except (KeyboardInterrupt, SystemExit):
+        print(f"{program}: interrupted; {interrupted}", file=sys.stderr)
+        return 130
+
+
+def _answered(program: str, run: Callable[[], None]) -> int:
+    """The exit status; what went wrong is said in a sentence."""
     # Ray, torch and MLflow take seconds to import; wrong arguments are answered before.
     from metaug_ray.data.errors import DataError
     from metaug_ray.evaluation.errors import EvaluationError
     from metaug_ray.tracking.runs import TrackingError
     from metaug_ray.training.errors import TrainingError
 
-    interrupt_on_sigterm()
     try:
-        run(parsed)
+        run()
     except (DataError, EvaluationError, TrackingError, TrainingError) as error:
         print(f"{program}: {error}", file=sys.stderr)
         return 1
-    except (KeyboardInterrupt, SystemExit):
-        print(f"{program}: interrupted; {interrupted}", file=sys.stderr)
-        return 130
     return 0
 
 

@@ -136,7 +136,7 @@ def _markdown(
         lines.append(f"| {' | '.join(cells)} |")
     lines += [
         "",
-        "± is the half width of a 95 % interval over seeds of the training.",
+        "± is the half width of a 95 % interval over seeds of the training; a single run has none.",
         *(f"- {note}" for note in notes),
     ]
     return "\n".join(lines) + "\n"

@@ -59,9 +59,9 @@ def evaluate(settings: EvaluateSettings, say: Callable[[str], None]) -> Judgemen
     """
     train, test = _manifests(settings)
     _check_classes(settings, train, test)
-    _check_counts(settings, train)
     connect(settings.tracking.uri)
     source = find_encoder(settings.encoder, settings.storage, settings.tracking.uri)
+    _check_counts(settings, train)
     try:
         readout = Readout(source, layers=settings.layers, augmented=settings.augmented_features)
     except ValueError as error:
@@ -153,7 +153,7 @@ def _check_counts(settings: EvaluateSettings, train: Manifest) -> None:
         if count < LEAST_IMAGES:
             raise EvaluationError(
                 f"probe.label_shares: {share:g} of the labels of {settings.train} are {count} images, and a probe "
-                f"needs {LEAST_IMAGES}; leave it out, or take more images"
+                f"needs {LEAST_IMAGES}; give larger shares, or more images"
             )
 
 

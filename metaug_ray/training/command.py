@@ -24,21 +24,27 @@ def main(arguments: list[str]) -> int:
     except CommandError as error:
         print(f"{_PROGRAM}: {error}", file=sys.stderr)
         return 2
+    command_line.interrupt_on_sigterm()
+    try:
+        return _answered(settings, only_print)
+    except (KeyboardInterrupt, SystemExit):  # the latter is what Ray Train makes of the former
+        print(f"{_PROGRAM}: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        return 130
+
+
+def _answered(settings: PretrainSettings, only_print: bool) -> int:
+    """The exit status; what came out, or went wrong, is said."""
     # Ray, torch and MLflow take seconds to import; wrong arguments are answered before.
     from metaug_ray.training.trainer import DataError, TrackingError, TrainingError, pretrain, to_yaml
 
     if only_print:
         print(to_yaml(settings), end="")
         return 0
-    command_line.interrupt_on_sigterm()
     try:
         outcome = pretrain(settings)
     except (DataError, TrackingError, TrainingError) as error:
         print(f"{_PROGRAM}: {error}", file=sys.stderr)
         return 1
-    except (KeyboardInterrupt, SystemExit):  # the latter is what Ray Train makes of the former
-        print(f"{_PROGRAM}: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
-        return 130
     if outcome.trained_knn is not None and outcome.random_knn is not None:
         print(f"kNN accuracy: {outcome.random_knn:.1%} before training, {outcome.trained_knn:.1%} after")
     if outcome.checkpoints:

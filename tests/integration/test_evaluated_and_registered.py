@@ -230,11 +230,15 @@ def test_other_classes_are_named(run: FinishedRun, shapes_beton: Path, tmp_path:
         evaluate(settings, print)
 
 
-def test_too_few_labels_are_named_before_anything_is_computed(shapes_beton: Path, test_beton: Path) -> None:
+def test_too_few_labels_are_named_before_anything_is_computed(
+    run: FinishedRun, shapes_beton: Path, test_beton: Path
+) -> None:
     assert classify.images_of_share(read_manifest(shapes_beton).class_counts, 0.01) == 8
     settings = EvaluateSettings.model_validate(
         {
-            "encoder": "run:none",
+            "encoder": "run:small",
+            "storage": run.storage,
+            "tracking": {"uri": run.uri},
             "train": str(shapes_beton),
             "test": str(test_beton),
             "probe": {"label_shares": (0.01,)},
@@ -247,6 +251,8 @@ def test_too_few_labels_are_named_before_anything_is_computed(shapes_beton: Path
         evaluate(settings, print)
     with pytest.raises(DataError, match=r"test: .*nothing.beton: no such beton"):
         evaluate(settings.model_copy(update={"test": "nothing.beton"}), print)
+    with pytest.raises(EvaluationError, match="there is no run 'nobody'"):
+        evaluate(settings.model_copy(update={"encoder": "run:nobody"}), print)
 
 
 def test_an_unmeasured_metric_is_named_before_anything_is_registered(run: FinishedRun) -> None:
