@@ -99,7 +99,7 @@ def represent(
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / ".lock"):
             if not (folder / _DONE).exists():
-                say(f"representations of {images.beton}: starting the workers, a minute or so passes before the first")
+                say(f"representations of {images.beton}: starting the workers, which takes a minute or so")
                 loader = _Worker(readout, images, batch_size, precision, staging, placement)
                 _compute(loader, images, placement, folder, say)
                 (folder / _DONE).write_text(json.dumps(key, indent=2) + "\n", encoding="utf-8")
