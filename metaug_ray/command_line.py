@@ -1,6 +1,8 @@
 """What the jobs' command lines have in common."""
 
 import signal
+import sys
+from collections.abc import Callable
 from types import FrameType
 from typing import TypeVar
 
@@ -8,8 +10,10 @@ from pydantic import ValidationError
 from pydantic_settings import BaseSettings, CliApp, SettingsConfigDict, SettingsError
 
 from metaug_ray.config import explain
+from metaug_ray.errors import UserError
 
 _C = TypeVar("_C", bound=BaseSettings)
+_S = TypeVar("_S")
 
 
 class CommandError(Exception):
@@ -50,9 +54,39 @@ def parse(command: type[_C], arguments: list[str], variable: str) -> _C:
         raise CommandError(f"{error}; set its parts, such as {variable}") from error
 
 
-def interrupt_on_sigterm() -> None:
-    """SIGTERM, by which schedulers stop a job, raises `KeyboardInterrupt` as Ctrl-C does."""
+def run_command(program: str, parsed: Callable[[], _S], run: Callable[[_S], None], interrupted: str) -> int:
+    """A command from its arguments to its exit status; what goes wrong is said in a sentence.
+
+    SIGTERM, by which schedulers stop a job, ends it as Ctrl-C does.
+
+    Args:
+        program: name that such a sentence begins with.
+        parsed: gives the settings.
+        run: does what they say; what takes long to import it imports itself, so that wrong arguments are answered
+            before.
+        interrupted: what a user whose command was interrupted wants to know.
+
+    Returns:
+        0, 1 where it failed, 2 where the arguments are wrong, 130 where it was interrupted.
+
+    Raises:
+        SystemExit: after `--help`.
+    """
     signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        settings = parsed()
+    except CommandError as error:
+        print(f"{program}: {error}", file=sys.stderr)
+        return 2
+    try:
+        run(settings)
+    except UserError as error:
+        print(f"{program}: {error}", file=sys.stderr)
+        return 1
+    except (KeyboardInterrupt, SystemExit):  # the latter is what Ray Train makes of the former
+        print(f"{program}: interrupted; {interrupted}", file=sys.stderr)
+        return 130
+    return 0
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

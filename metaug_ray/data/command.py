@@ -1,13 +1,13 @@
 """The command line of `jobs/prepare_data.py`."""
 
 import os
-import sys
 
 from pydantic_settings import BaseSettings
 
-from metaug_ray.command_line import CommandError, command_line, interrupt_on_sigterm, parse
+from metaug_ray.command_line import command_line, parse, run_command
 from metaug_ray.config import PrepareSettings
-from metaug_ray.data.errors import DataError
+
+_PROGRAM = "prepare_data.py"
 
 
 class _Command(PrepareSettings, BaseSettings):
@@ -16,28 +16,23 @@ class _Command(PrepareSettings, BaseSettings):
     Every option may also be an environment variable, such as METAUG_SOURCE__PATH.
     """
 
-    model_config = command_line("prepare_data.py")
+    model_config = command_line(_PROGRAM)
 
 
 def main(arguments: list[str]) -> int:
     """Prepares a beton as the arguments say; returns the exit status (1: the data, 2: the arguments)."""
-    interrupt_on_sigterm()
-    try:
-        settings = parse(_Command, arguments, "METAUG_SOURCE__PATH")
-    except CommandError as error:
-        print(f"prepare_data.py: {error}", file=sys.stderr)
-        return 2
-    # FFCV compiles for seconds when it is imported; writing needs none of it, and wrong arguments are answered before.
+    return run_command(
+        _PROGRAM,
+        lambda: parse(_Command, arguments, "METAUG_SOURCE__PATH"),
+        _prepare,
+        "nothing was left behind",
+    )
+
+
+def _prepare(settings: PrepareSettings) -> None:
+    # FFCV compiles for seconds when it is imported; writing needs none of it.
     os.environ["NUMBA_DISABLE_JIT"] = "1"
     from metaug_ray.data.prepare import prepare
 
-    try:
-        manifest = prepare(settings)
-    except DataError as error:
-        print(f"prepare_data.py: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("prepare_data.py: interrupted; nothing was left behind", file=sys.stderr)
-        return 130
+    manifest = prepare(settings)
     print(f"{settings.output}: {manifest.samples:,} images, {len(manifest.classes)} classes, SHA-256 {manifest.sha256}")
-    return 0

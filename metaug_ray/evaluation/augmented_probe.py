@@ -5,6 +5,7 @@ The encoder stays as it is: no gradients, and batch norm in evaluation mode.
 
 import hashlib
 import tempfile
+import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -18,6 +19,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchConfig, TorchTrainer
+from ray.util.queue import Queue
 from torch import Tensor, nn
 
 from metaug_ray.config import AugmentedProbeSettings, EvaluateSettings
@@ -28,10 +30,14 @@ from metaug_ray.evaluation.errors import EvaluationError
 from metaug_ray.evaluation.networks import Readout
 from metaug_ray.method import distributed
 from metaug_ray.training.errors import first_line
+from metaug_ray.training.messages import FailureMessages, describe_failures, listening, post
 from metaug_ray.training.placement import Placement
+from metaug_ray.training.progress_line import duration
 from metaug_ray.training.run_folder import RunFolder
 
 _STATE = "classifier.pt"
+_SECONDS_PER_LINE = 30
+_MOST_FAILURES = 3
 
 
 def train_augmented_probe(
@@ -62,7 +68,39 @@ def train_augmented_probe(
             f"augmented_probe.batch_size: {probe.batch_size} images, but {settings.train} holds {train.samples:,}"
         )
     say(f"full linear evaluation: {probe.epochs} epochs of augmented images on {placement.workers} workers")
-    trainer = TorchTrainer(
+    failures = 0
+
+    def take(message: dict[str, Any]) -> None:
+        nonlocal failures
+        text = message["text"]
+        if message["kind"] == "failure":
+            failures += 1
+            text = f"{text}; failure {failures} of {_MOST_FAILURES} allowed"
+        say(f"full linear evaluation: {text}")
+
+    try:
+        with listening(take, say) as queue:
+            result = _trainer(settings, readout, image_size, train, placement, queue).fit()
+    except TrainingFailedError as error:
+        failed = getattr(error, "worker_failures", None)
+        reason = describe_failures(failed) if failed else first_line(error)
+        raise EvaluationError(f"augmented_probe: {reason}; the same command goes on") from error
+    except ray.exceptions.RayError as error:
+        raise EvaluationError(f"augmented_probe: Ray failed ({first_line(error)}); the same command goes on") from error
+    top1, top5 = result.return_value
+    say(f"augmented_linear: {top1:.1%}")
+    return top1, top5
+
+
+def _trainer(
+    settings: EvaluateSettings,
+    readout: Readout,
+    image_size: int,
+    train: Manifest,
+    placement: Placement,
+    queue: Queue,
+) -> TorchTrainer:
+    return TorchTrainer(
         _run,
         train_loop_config={
             "settings": settings.model_dump(mode="json"),
@@ -70,6 +108,7 @@ def train_augmented_probe(
             "image_size": image_size,
             "classes": len(train.classes),
             "cpus": placement.cpus,
+            "queue": queue,
         },
         scaling_config=ScalingConfig(
             num_workers=placement.workers,
@@ -82,22 +121,12 @@ def train_augmented_probe(
             name=f"augmented-probe-{readout.checksum[:16]}-{train.sha256[:8]}-{_digest(settings, image_size)}",
             # With the runs, where all nodes reach it.
             storage_path=RunFolder(settings.storage, "").storage,
-            failure_config=FailureConfig(max_failures=3),
+            failure_config=FailureConfig(max_failures=_MOST_FAILURES),
             checkpoint_config=CheckpointConfig(num_to_keep=1),
+            callbacks=[FailureMessages(queue)],
             worker_runtime_env={"env_vars": {"NUMBA_NUM_THREADS": str(placement.cpus)}},
         ),
     )
-    try:
-        result = trainer.fit()
-    except TrainingFailedError as error:
-        failures = getattr(error, "worker_failures", {}) or {0: error}
-        reason = first_line(next(iter(failures.values())))
-        raise EvaluationError(f"augmented_probe: a worker failed ({reason}); the same command goes on") from error
-    except ray.exceptions.RayError as error:
-        raise EvaluationError(f"augmented_probe: Ray failed ({first_line(error)}); the same command goes on") from error
-    top1, top5 = result.return_value
-    say(f"augmented_linear: {top1:.1%}")
-    return top1, top5
 
 
 def _digest(settings: EvaluateSettings, image_size: int) -> str:
@@ -147,6 +176,7 @@ def _run(config: dict[str, Any]) -> tuple[float, float]:
         seed=0,
         **options,
     )
+    progress = _Progress(config["queue"] if rank == 0 else None, loader.steps_per_epoch, probe.epochs, start)
     for epoch in range(start, probe.epochs):
         for batch in loader.epoch(epoch):
             logits = ddp(_represent(settings, encoder, batch.images))
@@ -156,8 +186,10 @@ def _run(config: dict[str, Any]) -> tuple[float, float]:
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
+            progress.step(loss.detach())
         schedule.step()
         _save(model, optimizer, schedule, epoch + 1, rank)
+    progress.say("trained; the test images are next")
     # After the last step each rank has batch-norm statistics of its own; the first one's are those that are saved.
     distributed.broadcast_buffers(model)
     model.eval()
@@ -173,6 +205,37 @@ def _run(config: dict[str, Any]) -> tuple[float, float]:
             right += torch.stack([best[:, 0].sum(), best.sum(), counted.sum()])
     right = distributed.all_reduce(right, dist.ReduceOp.SUM)
     return float(right[0] / right[2]), float(right[1] / right[2])
+
+
+class _Progress:
+    """Tells the driver how far training is; nothing waits for losses in between."""
+
+    def __init__(self, queue: Queue | None, steps_per_epoch: int, epochs: int, start: int) -> None:
+        self._queue, self._steps_per_epoch, self._epochs = queue, steps_per_epoch, epochs
+        self._first = self._step = start * steps_per_epoch
+        self._began = self._told = time.monotonic()
+        self._since, self._loss = 0, torch.zeros(())
+        if start:
+            self.say(f"goes on after epoch {start} of {epochs}")
+
+    def say(self, text: str) -> None:
+        if self._queue is not None:
+            post(self._queue, "note", text=text)
+
+    def step(self, loss: Tensor) -> None:
+        self._step += 1
+        self._since += 1
+        self._loss = loss if self._since == 1 else self._loss + loss
+        now = time.monotonic()
+        if now < self._told + _SECONDS_PER_LINE:
+            return
+        left = self._epochs * self._steps_per_epoch - self._step
+        seconds = left * (now - self._began) / (self._step - self._first)
+        self.say(
+            f"epoch {self._step / self._steps_per_epoch:.2f} of {self._epochs} | loss {self._loss / self._since:.4f} | "
+            f"{duration(seconds)} left"
+        )
+        self._told, self._since = now, 0
 
 
 def _represent(settings: EvaluateSettings, encoder: nn.Module, images: Tensor) -> Tensor:

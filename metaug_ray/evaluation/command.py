@@ -1,6 +1,5 @@
 """The command lines of `jobs/evaluate_encoder.py`, `jobs/register_encoder.py` and `jobs/compare_runs.py`."""
 
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import TypeVar
 
 from pydantic_settings import BaseSettings
 
-from metaug_ray.command_line import CommandError, command_line, interrupt_on_sigterm, parse
+from metaug_ray.command_line import command_line, parse, run_command
 from metaug_ray.config import CompareSettings, EvaluateSettings, RegisterSettings
 
 _C = TypeVar("_C", bound=BaseSettings)
@@ -94,33 +93,7 @@ def compare_main(arguments: list[str]) -> int:
 
 def _main(command: type[_C], arguments: list[str], run: Callable[[_C], None], interrupted: str) -> int:
     program = str(command.model_config["cli_prog_name"])
-    try:
-        parsed = parse(command, arguments, "METAUG_TRACKING__URI")
-    except CommandError as error:
-        print(f"{program}: {error}", file=sys.stderr)
-        return 2
-    interrupt_on_sigterm()
-    try:
-        return _answered(program, lambda: run(parsed))
-    except (KeyboardInterrupt, SystemExit):
-        print(f"{program}: interrupted; {interrupted}", file=sys.stderr)
-        return 130
-
-
-def _answered(program: str, run: Callable[[], None]) -> int:
-    """The exit status; what went wrong is said in a sentence."""
-    # Ray, torch and MLflow take seconds to import; wrong arguments are answered before.
-    from metaug_ray.data.errors import DataError
-    from metaug_ray.evaluation.errors import EvaluationError
-    from metaug_ray.tracking.runs import TrackingError
-    from metaug_ray.training.errors import TrainingError
-
-    try:
-        run()
-    except (DataError, EvaluationError, TrackingError, TrainingError) as error:
-        print(f"{program}: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return run_command(program, lambda: parse(command, arguments, "METAUG_TRACKING__URI"), run, interrupted)
 
 
 def _say(text: str) -> None:

@@ -18,6 +18,7 @@ from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
+from metaug_ray.errors import UserError
 from metaug_ray.tracking.environment import environment, git_state
 from metaug_ray.tracking.figures import Series, draw_curves, draw_histograms
 from metaug_ray.tracking.journal import Journal, Record, RefusedError
@@ -38,7 +39,7 @@ _FINAL = {
 }
 
 
-class TrackingError(Exception):
+class TrackingError(UserError):
     """MLflow cannot be reached, or does not take the run."""
 
 

@@ -1,7 +1,6 @@
 """The command line of `jobs/imagenet_resnet50.py`."""
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,6 +11,8 @@ from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSett
 from metaug_ray import command_line
 from metaug_ray.command_line import CommandError
 from metaug_ray.config import PretrainSettings, RegisterSettings
+from metaug_ray.errors import UserError
+from metaug_ray.training.errors import TrainingError
 from metaug_ray.training.presets import PRESETS
 
 _PROGRAM = "imagenet_resnet50.py"
@@ -19,64 +20,48 @@ _PROGRAM = "imagenet_resnet50.py"
 
 def main(arguments: list[str]) -> int:
     """Runs a pre-training as the arguments say; returns the exit status (1: the run failed, 2: the arguments)."""
-    try:
-        settings, only_print = parse(arguments)
-    except CommandError as error:
-        print(f"{_PROGRAM}: {error}", file=sys.stderr)
-        return 2
-    command_line.interrupt_on_sigterm()
-    try:
-        return _answered(settings, only_print)
-    except (KeyboardInterrupt, SystemExit):  # the latter is what Ray Train makes of the former
-        print(f"{_PROGRAM}: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
-        return 130
+    return command_line.run_command(
+        _PROGRAM, lambda: parse(arguments), _run, "the same command goes on from the last checkpoint"
+    )
 
 
-def _answered(settings: PretrainSettings, only_print: bool) -> int:
-    """The exit status; what came out, or went wrong, is said."""
+def _run(parsed: tuple[PretrainSettings, bool]) -> None:
+    settings, only_print = parsed
     # Ray, torch and MLflow take seconds to import; wrong arguments are answered before.
-    from metaug_ray.training.trainer import DataError, TrackingError, TrainingError, pretrain, to_yaml
+    from metaug_ray.training.trainer import pretrain, to_yaml
 
     if only_print:
         print(to_yaml(settings), end="")
-        return 0
-    try:
-        outcome = pretrain(settings)
-    except (DataError, TrackingError, TrainingError) as error:
-        print(f"{_PROGRAM}: {error}", file=sys.stderr)
-        return 1
+        return
+    outcome = pretrain(settings)
     if outcome.trained_knn is not None and outcome.random_knn is not None:
         print(f"kNN accuracy: {outcome.random_knn:.1%} before training, {outcome.trained_knn:.1%} after")
     if outcome.checkpoints:
         print(f"last checkpoint: {outcome.location}/{outcome.checkpoints[-1]}")
-    if settings.register_as is not None and not _registered(settings):
-        return 1
+    if settings.register_as is not None:
+        _register(settings, settings.register_as)
     if outcome.unsent:
         print(f"MLflow is away: {outcome.unsent} records wait in {outcome.location}; the same command sends them")
     print(
         f"MLflow run {outcome.run_id}; look at it: {_look(outcome.tracking_uri, outcome.experiment_id, outcome.run_id)}"
     )
-    return 0
 
 
-def _registered(settings: PretrainSettings) -> bool:
-    """Publish the finished run's encoder; says whether that worked."""
-    from metaug_ray.evaluation.errors import EvaluationError
+def _register(settings: PretrainSettings, name: str) -> None:
+    """Publish the finished run's encoder."""
     from metaug_ray.evaluation.register import register_encoder
-    from metaug_ray.training.trainer import DataError, TrackingError, say
+    from metaug_ray.training.trainer import say
 
     chosen = RegisterSettings(
         encoder=f"run:{settings.name}",
-        name=str(settings.register_as),
+        name=name,
         storage=settings.checkpoint.storage,
         tracking=settings.tracking,
     )
     try:
         register_encoder(chosen, say)
-    except (DataError, EvaluationError, TrackingError) as error:
-        print(f"{_PROGRAM}: {error}; the run is finished, and the same command registers it", file=sys.stderr)
-        return False
-    return True
+    except UserError as error:
+        raise TrainingError(f"{error}; the run is finished, and the same command registers it") from error
 
 
 def parse(arguments: list[str]) -> tuple[PretrainSettings, bool]:

@@ -1,7 +1,9 @@
 """What a user did, or a cluster lacks, in one sentence."""
 
+from metaug_ray.errors import UserError
 
-class TrainingError(Exception):
+
+class TrainingError(UserError):
     """A run that cannot start, go on or be resumed as it was asked for."""
 
 

@@ -23,16 +23,15 @@ from ray.train import (
 )
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.util.queue import Queue
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from metaug_ray.config import PretrainSettings
-from metaug_ray.data.errors import DataError
 from metaug_ray.data.manifest import Manifest
 from metaug_ray.data.staging import find_manifest
-from metaug_ray.tracking.runs import RunStatus, RunTracker, TrackingError, connect
+from metaug_ray.tracking.runs import RunStatus, RunTracker, connect
 from metaug_ray.training.cluster import cluster, nodes, say_if_busy
 from metaug_ray.training.errors import TrainingError
-from metaug_ray.training.monitor import ControllerMessages, Monitor, describe_failures
+from metaug_ray.training.messages import describe_failures, listening
+from metaug_ray.training.monitor import ControllerMessages, Monitor
 from metaug_ray.training.placement import Placement, place
 from metaug_ray.training.progress_line import duration
 from metaug_ray.training.resume import check_resumable, fixed_settings
@@ -238,13 +237,40 @@ def _fit(
     record: dict[str, Any],
     fork: dict[str, str] | None,
 ) -> None:
-    # On this node: the run must not end with another one.
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    queue = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
-    monitor = Monitor(settings, queue, tracker, folder, say)
+    monitor = Monitor(settings, tracker, folder, say)
+    began = time.monotonic()
+    try:
+        with listening(monitor.take, say) as queue:
+            make_trainer = partial(_trainer, settings, folder, placement, queue, record, fork)
+            result = _fit_persistently(make_trainer, settings.compute.max_failures_in_row)
+    except TrainingFailedError as error:
+        failures = getattr(error, "worker_failures", None)
+        reason = describe_failures(failures) if failures else str(error).strip().splitlines()[-1]
+        raise TrainingError(
+            f"{reason}; given up after {monitor.restarts} failures. The same command goes on from the last checkpoint "
+            f"({(folder.checkpoints() or ['none yet'])[-1]})"
+        ) from error
+    except ray.exceptions.RayError as error:
+        raise TrainingError(
+            f"Ray lost the run ({type(error).__name__}: {str(error).splitlines()[0]}); the same command goes on from "
+            "the last checkpoint"
+        ) from error
+    stopped = (result.return_value or {}).get(STOPPED)
+    if stopped is not None:
+        raise TrainingError(f"{stopped}; the last failure: {monitor.failure}" if monitor.failure else stopped)
+    say(f"run {settings.name!r} is finished after {duration(time.monotonic() - began)}")
+
+
+def _trainer(
+    settings: PretrainSettings,
+    folder: RunFolder,
+    placement: Placement,
+    queue: Queue,
+    record: dict[str, Any],
+    fork: dict[str, str] | None,
+) -> TorchTrainer:
     elastic = placement.min_workers < placement.workers
-    make_trainer = partial(
-        TorchTrainer,
+    return TorchTrainer(
         run_worker,
         train_loop_config={
             "settings": settings.model_dump(mode="json"),
@@ -269,28 +295,6 @@ def _fit(
             worker_runtime_env={"env_vars": {"NUMBA_NUM_THREADS": str(placement.cpus)}},
         ),
     )
-    began = time.monotonic()
-    try:
-        result = _fit_persistently(make_trainer, settings.compute.max_failures_in_row)
-        monitor.close()
-    except TrainingFailedError as error:
-        monitor.close()
-        failures = getattr(error, "worker_failures", None)
-        reason = describe_failures(failures) if failures else str(error).strip().splitlines()[-1]
-        raise TrainingError(
-            f"{reason}; given up after {monitor.restarts} failures. The same command goes on from the last checkpoint "
-            f"({(folder.checkpoints() or ['none yet'])[-1]})"
-        ) from error
-    except ray.exceptions.RayError as error:
-        monitor.close()
-        raise TrainingError(
-            f"Ray lost the run ({type(error).__name__}: {str(error).splitlines()[0]}); the same command goes on from "
-            "the last checkpoint"
-        ) from error
-    stopped = (result.return_value or {}).get(STOPPED)
-    if stopped is not None:
-        raise TrainingError(f"{stopped}; the last failure: {monitor.failure}" if monitor.failure else stopped)
-    say(f"run {settings.name!r} is finished after {duration(time.monotonic() - began)}")
 
 
 def _fit_persistently(make_trainer: Callable[[], TorchTrainer], retries: int) -> Result:
@@ -318,6 +322,3 @@ def _announcement(
         f"{settings.training.batch_size}, {workers} with {each}{placement.cpus} CPUs; kept in {folder.location}; "
         f"MLflow run {tracker.run_id} at {tracker.uri}"
     )
-
-
-__all__ = ["DataError", "Outcome", "TrackingError", "TrainingError", "pretrain", "say", "to_yaml"]

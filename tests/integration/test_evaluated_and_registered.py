@@ -4,7 +4,9 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import mlflow
@@ -16,9 +18,11 @@ from mlflow.tracking import MlflowClient
 from PIL import Image
 
 from metaug_ray.config import (
+    AugmentedProbeSettings,
     EncodingSettings,
     EvaluateSettings,
     KnnSettings,
+    MachineSettings,
     PrepareSettings,
     ProbeSettings,
     RegisterSettings,
@@ -30,6 +34,7 @@ from metaug_ray.data.loader import EvaluationLoader
 from metaug_ray.data.manifest import read_manifest
 from metaug_ray.data.prepare import prepare
 from metaug_ray.evaluation import classify
+from metaug_ray.evaluation.augmented_probe import train_augmented_probe
 from metaug_ray.evaluation.errors import EvaluationError
 from metaug_ray.evaluation.evaluate import evaluate
 from metaug_ray.evaluation.knn import weighted_knn
@@ -43,6 +48,7 @@ from metaug_ray.tracking.registry import Promotion
 from metaug_ray.tracking.runs import TrackingError
 from metaug_ray.training.placement import Placement
 from tests.evaluation.finished import FinishedRun, finish_run
+from tests.integration.jobs import workers_of
 
 pytestmark = pytest.mark.slow
 
@@ -51,12 +57,15 @@ PROBE = {"epochs": 2, "least_steps": 30, "seeds": 2, "label_shares": (1.0, 0.25)
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
+def cluster() -> Iterator[Path]:
+    """The folder of its session."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_AUTH_MODE", "disabled")
-        ray.init(num_cpus=3, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
+        # Reports wait for Ray Train's controller to look, every two seconds by default.
+        patch.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.1")
+        context = ray.init(num_cpus=3, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
         try:
-            yield
+            yield Path(context.address_info["session_dir"])
         finally:
             ray.shutdown()
 
@@ -76,7 +85,7 @@ def test_beton(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_any_number_of_workers_gives_the_same_and_it_is_kept(
-    cluster: None, run: FinishedRun, test_beton: Path, tmp_path: Path
+    cluster: Path, run: FinishedRun, test_beton: Path, tmp_path: Path
 ) -> None:
     source = find_encoder("run:small", run.storage, run.uri)
     readout = Readout(source, layers=True, augmented=True)
@@ -108,7 +117,7 @@ def test_any_number_of_workers_gives_the_same_and_it_is_kept(
 
 
 def test_an_interrupted_extraction_is_made_again(
-    cluster: None, run: FinishedRun, test_beton: Path, tmp_path: Path
+    cluster: Path, run: FinishedRun, test_beton: Path, tmp_path: Path
 ) -> None:
     source = find_encoder("run:small", run.storage, run.uri)
     images, placement = Images(str(test_beton), read_manifest(test_beton), 32), Placement(1, 1, 1, False)
@@ -124,7 +133,7 @@ def test_an_interrupted_extraction_is_made_again(
     assert (np.abs(found.parts[REPRESENTATIONS]).sum((1, 2)) > 0).all()
 
 
-def test_representations_in_blocks_are_classified_as_in_one(cluster: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_representations_in_blocks_are_classified_as_in_one(cluster: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     generator = np.random.default_rng(0)
     labels, judged = generator.integers(3, size=100), generator.integers(3, size=41)
     centres = generator.normal(size=(3, 6))
@@ -148,8 +157,48 @@ def test_representations_in_blocks_are_classified_as_in_one(cluster: None, monke
         assert outcome.predictions.tolist() == probe.logits(whole[2]).argmax(1).tolist()
 
 
+def test_a_full_linear_evaluation_goes_on_where_its_worker_was_killed(
+    cluster: Path, run: FinishedRun, shapes_beton: Path, test_beton: Path, tmp_path: Path
+) -> None:
+    readout = Readout(find_encoder("run:small", run.storage, run.uri))
+
+    def train(name: str, say: Callable[[str], None]) -> tuple[float, float]:
+        probe = AugmentedProbeSettings(epochs=15, batch_size=16)
+        settings = EvaluateSettings(
+            encoder="run:small",
+            train=str(shapes_beton),
+            test=str(test_beton),
+            storage=str(tmp_path / name),
+            augmented_probe=probe,
+            compute=MachineSettings(staging=tmp_path / "staged"),
+        )
+        (tmp_path / name).mkdir()
+        placement = Placement(2, 2, 1, False)
+        return train_augmented_probe(settings, probe, readout, 32, read_manifest(shapes_beton), placement, say)
+
+    said: list[str] = []
+    ended = threading.Event()
+
+    def kill() -> None:
+        # By then Ray Train knows of an earlier checkpoint.
+        while not ended.is_set() and not any((tmp_path / "killed").glob("augmented-probe-*/epoch_000[5-9]")):
+            time.sleep(0.01)
+        workers_of(cluster)[0].kill()
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    try:
+        killed = train("killed", said.append)
+    finally:
+        ended.set()
+        killer.join()
+    assert any("failure 1 of 3 allowed" in line for line in said), said
+    assert any("goes on after epoch" in line for line in said), said
+    assert killed == train("whole", said.append)
+
+
 def test_a_run_becomes_a_champion(
-    cluster: None, run: FinishedRun, shapes_beton: Path, test_beton: Path, tmp_path: Path
+    cluster: Path, run: FinishedRun, shapes_beton: Path, test_beton: Path, tmp_path: Path
 ) -> None:
     tracking = TrackingSettings(uri=run.uri)
 

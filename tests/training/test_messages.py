@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 
-from metaug_ray.training.monitor import describe_failures
+from metaug_ray.training.messages import describe_failures
 
 
 @pytest.mark.parametrize(
