@@ -1,7 +1,6 @@
 """Runs compared, from what MLflow has of their evaluations: nothing is trained."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 
 from metaug_ray.config import CompareSettings
 from metaug_ray.evaluation import comparison
@@ -45,42 +44,22 @@ def group(evaluations: Sequence[Evaluation], metrics: Sequence[str]) -> list[Row
     Returns:
         Rows that were judged alike side by side, the best by the first metric last.
     """
-    protocols: list[_Protocol] = []
+    judges: list[Judges] = []
     rows: dict[tuple[int, str, str, float], _Members] = {}
     for found in evaluations:
         measured = [metric for metric in metrics if metric in found.metrics]
         if not measured:
             continue
-        judged = {name: found.judged[name] for name in (IMAGES, *(classifier_of(metric) for metric in measured))}
-        protocol = next((known for known in protocols if known.takes(found.data, judged)), None)
-        if protocol is None:
-            protocol = _Protocol(found.data)
-            protocols.append(protocol)
-        protocol.add(found, judged)
-        key = (protocols.index(protocol), found.variant, found.config, found.epochs)
+        classifiers = {IMAGES, *map(classifier_of, measured)}
+        number = next((n for n, known in enumerate(judges) if known.agree(found, classifiers)), len(judges))
+        if number == len(judges):
+            judges.append(Judges(found.data))
+        judges[number].add(found, classifiers)
+        key = (number, found.variant, found.config, found.epochs)
         rows.setdefault(key, _Members(found)).add(found, measured)
-    order = sorted(range(len(protocols)), key=lambda i: protocols[i].data)
+    order = sorted(range(len(judges)), key=lambda number: judges[number].data)
     sorted_rows = sorted(rows.items(), key=lambda item: (order.index(item[0][0]), item[1].height(metrics)))
-    return [members.row(protocols[key[0]].judges()) for key, members in sorted_rows]
-
-
-@dataclass
-class _Protocol:
-    """Ways of judging that do not contradict one another: one for each classifier."""
-
-    data: str
-    judged: dict[str, str] = field(default_factory=dict)
-    facts: dict[str, str] = field(default_factory=dict)
-
-    def takes(self, data: str, judged: Mapping[str, str]) -> bool:
-        return data == self.data and all(self.judged.get(name, value) == value for name, value in judged.items())
-
-    def add(self, found: Evaluation, judged: Mapping[str, str]) -> None:
-        self.judged |= judged
-        self.facts |= {name: value for name, value in found.protocol.items() if name.partition(".")[0] in judged}
-
-    def judges(self) -> Judges:
-        return Judges(self.data, self.judged, self.facts)
+    return [members.row(judges[key[0]]) for key, members in sorted_rows]
 
 
 class _Members:

@@ -2,8 +2,8 @@
 
 import csv
 import math
-from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Mapping, Sequence, Set
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +11,14 @@ from matplotlib.figure import Figure
 
 from metaug_ray.evaluation.intervals import Interval, confidence_interval
 from metaug_ray.evaluation.results import percent
-from metaug_ray.tracking.evaluations import classifier_of
+from metaug_ray.tracking.evaluations import Evaluation, classifier_of
 
 _MOST_FACTS = 6
 
 
-@dataclass(frozen=True)
+@dataclass
 class Judges:
-    """What rows were judged by.
+    """What rows that can be compared were judged by: evaluations that do not contradict one another.
 
     Attributes:
         data: names of the betons.
@@ -27,8 +27,17 @@ class Judges:
     """
 
     data: str
-    judged: Mapping[str, str]
-    facts: Mapping[str, str]
+    judged: dict[str, str] = field(default_factory=dict)
+    facts: dict[str, str] = field(default_factory=dict)
+
+    def agree(self, found: Evaluation, classifiers: Set[str]) -> bool:
+        """Whether an evaluation judged as those before, as far as these classifiers go."""
+        return all(self.judged.get(name, found.judged[name]) == found.judged[name] for name in classifiers)
+
+    def add(self, found: Evaluation, classifiers: Set[str]) -> None:
+        """Take one of the same kind; other classifiers of it are not looked at."""
+        self.judged |= {name: found.judged[name] for name in classifiers}
+        self.facts |= {name: value for name, value in found.protocol.items() if name.partition(".")[0] in classifiers}
 
 
 @dataclass(frozen=True)

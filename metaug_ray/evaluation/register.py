@@ -5,6 +5,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from mlflow.entities.model_registry import ModelVersion
+
 from metaug_ray.config import RegisterSettings
 from metaug_ray.evaluation.card import write_card
 from metaug_ray.evaluation.errors import EvaluationError
@@ -16,8 +18,9 @@ from metaug_ray.tracking.registry import (
     JUDGED_BY,
     Promotion,
     check_promotable,
+    find_champion,
     find_version,
-    judged_as_champion,
+    judged_as,
     promote,
     register,
     renew,
@@ -53,9 +56,7 @@ def register_encoder(settings: RegisterSettings, say: Callable[[str], None]) -> 
     if description.run_id is None:
         raise EvaluationError(f"encoder: run {description.run!r} has no MLflow run to belong to; start it once more")
     evaluations = find_evaluations(settings.tracking.experiment, uri, run_id=description.run_id, step=description.step)
-    champion = None
-    if settings.promote is not None:
-        champion = judged_as_champion(settings.name, settings.promote, uri=uri)
+    champion = find_champion(settings.name, uri=uri)
     chosen = _choose(evaluations, settings.promote, champion)
     metrics = {
         metric: value
@@ -88,7 +89,7 @@ def register_encoder(settings: RegisterSettings, say: Callable[[str], None]) -> 
         tags |= {JUDGED + classifier: found.judged[classifier], JUDGED_BY + classifier: found.data}
     tags |= {name: f"{value:.6g}" for name, value in metrics.items()}
     if settings.promote is not None and not settings.force:
-        check_promotable(settings.name, tags, settings.promote, uri=uri)
+        check_promotable(champion, tags, settings.promote)
     with tempfile.TemporaryDirectory() as scratch:
         figures = download_figures(uri, description.run_id, Path(scratch))
         card = write_card(description, metrics, figures, settings.name)
@@ -108,13 +109,15 @@ def register_encoder(settings: RegisterSettings, say: Callable[[str], None]) -> 
     return Registration(settings.name, version, promotion)
 
 
-def _choose(evaluations: Sequence[Evaluation], promote: str | None, champion: str | None) -> dict[str, Evaluation]:
+def _choose(
+    evaluations: Sequence[Evaluation], promote: str | None, champion: ModelVersion | None
+) -> dict[str, Evaluation]:
     """By which evaluation each classifier's accuracies are told, and those of others that judged alike.
 
     Args:
         evaluations: the newest first, which is chosen,
         promote: but for the classifier of this metric,
-        champion: one that was judged by this protocol, if there is such.
+        champion: one that was judged as it was, if there is such.
     """
     chosen: dict[str, Evaluation] = {}
     for found in evaluations:
@@ -124,7 +127,7 @@ def _choose(evaluations: Sequence[Evaluation], promote: str | None, champion: st
         alike = [
             found
             for found in evaluations
-            if promote in found.metrics and found.judged[classifier_of(promote)] == champion
+            if promote in found.metrics and found.judged[classifier_of(promote)] == judged_as(champion, promote)
         ]
         chosen |= {classifier_of(promote): found for found in alike[:1]}
     return chosen

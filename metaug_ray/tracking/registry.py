@@ -123,33 +123,40 @@ def renew(name: str, version: str, tags: Mapping[str, str], card: str, *, uri: s
         raise TrackingError(f"{name} version {version}: MLflow at {uri} refuses ({reason(error)})") from error
 
 
-def judged_as_champion(name: str, metric: str, *, uri: str) -> str | None:
-    """Hash of the data and settings that the champion's metric is of; None without a champion, or one not judged.
+def find_champion(name: str, *, uri: str) -> ModelVersion | None:
+    """The version that is the champion now, if there is one.
 
     Raises:
         TrackingError: MLflow cannot be reached.
     """
-    champion = _present(name, uri)
-    return None if champion is None else champion.tags.get(JUDGED + classifier_of(metric))
+    try:
+        return _champion(connect(uri), name)
+    except MlflowException as error:
+        raise TrackingError(f"MLflow at {uri} does not give the {CHAMPION} of {name!r} ({reason(error)})") from error
 
 
-def check_promotable(name: str, tags: Mapping[str, str], metric: str, *, uri: str) -> None:
-    """Whether an encoder with these tags can be compared with the present champion.
+def judged_as(version: ModelVersion | None, metric: str) -> str | None:
+    """Hash of the data and settings that a version's metric is of; None where it was not judged, or is none."""
+    return None if version is None else version.tags.get(JUDGED + classifier_of(metric))
+
+
+def check_promotable(champion: ModelVersion | None, tags: Mapping[str, str], metric: str) -> None:
+    """Whether an encoder with these tags can be compared with the champion.
 
     Raises:
-        TrackingError: the champion was judged otherwise or lacks the metric, or MLflow cannot be reached.
+        TrackingError: the champion was judged otherwise or lacks the metric.
     """
-    champion = _present(name, uri)
-    if champion is not None:
-        _metric(champion, metric)
-        classifier = classifier_of(metric)
-        ours, theirs = tags.get(JUDGED + classifier), champion.tags.get(JUDGED + classifier)
-        if ours != theirs and not metric.startswith("online_"):
-            raise TrackingError(
-                f"promote: the {CHAMPION}, version {champion.version} of {name!r}, was judged by "
-                f"{champion.tags.get(JUDGED_BY + classifier, 'nothing')} ({theirs}), and this encoder by "
-                f"{tags.get(JUDGED_BY + classifier, 'nothing')} ({ours}); evaluate both alike, or use --force"
-            )
+    if champion is None:
+        return
+    _metric(champion, metric)
+    classifier = classifier_of(metric)
+    ours, theirs = tags.get(JUDGED + classifier), judged_as(champion, metric)
+    if ours != theirs and not metric.startswith("online_"):
+        raise TrackingError(
+            f"promote: the {CHAMPION}, version {champion.version} of {champion.name!r}, was judged by "
+            f"{champion.tags.get(JUDGED_BY + classifier, 'nothing')} ({theirs}), and this encoder by "
+            f"{tags.get(JUDGED_BY + classifier, 'nothing')} ({ours}); evaluate both alike, or use --force"
+        )
 
 
 def promote(name: str, version: str, metric: str, *, uri: str, force: bool = False) -> Promotion:
@@ -166,7 +173,7 @@ def promote(name: str, version: str, metric: str, *, uri: str, force: bool = Fal
         force: make it the champion whatever the metric says.
 
     Raises:
-        TrackingError: no such model, version or metric, or MLflow cannot be reached.
+        TrackingError: no such model, version or metric, the champion was judged otherwise, or MLflow cannot be reached.
     """
     client = connect(uri)
     try:
@@ -179,6 +186,7 @@ def promote(name: str, version: str, metric: str, *, uri: str, force: bool = Fal
         present = _champion(client, name)
         if present is not None and str(present.version) == version:
             return Promotion(version, f"version {version} is the {CHAMPION} already", True)
+        check_promotable(present, candidate.tags, metric)
         if present is not None and value <= _metric(present, metric):
             return Promotion(
                 str(present.version),
@@ -223,13 +231,6 @@ def _shortened(card: str, version: str) -> str:
     """As much as every database takes."""
     card = card.replace(VERSION, version)
     return card if len(card) <= 4900 else f"{card[:4800]}\n\n(The rest is in extra_files/card.md.)\n"
-
-
-def _present(name: str, uri: str) -> ModelVersion | None:
-    try:
-        return _champion(connect(uri), name)
-    except MlflowException as error:
-        raise TrackingError(f"MLflow at {uri} does not give the {CHAMPION} of {name!r} ({reason(error)})") from error
 
 
 def _champion(client: MlflowClient, name: str) -> ModelVersion | None:

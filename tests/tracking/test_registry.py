@@ -12,6 +12,7 @@ from metaug_ray.tracking.registry import (
     JUDGED,
     LATEST,
     check_promotable,
+    find_champion,
     find_version,
     promote,
     register,
@@ -77,11 +78,18 @@ def test_a_challenge_of_an_earlier_reign_does_not_count(uri: str) -> None:
 def test_what_was_judged_otherwise_is_not_compared(uri: str) -> None:
     add(uri, 0.5)
     promote("encoder", "1", "knn/top1", uri=uri)
-    check_promotable("encoder", {JUDGED + "linear": "other"}, "knn/top1", uri=uri)
+    champion = find_champion("encoder", uri=uri)
+    check_promotable(champion, {JUDGED + "linear": "other"}, "knn/top1")
     with pytest.raises(TrackingError, match=r"version 1 of 'encoder', was judged by nothing \(None\), and this"):
-        check_promotable("encoder", {JUDGED + "knn": "other"}, "knn/top1", uri=uri)
+        check_promotable(champion, {JUDGED + "knn": "other"}, "knn/top1")
     with pytest.raises(TrackingError, match="has no linear/top1; it has: knn/top1"):
-        check_promotable("encoder", {}, "linear/top1", uri=uri)
+        check_promotable(champion, {}, "linear/top1")
+    add(uri, 0.9)
+    MlflowClient(uri).set_model_version_tag("encoder", "2", JUDGED + "knn", "other")
+    with pytest.raises(TrackingError, match="evaluate both alike, or use --force"):
+        promote("encoder", "2", "knn/top1", uri=uri)
+    assert aliases(uri)[CHAMPION] == "1"
+    check_promotable(find_champion("nobody", uri=uri), {}, "knn/top1")
 
 
 def test_an_encoder_is_registered_once(uri: str) -> None:
