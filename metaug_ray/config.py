@@ -22,6 +22,8 @@ def explain(error: ValidationError) -> str:
         if problem["type"] == "too_short" and any(other["loc"][:-1] == problem["loc"] for other in error.errors()):
             continue
         message = problem["msg"].removeprefix("Value error, ")
+        if problem["type"] == "missing":
+            message = "is missing, and has no default"
         value = "" if problem["type"] in ("missing", "value_error") else f" (got {problem['input']!r})"
         # A model's own checks begin with the field they are about.
         separator = "." if problem["type"] == "value_error" else ": "

@@ -56,7 +56,7 @@ def refusal(model: type[Any], /, **fields: object) -> str:
         (ColorJitterSettings, {"brightness": -1}, "brightness: Input should be greater than or equal to 0 (got -1)"),
         (RandAugmentSettings, {"magnitude": 31}, "magnitude: Input should be less than or equal to 30 (got 31)"),
         (RandAugmentSettings, {"operations": 0}, "operations: Input should be greater than or equal to 1 (got 0)"),
-        (EncodingSettings, {}, "preset: Field required"),
+        (EncodingSettings, {}, "preset: is missing, and has no default"),
         (EncodingSettings, {"preset": "small", "max_resolution": 4}, "max_resolution: Input should be greater than or"),
         (
             EncodingSettings,

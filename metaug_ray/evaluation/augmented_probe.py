@@ -32,7 +32,7 @@ from metaug_ray.method import distributed
 from metaug_ray.training.errors import first_line
 from metaug_ray.training.messages import FailureMessages, describe_failures, listening, post
 from metaug_ray.training.placement import Placement
-from metaug_ray.training.progress_line import duration
+from metaug_ray.training.progress_line import counted, duration
 from metaug_ray.training.run_folder import RunFolder
 
 _STATE = "classifier.pt"
@@ -67,7 +67,10 @@ def train_augmented_probe(
         raise EvaluationError(
             f"augmented_probe.batch_size: {probe.batch_size} images, but {settings.train} holds {train.samples:,}"
         )
-    say(f"full linear evaluation: {probe.epochs} epochs of augmented images on {placement.workers} workers")
+    say(
+        f"full linear evaluation: {counted(probe.epochs, 'epoch')} of augmented images on "
+        f"{counted(placement.workers, 'worker')}"
+    )
     failures = 0
 
     def take(message: dict[str, Any]) -> None:

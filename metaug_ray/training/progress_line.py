@@ -18,6 +18,11 @@ def progress_line(step: int, values: dict[str, float]) -> str:
     return " | ".join(parts)
 
 
+def counted(count: int, thing: str) -> str:
+    """A number of things: 1 epoch, 2 epochs, 1,281,167 images."""
+    return f"{count:,} {thing}{'' if count == 1 else 's'}"
+
+
 def duration(seconds: float) -> str:
     """Seconds as people read them: 3 d 4 h, 2 h 05 min, 4 min 10 s, 12 s."""
     minutes, rest = divmod(round(seconds), 60)

@@ -33,7 +33,7 @@ from metaug_ray.training.errors import TrainingError
 from metaug_ray.training.messages import describe_failures, listening
 from metaug_ray.training.monitor import ControllerMessages, Monitor
 from metaug_ray.training.placement import Placement, place
-from metaug_ray.training.progress_line import duration
+from metaug_ray.training.progress_line import counted, duration
 from metaug_ray.training.resume import check_resumable, fixed_settings
 from metaug_ray.training.run_folder import RunFolder
 from metaug_ray.training.worker import STOPPED, run_worker
@@ -247,8 +247,8 @@ def _fit(
         failures = getattr(error, "worker_failures", None)
         reason = describe_failures(failures) if failures else str(error).strip().splitlines()[-1]
         raise TrainingError(
-            f"{reason}; given up after {monitor.restarts} failures. The same command goes on from the last checkpoint "
-            f"({(folder.checkpoints() or ['none yet'])[-1]})"
+            f"{reason}; given up after {counted(monitor.restarts, 'failure')}. The same command goes on from the last "
+            f"checkpoint ({(folder.checkpoints() or ['none yet'])[-1]})"
         ) from error
     except ray.exceptions.RayError as error:
         raise TrainingError(
@@ -313,12 +313,13 @@ def _fit_persistently(make_trainer: Callable[[], TorchTrainer], retries: int) ->
 def _announcement(
     settings: PretrainSettings, manifest: Manifest, placement: Placement, folder: RunFolder, tracker: RunTracker
 ) -> str:
-    workers = f"{placement.workers} worker{'s' if placement.workers > 1 else ''}"
+    workers = counted(placement.workers, "worker")
     if placement.min_workers < placement.workers:
         workers = f"{placement.min_workers} to {placement.workers} workers"
     each = "1 GPU and " if placement.gpu else ""
     return (
-        f"run {settings.name!r}: {manifest.samples:,} images, {settings.training.epochs} epochs of batches of "
-        f"{settings.training.batch_size}, {workers} with {each}{placement.cpus} CPUs; kept in {folder.location}; "
+        f"run {settings.name!r}: {counted(manifest.samples, 'image')}, {counted(settings.training.epochs, 'epoch')} of "
+        f"batches of {settings.training.batch_size}, {workers} with {each}{counted(placement.cpus, 'CPU')}; kept in "
+        f"{folder.location}; "
         f"MLflow run {tracker.run_id} at {tracker.uri}"
     )

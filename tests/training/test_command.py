@@ -104,7 +104,7 @@ def test_every_field_is_an_option_with_words_and_default() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "data.beton: Field required"),
+        ([], "data.beton: is missing, and has no default"),
         ([*BETON, "--method.beta", "0"], "method.beta: Input should be greater than 0 (got '0')"),
         ([*BETON, "--method.beta", "x"], "method.beta: Input should be a valid number"),
         ([*BETON, "--preset", "cifar"], "preset: Input should be 'imagenet_resnet50' or 'demo' (got 'cifar')"),

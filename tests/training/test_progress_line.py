@@ -1,6 +1,6 @@
 import pytest
 
-from metaug_ray.training.progress_line import duration, progress_line
+from metaug_ray.training.progress_line import counted, duration, progress_line
 
 
 @pytest.mark.parametrize(
@@ -30,3 +30,10 @@ def test_a_line_that_a_person_can_read() -> None:
     )
     assert progress_line(32_500, values) == expected
     assert "2 steps skipped" in progress_line(32_500, values | {"progress/skipped_steps": 2.0})
+
+
+@pytest.mark.parametrize(
+    ("count", "text"), [(0, "0 images"), (1, "1 image"), (2, "2 images"), (1_281_167, "1,281,167 images")]
+)
+def test_things_are_counted(count: int, text: str) -> None:
+    assert counted(count, "image") == text
