@@ -116,9 +116,9 @@ def _trainer(
         scaling_config=ScalingConfig(
             num_workers=placement.workers,
             use_gpu=placement.gpu,
-            resources_per_worker={"CPU": placement.cpus} | ({"GPU": 1} if placement.gpu else {}),
+            resources_per_worker=placement.worker,
         ),
-        torch_config=TorchConfig(backend="nccl" if placement.gpu else "gloo"),
+        torch_config=TorchConfig(backend=placement.backend),
         run_config=RunConfig(
             # Names what it is of: an interrupted one goes on, another one begins anew.
             name=f"augmented-probe-{readout.checksum[:16]}-{train.sha256[:8]}-{_digest(settings, image_size)}",

@@ -75,9 +75,9 @@ def nodes() -> list[dict[str, float]]:
 
 def say_if_busy(placement: Placement, say: Callable[[str], None]) -> None:
     """Ray waits for resources that others hold, and says nothing."""
-    needed = {"CPU": placement.min_workers * placement.cpus} | ({"GPU": placement.min_workers} if placement.gpu else {})
     free = ray.available_resources()
-    for kind, count in needed.items():
+    for kind, each in placement.worker.items():
+        count = placement.min_workers * each
         if free.get(kind, 0) < count:
             say(
                 f"waiting for {kind}s: the run needs {count}, and {free.get(kind, 0):g} are free; it begins when other "

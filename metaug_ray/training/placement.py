@@ -29,6 +29,16 @@ class Placement:
     cpus: int
     gpu: bool
 
+    @property
+    def worker(self) -> dict[str, int]:
+        """What one worker gets, by Ray's names."""
+        return {"CPU": self.cpus} | ({"GPU": 1} if self.gpu else {})
+
+    @property
+    def backend(self) -> str:
+        """Of `torch.distributed`."""
+        return "nccl" if self.gpu else "gloo"
+
 
 def place(settings: PretrainSettings, nodes: Sequence[Resources], samples: int) -> Placement:
     """Choose what the settings leave open.

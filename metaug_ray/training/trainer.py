@@ -282,9 +282,9 @@ def _trainer(
         scaling_config=ScalingConfig(
             num_workers=(placement.min_workers, placement.workers) if elastic else placement.workers,
             use_gpu=placement.gpu,
-            resources_per_worker={"CPU": placement.cpus} | ({"GPU": 1} if placement.gpu else {}),
+            resources_per_worker=placement.worker,
         ),
-        torch_config=TorchConfig(backend="nccl" if placement.gpu else "gloo"),
+        torch_config=TorchConfig(backend=placement.backend),
         run_config=RunConfig(
             name=settings.name,
             storage_path=folder.storage,
