@@ -2,6 +2,7 @@
 
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from types import FrameType
 from typing import TypeVar
@@ -73,6 +74,14 @@ def run_command(program: str, parsed: Callable[[], _S], run: Callable[[_S], None
         SystemExit: after `--help`.
     """
     signal.signal(signal.SIGTERM, _interrupt)
+    before, sys.unraisablehook = sys.unraisablehook, _interrupt_again
+    try:
+        return _answered(program, parsed, run, interrupted)
+    finally:
+        sys.unraisablehook = before
+
+
+def _answered(program: str, parsed: Callable[[], _S], run: Callable[[_S], None], interrupted: str) -> int:
     try:
         settings = parsed()
     except CommandError as error:
@@ -91,3 +100,12 @@ def run_command(program: str, parsed: Callable[[], _S], run: Callable[[_S], None
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
+
+
+def _interrupt_again(dropped: "sys.UnraisableHookArgs") -> None:
+    """Python drops what is raised while it calls back, as for a weak reference: an interruption comes once more."""
+    main = threading.main_thread().ident
+    if main is not None and isinstance(dropped.exc_value, KeyboardInterrupt):
+        threading.Timer(0.05, signal.pthread_kill, (main, signal.SIGTERM)).start()
+    else:
+        sys.__unraisablehook__(dropped)

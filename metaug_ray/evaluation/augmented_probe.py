@@ -40,6 +40,27 @@ _SECONDS_PER_LINE = 30
 _MOST_FAILURES = 3
 
 
+def check_batch(settings: EvaluateSettings, train: Manifest, placement: Placement) -> None:
+    """Whether the full linear evaluation's batch, if there is to be one, suits the workers and the images.
+
+    Raises:
+        EvaluationError: it does not.
+    """
+    probe = settings.augmented_probe
+    if probe is None:
+        return
+    share, rest = divmod(probe.batch_size, placement.workers)
+    if rest or share < 2:
+        raise EvaluationError(
+            f"augmented_probe.batch_size: {probe.batch_size} images among {placement.workers} workers leave each "
+            f"{probe.batch_size / placement.workers:g}; expected a whole number, and at least 2 for batch norm"
+        )
+    if train.samples < probe.batch_size:
+        raise EvaluationError(
+            f"augmented_probe.batch_size: {probe.batch_size} images, but {settings.train} holds {train.samples:,}"
+        )
+
+
 def train_augmented_probe(
     settings: EvaluateSettings,
     probe: AugmentedProbeSettings,
@@ -55,22 +76,13 @@ def train_augmented_probe(
         Top-1 and top-5 accuracy on the test images.
 
     Raises:
-        EvaluationError: the batch does not divide among the workers, or they failed.
+        EvaluationError: workers failed.
     """
-    share, rest = divmod(probe.batch_size, placement.workers)
-    if rest or share < 2:
-        raise EvaluationError(
-            f"augmented_probe.batch_size: {probe.batch_size} images among {placement.workers} workers leave each "
-            f"{probe.batch_size / placement.workers:g}; expected a whole number, and at least 2 for batch norm"
-        )
-    if train.samples < probe.batch_size:
-        raise EvaluationError(
-            f"augmented_probe.batch_size: {probe.batch_size} images, but {settings.train} holds {train.samples:,}"
-        )
     say(
         f"full linear evaluation: {counted(probe.epochs, 'epoch')} of augmented images on "
         f"{counted(placement.workers, 'worker')}"
     )
+    say("full linear evaluation: starting the workers, which takes a minute or so")
     failures = 0
 
     def take(message: dict[str, Any]) -> None:
@@ -216,7 +228,9 @@ class _Progress:
     def __init__(self, queue: Queue | None, steps_per_epoch: int, epochs: int, start: int) -> None:
         self._queue, self._steps_per_epoch, self._epochs = queue, steps_per_epoch, epochs
         self._first = self._step = start * steps_per_epoch
-        self._began = self._told = time.monotonic()
+        self._began = time.monotonic()
+        # The first line comes sooner.
+        self._told = self._began - _SECONDS_PER_LINE * 2 / 3
         self._since, self._loss = 0, torch.zeros(())
         if start:
             self.say(f"goes on after epoch {start} of {epochs}")

@@ -1,22 +1,30 @@
 """The model card of an encoder."""
 
 from collections.abc import Mapping, Sequence
+from datetime import date
 from pathlib import Path
 
 import yaml
 
 from metaug_ray.tracking.description import EncoderDescription
+from metaug_ray.tracking.evaluations import classifier_of
 from metaug_ray.tracking.registry import VERSION
+from metaug_ray.training.progress_line import counted
 
 
 def write_card(
-    description: EncoderDescription, metrics: Mapping[str, float], figures: Sequence[Path], name: str
+    description: EncoderDescription,
+    metrics: Mapping[str, float],
+    judged_by: Mapping[str, str],
+    figures: Sequence[Path],
+    name: str,
 ) -> str:
     """Markdown: what it is, how to use it, what it was measured to be worth, where it is from.
 
     Args:
         description: of the encoder.
         metrics: of its evaluations, as shares.
+        judged_by: names of the data, by classifier.
         figures: that lie beside the card.
         name: under which it is registered.
     """
@@ -26,8 +34,8 @@ def write_card(
         f"# {name}",
         "",
         f"{description.variant}: a {model.encoder} (width {model.width:g}{small}) for each of the views "
-        f"{', '.join(model.views)}, pre-trained without labels for {description.epochs:g} epochs on "
-        f"{description.data_name} at {description.image_size} px.",
+        f"{', '.join(model.views)}, pre-trained without labels for "
+        f"{counted(description.epochs, 'epoch')} on {description.data_name} at {description.image_size} px.",
         "",
         "Input: a batch of RGB images, uint8 [B, 3, H, W]; any number of them, and any size that the encoder takes. "
         "Output: representations, float32 [B, H], the views' side by side. Frozen; batch norm uses its running "
@@ -47,11 +55,15 @@ def write_card(
     ]
     shown = {name: value for name, value in metrics.items() if not name.endswith("_interval")}
     if shown:
-        lines += ["| measured | accuracy |", "|---|---|"]
+        lines += ["| measured | accuracy | learnt from -> judged by |", "|---|---|---|"]
         for metric, value in sorted(shown.items()):
             width = metrics.get(f"{metric}_interval")
-            lines.append(f"| {metric} | {100 * value:.1f}{'' if width is None else f' ± {100 * width:.1f}'} % |")
-        lines += ["", "± is the half width of a 95 % interval over seeds of the classifier."]
+            accuracy = f"{100 * value:.1f}{'' if width is None else f' ± {100 * width:.1f}'} %"
+            data = judged_by.get(classifier_of(metric), "as the training itself measured it")
+            lines.append(f"| {metric} | {accuracy} | {data} |")
+        if len(shown) < len(metrics):
+            lines += ["", "± is the half width of a 95 % interval over seeds of the classifier."]
+        lines += ["", f"Measured until {date.today():%Y-%m-%d}; the registry tells what is known of this version now."]
     else:
         lines.append("Not evaluated yet.")
     for figure in figures:
@@ -63,7 +75,7 @@ def write_card(
         "",
         f"- run `{description.run}`, MLflow run `{description.run_id}`",
         f"- checkpoint `{description.checkpoint}`, step {description.step:,}, seed {description.seed}",
-        f"- data `{description.data_name}`, SHA-256 `{description.data_sha256}`",
+        f"- trained on `{description.data_name}`, SHA-256 `{description.data_sha256}`",
         f"- settings and data, without seed: `{description.config_hash}`",
         "",
         "## Settings",

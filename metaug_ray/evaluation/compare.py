@@ -21,17 +21,27 @@ def compare(settings: CompareSettings) -> str:
     evaluations = find_evaluations(settings.tracking.experiment, settings.tracking.uri)
     rows = group(evaluations, settings.metrics)
     if not rows:
-        measured = sorted({name for evaluation in evaluations for name in evaluation.metrics})
         raise EvaluationError(
             f"metrics: no evaluation in experiment {settings.tracking.experiment!r} has one of "
-            f"{', '.join(settings.metrics)}; measured are: {', '.join(measured) or 'none'}"
+            f"{', '.join(settings.metrics)}; measured are: {', '.join(_accuracies(evaluations)) or 'none'}"
         )
+    shown = [metric for metric in settings.metrics if any(metric in row.values for row in rows)]
+    missing = [metric for metric in settings.metrics if metric not in shown]
+    others = [metric for metric in _accuracies(evaluations) if metric not in shown]
+    remarks = [f"not measured: {', '.join(missing)}"] if missing else []
+    remarks += [f"measured too (--metrics shows them): {', '.join(others)}"] if others else []
     try:
-        return comparison.write(rows, settings.metrics, settings.output)
+        return comparison.write(rows, shown, settings.output, remarks)
     except OSError as error:
         raise EvaluationError(
             f"output: {settings.output} cannot be written ({error}); choose another folder"
         ) from error
+
+
+def _accuracies(evaluations: Sequence[Evaluation]) -> list[str]:
+    """Names of all that was measured."""
+    names = {name for evaluation in evaluations for name in evaluation.metrics}
+    return sorted(name for name in names if not name.endswith("_interval"))
 
 
 def group(evaluations: Sequence[Evaluation], metrics: Sequence[str]) -> list[Row]:

@@ -70,13 +70,14 @@ class Row:
         return confidence_interval(list(values.values())) if values else None
 
 
-def write(rows: Sequence[Row], metrics: Sequence[str], folder: Path) -> str:
+def write(rows: Sequence[Row], metrics: Sequence[str], folder: Path, remarks: Sequence[str] = ()) -> str:
     """Write comparison.md, comparison.csv and a figure for each kind of judging; returns the first's text.
 
     Args:
         rows: those that were judged alike side by side.
         metrics: to show.
         folder: made where it is not there.
+        remarks: to stand below the table.
 
     Raises:
         OSError: it cannot be written.
@@ -86,7 +87,7 @@ def write(rows: Sequence[Row], metrics: Sequence[str], folder: Path) -> str:
         [(row.judges.data, tuple(sorted(row.judges.judged.items())), row.judges.facts) for row in rows]
     )
     methods, method_notes = tell_apart([(row.variant, row.config, row.training) for row in rows])
-    text = _markdown(rows, metrics, judges, methods, [*judge_notes, *method_notes])
+    text = _markdown(rows, metrics, judges, methods, [*judge_notes, *method_notes, *remarks])
     (folder / "comparison.md").write_text(text, encoding="utf-8")
     _write_csv(rows, metrics, judges, folder / "comparison.csv")
     for i, judge in enumerate(dict.fromkeys(judges)):

@@ -15,7 +15,7 @@ from metaug_ray.data.errors import DataError
 from metaug_ray.data.loader import EvaluationLoader
 from metaug_ray.data.manifest import Manifest
 from metaug_ray.data.staging import find_manifest
-from metaug_ray.evaluation.augmented_probe import train_augmented_probe
+from metaug_ray.evaluation.augmented_probe import check_batch, train_augmented_probe
 from metaug_ray.evaluation.classify import Classifiers, Labelled, images_of_share
 from metaug_ray.evaluation.errors import EvaluationError
 from metaug_ray.evaluation.knn import nearest_neighbours
@@ -29,6 +29,7 @@ from metaug_ray.tracking.evaluations import IMAGES, Protocol, log_evaluation
 from metaug_ray.tracking.runs import TrackingError, connect
 from metaug_ray.training.cluster import cluster, nodes, say_if_busy
 from metaug_ray.training.placement import place_workers
+from metaug_ray.training.progress_line import counted
 
 _MAPPED, _SHOWN, _NEAREST = 2000, 8, 6
 _ROWS = 16_384
@@ -59,7 +60,8 @@ def evaluate(settings: EvaluateSettings, say: Callable[[str], None]) -> Judgemen
     """
     train, test = _manifests(settings)
     _check_classes(settings, train, test)
-    connect(settings.tracking.uri)
+    # A database that is not there holds no encoder, and is no place that the run's own MLflow is in.
+    connect(settings.tracking.uri, new=False)
     source = find_encoder(settings.encoder, settings.storage, settings.tracking.uri)
     _check_counts(settings, train)
     try:
@@ -69,13 +71,14 @@ def evaluate(settings: EvaluateSettings, say: Callable[[str], None]) -> Judgemen
     description = source.description
     say(
         f"{settings.encoder}: {description.variant}, {description.model.encoder}, views "
-        f"{', '.join(description.model.views)}, {description.epochs:g} epochs on {description.data_name} "
+        f"{', '.join(description.model.views)}, {counted(description.epochs, 'epoch')} on {description.data_name} "
         f"({description.checkpoint})"
     )
     size = settings.image_size or description.image_size
     compute = settings.compute
     with cluster(compute.address), tempfile.TemporaryDirectory() as scratch:
         placement = place_workers(compute.device, compute.workers, compute.cpus_per_worker, nodes())
+        check_batch(settings, train, placement)
         say_if_busy(placement, say)
         train_parts, test_parts = (
             represent(

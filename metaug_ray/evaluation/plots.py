@@ -98,7 +98,7 @@ def draw_neighbours(
                 axes.set_xlabel(f"{similarities[row, column - 1]:.2f}", fontsize=7, labelpad=1)
     grid[0][0].set_title("query", fontsize=8)
     grid[0][1].set_title("nearest", fontsize=8)
-    figure.suptitle("cosine; green: the query's class, red: another", fontsize=8)
+    figure.suptitle("cosine similarities; green: of the query's class, red: of another", fontsize=8)
     figure.savefig(path, dpi=120)
 
 

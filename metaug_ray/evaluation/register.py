@@ -92,7 +92,8 @@ def register_encoder(settings: RegisterSettings, say: Callable[[str], None]) -> 
         check_promotable(champion, tags, settings.promote)
     with tempfile.TemporaryDirectory() as scratch:
         figures = download_figures(uri, description.run_id, Path(scratch))
-        card = write_card(description, metrics, figures, settings.name)
+        judged_by = {classifier: found.data for classifier, found in chosen.items()}
+        card = write_card(description, metrics, judged_by, figures, settings.name)
         version = find_version(settings.name, description.run_id, description.step, uri=uri)
         if version is not None:
             renew(settings.name, version, tags, card, uri=uri)

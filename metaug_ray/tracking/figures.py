@@ -66,9 +66,11 @@ def draw_curves(series: Series, path: Path) -> bool:
         return False
     figure = Figure(figsize=(4.5 * len(panels), 3.2), layout="constrained")
     for axes, (title, names) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
-        for name, label in names.items():
+        # Those that come later are thinner: a line may lie on another one.
+        for width, (name, label) in zip(range(len(names) + 1, 1, -1), names.items(), strict=True):
             points = _thinned(series[name])
-            axes.plot(*zip(*points, strict=True), label=label, marker="o" if len(points) < 30 else None, markersize=3)
+            marker = "o" if len(points) < 30 else None
+            axes.plot(*zip(*points, strict=True), label=label, marker=marker, markersize=3, linewidth=width / 1.5)
         axes.set(xlabel="step", title=title)
         axes.legend(frameon=False, fontsize=8)
     figure.savefig(path, dpi=120)

@@ -181,7 +181,8 @@ def promote(name: str, version: str, metric: str, *, uri: str, force: bool = Fal
         if force:
             client.set_model_version_tag(name, version, _REIGN, uuid.uuid4().hex[:12])
             client.set_registered_model_alias(name, CHAMPION, version)
-            return Promotion(version, f"version {version} is the {CHAMPION} now, by force", True)
+            unknown = "" if metric in candidate.tags else f"; it has no {metric} that others could be compared with"
+            return Promotion(version, f"version {version} is the {CHAMPION} now, by force{unknown}", True)
         value = _metric(candidate, metric)
         present = _champion(client, name)
         if present is not None and str(present.version) == version:
@@ -228,8 +229,9 @@ def _crown(client: MlflowClient, name: str, metric: str, reign: str, deposed: st
 
 
 def _shortened(card: str, version: str) -> str:
-    """As much as every database takes."""
-    card = card.replace(VERSION, version)
+    """As much as every database takes, without the figures, which lie elsewhere."""
+    lines = [line for line in card.replace(VERSION, version).splitlines() if not line.startswith("![")]
+    card = "\n".join(lines)
     return card if len(card) <= 4900 else f"{card[:4800]}\n\n(The rest is in extra_files/card.md.)\n"
 
 

@@ -108,7 +108,10 @@ def now() -> int:
 def reason(error: BaseException) -> str:
     """The first line of what an error says; of an HTTP library's nested ones, the innermost."""
     lines = str(error).strip().splitlines()
-    return lines[0].rpartition("(Caused by ")[2].rstrip(")")[:300] if lines else type(error).__name__
+    if not lines:
+        return type(error).__name__
+    _, nested, innermost = lines[0].rpartition("(Caused by ")
+    return (innermost.removesuffix(")") if nested else innermost)[:300]
 
 
 class RunTracker:

@@ -18,9 +18,10 @@ def progress_line(step: int, values: dict[str, float]) -> str:
     return " | ".join(parts)
 
 
-def counted(count: int, thing: str) -> str:
-    """A number of things: 1 epoch, 2 epochs, 1,281,167 images."""
-    return f"{count:,} {thing}{'' if count == 1 else 's'}"
+def counted(count: float, thing: str) -> str:
+    """A number of things: 1 epoch, 2.5 epochs, 1,281,167 images."""
+    number = f"{count:,.2f}".rstrip("0").rstrip(".")
+    return f"{number} {thing}{'' if count == 1 else 's'}"
 
 
 def duration(seconds: float) -> str:

@@ -33,7 +33,8 @@ def test_a_line_that_a_person_can_read() -> None:
 
 
 @pytest.mark.parametrize(
-    ("count", "text"), [(0, "0 images"), (1, "1 image"), (2, "2 images"), (1_281_167, "1,281,167 images")]
+    ("count", "text"),
+    [(0, "0 images"), (1, "1 image"), (1.0, "1 image"), (2.5, "2.5 images"), (1_281_100, "1,281,100 images")],
 )
-def test_things_are_counted(count: int, text: str) -> None:
+def test_things_are_counted(count: float, text: str) -> None:
     assert counted(count, "image") == text
