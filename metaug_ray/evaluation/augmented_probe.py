@@ -52,8 +52,8 @@ def check_batch(settings: EvaluateSettings, train: Manifest, placement: Placemen
     share, rest = divmod(probe.batch_size, placement.workers)
     if rest or share < 2:
         raise EvaluationError(
-            f"augmented_probe.batch_size: {probe.batch_size} images among {placement.workers} workers leave each "
-            f"{probe.batch_size / placement.workers:g}; expected a whole number, and at least 2 for batch norm"
+            f"augmented_probe.batch_size: {probe.batch_size} among {counted(placement.workers, 'worker')} is "
+            f"{probe.batch_size / placement.workers:g} for each; expected a whole number, and at least 2 for batch norm"
         )
     if train.samples < probe.batch_size:
         raise EvaluationError(
