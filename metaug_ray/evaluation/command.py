@@ -58,9 +58,7 @@ def evaluate_main(arguments: list[str]) -> int:
         judgement = evaluate(EvaluateSettings.model_validate(chosen), _say)
         print(f"MLflow run {judgement.run_id} at {resolve_uri(command.tracking.uri)}")
 
-    return _main(
-        _Evaluate, arguments, run, "the same command goes on with the representations and epochs that are done"
-    )
+    return _main(_Evaluate, arguments, run, "the same command goes on with what is done")
 
 
 def register_main(arguments: list[str]) -> int:

@@ -344,7 +344,7 @@ def test_an_evaluation_is_told_to_stop(run: FinishedRun, shapes_beton: Path, tes
     status, said = interrupted_at("knn: ", job, signal.SIGTERM)
     assert (status, said) == (
         130,
-        "evaluate_encoder.py: interrupted; the same command goes on with the representations and epochs that are done\n",
+        "evaluate_encoder.py: interrupted; the same command goes on with what is done\n",
     )
 
 
