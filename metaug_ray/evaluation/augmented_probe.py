@@ -139,7 +139,7 @@ def _trainer(
             failure_config=FailureConfig(max_failures=_MOST_FAILURES),
             checkpoint_config=CheckpointConfig(num_to_keep=1),
             callbacks=[FailureMessages(queue)],
-            worker_runtime_env={"env_vars": {"NUMBA_NUM_THREADS": str(placement.cpus)}},
+            worker_runtime_env=placement.runtime_env,
         ),
     )
 

@@ -56,7 +56,7 @@ def register_encoder(settings: RegisterSettings, say: Callable[[str], None]) -> 
     if description.run_id is None:
         raise EvaluationError(f"encoder: run {description.run!r} has no MLflow run to belong to; start it once more")
     evaluations = find_evaluations(settings.tracking.experiment, uri, run_id=description.run_id, step=description.step)
-    champion = find_champion(settings.name, uri=uri)
+    champion = None if settings.promote is None else find_champion(settings.name, uri=uri)
     chosen = _choose(evaluations, settings.promote, champion)
     metrics = {
         metric: value
@@ -85,14 +85,14 @@ def register_encoder(settings: RegisterSettings, say: Callable[[str], None]) -> 
         "metaug.run_id": description.run_id,
         "metaug.checkpoint": description.checkpoint,
     }
-    for classifier, found in chosen.items():
-        tags |= {JUDGED + classifier: found.judged[classifier], JUDGED_BY + classifier: found.data}
+    tags |= {JUDGED + classifier: found.judged[classifier] for classifier, found in chosen.items()}
+    judged_by = {classifier: found.data for classifier, found in chosen.items()}
+    tags |= {JUDGED_BY + classifier: data for classifier, data in judged_by.items()}
     tags |= {name: f"{value:.6g}" for name, value in metrics.items()}
     if settings.promote is not None and not settings.force:
         check_promotable(champion, tags, settings.promote)
     with tempfile.TemporaryDirectory() as scratch:
         figures = download_figures(uri, description.run_id, Path(scratch))
-        judged_by = {classifier: found.data for classifier, found in chosen.items()}
         card = write_card(description, metrics, judged_by, figures, settings.name)
         version = find_version(settings.name, description.run_id, description.step, uri=uri)
         if version is not None:

@@ -35,6 +35,12 @@ class Placement:
         return {"CPU": self.cpus} | ({"GPU": 1} if self.gpu else {})
 
     @property
+    def runtime_env(self) -> dict[str, dict[str, str]]:
+        """Ray's environment of one worker's process."""
+        # numba makes as many threads as the machine has CPUs, whatever a worker's share is.
+        return {"env_vars": {"NUMBA_NUM_THREADS": str(self.cpus)}}
+
+    @property
     def backend(self) -> str:
         """Of `torch.distributed`."""
         return "nccl" if self.gpu else "gloo"

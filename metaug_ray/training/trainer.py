@@ -291,8 +291,7 @@ def _trainer(
             failure_config=FailureConfig(max_failures=settings.compute.max_failures),
             checkpoint_config=CheckpointConfig(num_to_keep=settings.checkpoint.keep),
             callbacks=[ControllerMessages(queue)],
-            # numba makes as many threads as the machine has CPUs, whatever a worker's share is.
-            worker_runtime_env={"env_vars": {"NUMBA_NUM_THREADS": str(placement.cpus)}},
+            worker_runtime_env=placement.runtime_env,
         ),
     )
 
@@ -320,6 +319,5 @@ def _announcement(
     return (
         f"run {settings.name!r}: {counted(manifest.samples, 'image')}, {counted(settings.training.epochs, 'epoch')} of "
         f"batches of {settings.training.batch_size}, {workers} with {each}{counted(placement.cpus, 'CPU')}; kept in "
-        f"{folder.location}; "
-        f"MLflow run {tracker.run_id} at {tracker.uri}"
+        f"{folder.location}; MLflow run {tracker.run_id} at {tracker.uri}"
     )
