@@ -1,0 +1,54 @@
+"""What a user may choose by name, and what is known of it without PyTorch: for settings and method alike."""
+
+from typing import Any, Final, Literal, NamedTuple, get_args
+
+View = Literal["rgb", "l", "ab", "y", "dbdr"]
+
+VIEW_CHANNELS: Final[dict[View, int]] = {"rgb": 3, "l": 1, "ab": 2, "y": 1, "dbdr": 2}
+"""Channels of every view."""
+
+EncoderName = Literal["resnet18", "resnet50", "conv", "fc"]
+
+
+class EncoderFacts(NamedTuple):
+    """The least side of an image that an encoder takes, in pixels."""
+
+    minimum_size: int
+    minimum_size_small_images: int
+    """With the stem for small images."""
+
+
+ENCODERS: Final[dict[EncoderName, EncoderFacts]] = {
+    "resnet18": EncoderFacts(1, 1),
+    "resnet50": EncoderFacts(1, 1),
+    "conv": EncoderFacts(63, 15),
+    "fc": EncoderFacts(63, 15),
+}
+
+WIDTHS: Final = (0.5, 1.0, 2.0)
+"""Multiples of all channels: those of CMC's ResNet v1, v2 and v3."""
+
+ContrastName = Literal[
+    "unified", "unified_eq8", "unified_attenuated", "info_nce", "debiased_info_nce", "hard_info_nce", "nce"
+]
+
+MarginKind = Literal["large", "medium", "small"]
+
+NegativeSampling = Literal["shared", "per_anchor"]
+
+MetaSchedule = Literal["fused", "separate"]
+"""`fused`: the meta step takes the regular step's minibatch and shares its gradient; encoders and generators step
+together. `separate`: Algorithm 1 as printed: encoders step first, then the meta step takes its own minibatch."""
+
+
+def check_choice(what: str, value: str, names: Any) -> None:
+    """Raise a ValueError that lists the names unless `value` is one of the `Literal` type `names`."""
+    if value not in get_args(names):
+        raise ValueError(f"unknown {what} {value!r}: choose from {', '.join(get_args(names))}")
+
+
+def check_complete(table: str, keys: Any, names: Any) -> None:
+    """Raise a TypeError, at import, where a table lacks one of the `Literal` type `names`, or has one more."""
+    wrong = set(keys) ^ set(get_args(names))
+    if wrong:
+        raise TypeError(f"{table} and its names differ in {', '.join(sorted(wrong))}: add or remove them in both")
