@@ -2,7 +2,7 @@
 
 import sys
 
-from metaug_ray.evaluation.command import compare_main
+from metaug_ray.commands.compare import main
 
 if __name__ == "__main__":
-    sys.exit(compare_main(sys.argv[1:]))
+    sys.exit(main(sys.argv[1:]))

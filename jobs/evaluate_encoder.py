@@ -2,7 +2,7 @@
 
 import sys
 
-from metaug_ray.evaluation.command import evaluate_main
+from metaug_ray.commands.evaluate import main
 
 if __name__ == "__main__":
-    sys.exit(evaluate_main(sys.argv[1:]))
+    sys.exit(main(sys.argv[1:]))

@@ -2,7 +2,7 @@
 
 import sys
 
-from metaug_ray.training.command import main
+from metaug_ray.commands.pretrain import main
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

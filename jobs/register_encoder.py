@@ -2,7 +2,7 @@
 
 import sys
 
-from metaug_ray.evaluation.command import register_main
+from metaug_ray.commands.register import main
 
 if __name__ == "__main__":
-    sys.exit(register_main(sys.argv[1:]))
+    sys.exit(main(sys.argv[1:]))

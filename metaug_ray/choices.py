@@ -34,6 +34,16 @@ ContrastName = Literal[
 
 MarginKind = Literal["large", "medium", "small"]
 
+SourceKind = Literal["imagefolder", "parquet", "cifar10", "cifar100", "stl10", "tiny_imagenet", "shapes"]
+
+SPLITS: Final[dict[SourceKind, tuple[str, ...]]] = {
+    "cifar10": ("train", "test"),
+    "cifar100": ("train", "test"),
+    "stl10": ("unlabeled", "train", "test", "train+unlabeled"),
+    "tiny_imagenet": ("train", "val", "test"),
+}
+"""Parts of the data sets that have some, the default first."""
+
 NegativeSampling = Literal["shared", "per_anchor"]
 
 MetaSchedule = Literal["fused", "separate"]

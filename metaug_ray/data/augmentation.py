@@ -14,7 +14,7 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
-from metaug_ray.config import AugmentationSettings, ColorJitterSettings, RandAugmentSettings
+from metaug_ray.config.augmentation import AugmentationSettings, ColorJitterSettings, RandAugmentSettings
 from metaug_ray.data.errors import DataError
 from metaug_ray.data.randomness import Draws
 

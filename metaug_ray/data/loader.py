@@ -14,7 +14,7 @@ from ffcv.transforms import ToTensor
 from numpy.typing import NDArray
 from torch import Tensor
 
-from metaug_ray.config import AugmentationSettings
+from metaug_ray.config.augmentation import AugmentationSettings
 from metaug_ray.data.augmentation import augment, check_mixup
 from metaug_ray.data.beton import IMAGE_FIELD, LABEL_FIELD, beton_labels, beton_sizes, open_beton
 from metaug_ray.data.cpus import available_cpus

@@ -4,10 +4,10 @@ import datetime
 import errno
 import importlib.metadata
 import itertools
+import logging
 import os
 import platform
 import shutil
-import sys
 import time
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from metaug_ray.config import EncodingSettings, PrepareSettings, SourceSettings
+from metaug_ray.config.prepare import EncodingSettings, PrepareSettings, SourceSettings
 from metaug_ray.data.beton import BetonWriter, beton_sizes, open_beton, verify_beton
 from metaug_ray.data.cpus import available_cpus
 from metaug_ray.data.encoding import EncodedImage, Encoding, encode
@@ -25,38 +25,13 @@ from metaug_ray.data.errors import DataError
 from metaug_ray.data.manifest import Manifest, Skipped, manifest_path
 from metaug_ray.data.pool import encode_all
 from metaug_ray.data.progress import progress_options, readable_size
-from metaug_ray.data.sources.folders import ImageFolder, TinyImageNet, UnlabelledFolder
-from metaug_ray.data.sources.parquet import ParquetShards
 from metaug_ray.data.sources.record import Source
-from metaug_ray.data.sources.shapes import Shapes
+from metaug_ray.data.sources.table import open_source
 from metaug_ray.data.writable import make_writable
 
+_log = logging.getLogger(__name__)
 _SAMPLED = 64
 _TOOLS = ("metaug-ray", "ffcv", "opencv-python", "pillow", "numpy", "pyarrow", "torchvision")
-
-
-def open_source(settings: SourceSettings) -> Source:
-    """The source that the settings describe.
-
-    Raises:
-        DataError: as the source's class says.
-    """
-    path = Path(settings.path or ".")
-    match settings.kind:
-        case "imagefolder":
-            return UnlabelledFolder(path) if settings.unlabelled else ImageFolder(path)
-        case "parquet":
-            label_column = None if settings.unlabelled else settings.label_column
-            return ParquetShards(str(path), settings.image_column, label_column)
-        case "tiny_imagenet":
-            return TinyImageNet(path, str(settings.resolved_split))
-        case "shapes":
-            return Shapes(settings.count, settings.size, settings.seed)
-        case _:
-            # Torchvision takes seconds to import.
-            from metaug_ray.data.sources.torchvision_files import TorchvisionFiles
-
-            return TorchvisionFiles(settings.kind, path, str(settings.resolved_split))
 
 
 def resolve_encoding(settings: EncodingSettings) -> Encoding:
@@ -158,10 +133,9 @@ def _write(partial: Path, source: Source, encoding: Encoding, settings: PrepareS
     with tqdm(desc="verifying", total=size, **progress_options("B")) as bar:
         sha256 = verify_beton(partial, np.array(labels), crcs, bar.update)
     heights, widths = beton_sizes(open_beton(partial))
-    print(
+    _log.info(
         f"{len(labels):,} images in {seconds:.1f} s ({len(labels) / seconds:,.0f} images/s, {workers} workers), "
-        f"{len(skipped)} skipped, {readable_size(size)}; every image read back and compared",
-        file=sys.stderr,
+        f"{len(skipped)} skipped, {readable_size(size)}; every image read back and compared"
     )
     return Manifest(
         source=_described(settings.source),

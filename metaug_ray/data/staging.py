@@ -1,9 +1,9 @@
 """Betons brought to a node's own disk once, whole and checked."""
 
 import errno
+import logging
 import os
 import shutil
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +27,8 @@ from metaug_ray.data.manifest import (
 )
 from metaug_ray.data.progress import progress_options, readable_size
 from metaug_ray.data.writable import make_writable
+
+_log = logging.getLogger(__name__)
 
 
 def stage(beton: str | Path, directory: Path) -> Path:
@@ -118,7 +120,7 @@ def _locked(target: Path) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        print(f"waiting for another process that stages {target}", file=sys.stderr)
+        _log.warning("waiting for another process that stages %s", target)
         lock.acquire()
     try:
         yield
@@ -135,7 +137,7 @@ def _is_whole(target: Path, manifest: Manifest) -> bool:
     try:
         verify_in_place(target)
     except DataError as error:
-        print(f"{error}\ncopying it again", file=sys.stderr)
+        _log.warning("%s\ncopying it again", error)
         return False
     os.utime(target, (_made(manifest), _made(manifest)))
     return True

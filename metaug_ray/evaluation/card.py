@@ -6,10 +6,10 @@ from pathlib import Path
 
 import yaml
 
+from metaug_ray.runtime.words import counted
 from metaug_ray.tracking.description import EncoderDescription
 from metaug_ray.tracking.evaluations import classifier_of
 from metaug_ray.tracking.registry import VERSION
-from metaug_ray.training.progress_line import counted
 
 
 def write_card(

@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 
-from metaug_ray.config import CompareSettings
-from metaug_ray.evaluation import comparison
-from metaug_ray.evaluation.comparison import Judges, Row
+from metaug_ray.config.compare import CompareSettings
+from metaug_ray.evaluation import comparison_report
+from metaug_ray.evaluation.comparison_report import Judges, Row
 from metaug_ray.evaluation.errors import EvaluationError
-from metaug_ray.tracking.evaluations import IMAGES, Evaluation, classifier_of, find_evaluations
-from metaug_ray.tracking.runs import connect
+from metaug_ray.tracking.connection import connect
+from metaug_ray.tracking.evaluations import Evaluation, classifier_of, find_evaluations
+from metaug_ray.tracking.protocol import IMAGES
 
 
 def compare(settings: CompareSettings) -> str:
@@ -31,7 +32,7 @@ def compare(settings: CompareSettings) -> str:
     remarks = [f"not measured: {', '.join(missing)}"] if missing else []
     remarks += [f"measured too (--metrics shows them): {', '.join(others)}"] if others else []
     try:
-        return comparison.write(rows, shown, settings.output, remarks)
+        return comparison_report.write(rows, shown, settings.output, remarks)
     except OSError as error:
         raise EvaluationError(
             f"output: {settings.output} cannot be written ({error}); choose another folder"

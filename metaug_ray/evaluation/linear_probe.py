@@ -1,13 +1,12 @@
 """The linear probe: a linear classifier on frozen representations (paper, appendix B.1)."""
 
-import math
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from metaug_ray.config import ProbeSettings
+from metaug_ray.config.evaluate import ProbeSettings
 
 LEAST_IMAGES = 10
 """Labelled images that a probe needs: one to choose settings by, and others to learn from."""
@@ -68,12 +67,6 @@ def train_probe(representations: Tensor, labels: Tensor, classes: int, settings:
     return Probe(weight, biases[0] - weight @ mean, *rates[best], float(accuracies[best]))
 
 
-def top_k_accuracy(logits: Tensor, labels: Tensor, k: int) -> float:
-    """Share of the rows [N, C] whose label is among the k greatest (all, where there are fewer classes)."""
-    best = logits.topk(min(k, logits.shape[1]), dim=1).indices
-    return float((best == labels[:, None]).any(1).double().mean())
-
-
 def _standardisation(representations: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and reciprocal standard deviation [H]; what never changes stays zero."""
     deviation, mean = torch.std_mean(representations, 0, correction=0)
@@ -102,7 +95,7 @@ def _train(
         [{"params": [w], "lr": rate, "weight_decay": decay} for w, (rate, decay) in zip(weights, rates, strict=True)]
         + [{"params": [b], "lr": rate, "weight_decay": 0.0} for b, (rate, _) in zip(biases, rates, strict=True)]
     )
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: (1 + math.cos(math.pi * step / steps)) / 2)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for step in range(steps):
         if step % per_epoch == 0:
             order = chosen[torch.randperm(len(chosen), generator=generator).to(device)]

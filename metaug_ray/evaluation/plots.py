@@ -8,6 +8,7 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from sklearn.manifold import TSNE
+from sklearn.metrics import confusion_matrix
 
 MOST_CLASSES = 20
 """That colours can tell apart."""
@@ -50,8 +51,7 @@ def draw_confusion(
         path: PNG to write.
     """
     classes = len(names)
-    counts = np.zeros((classes, classes))
-    np.add.at(counts, (labels, predictions), 1)
+    counts = confusion_matrix(labels, predictions, labels=range(classes))
     shares = 100 * counts / counts.sum(1, keepdims=True).clip(1)
     small = classes <= MOST_CLASSES
     figure = Figure(figsize=(6.5, 5.5), layout="constrained")

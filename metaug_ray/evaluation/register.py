@@ -1,18 +1,21 @@
 """An encoder of a run, published: logged, verified, registered, and promoted if it is the best."""
 
+import logging
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from mlflow.entities.model_registry import ModelVersion
 
-from metaug_ray.config import RegisterSettings
+from metaug_ray.config.register import RegisterSettings
 from metaug_ray.evaluation.card import write_card
 from metaug_ray.evaluation.errors import EvaluationError
-from metaug_ray.evaluation.source import find_encoder
-from metaug_ray.tracking.encoders import log_encoder
+from metaug_ray.evaluation.find_encoder import FoundEncoder, find_encoder
+from metaug_ray.tracking.connection import connect
+from metaug_ray.tracking.description import EncoderDescription
 from metaug_ray.tracking.evaluations import Evaluation, classifier_of, find_evaluations
+from metaug_ray.tracking.export import log_encoder
 from metaug_ray.tracking.registry import (
     JUDGED,
     JUDGED_BY,
@@ -24,8 +27,11 @@ from metaug_ray.tracking.registry import (
     promote,
     register,
     renew,
+    renew_judged,
 )
-from metaug_ray.tracking.runs import connect, download_figures
+from metaug_ray.tracking.runs import download_figures
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -42,7 +48,7 @@ class Registration:
     promotion: Promotion | None
 
 
-def register_encoder(settings: RegisterSettings, say: Callable[[str], None]) -> Registration:
+def register_encoder(settings: RegisterSettings) -> Registration:
     """Publish an encoder. Nothing is registered before what was logged has been loaded again and computes the same.
 
     Raises:
@@ -51,63 +57,42 @@ def register_encoder(settings: RegisterSettings, say: Callable[[str], None]) -> 
     """
     uri = settings.tracking.uri
     connect(uri, new=False)
-    source = find_encoder(settings.encoder, settings.storage, uri)
-    description = source.description
-    if description.run_id is None:
-        raise EvaluationError(f"encoder: run {description.run!r} has no MLflow run to belong to; start it once more")
-    evaluations = find_evaluations(settings.tracking.experiment, uri, run_id=description.run_id, step=description.step)
-    champion = None if settings.promote is None else find_champion(settings.name, uri=uri)
-    chosen = _choose(evaluations, settings.promote, champion)
-    metrics = {
-        metric: value
-        for found in reversed(evaluations)
-        for metric, value in found.metrics.items()
-        if found.judged[classifier_of(metric)] == chosen[classifier_of(metric)].judged[classifier_of(metric)]
-    }
-    if source.knn is not None:
-        metrics["online_knn/top1"] = source.knn
-    if settings.promote is not None and not settings.force and settings.promote not in metrics:
+    found = find_encoder(settings.encoder, settings.storage, uri)
+    run_id = found.description.run_id
+    if run_id is None:
         raise EvaluationError(
-            f"promote: {settings.encoder} has no {settings.promote}; measured are: "
-            f"{', '.join(sorted(metrics)) or 'none'}. Evaluate it first with jobs/evaluate_encoder.py"
+            f"encoder: run {found.description.run!r} has no MLflow run to belong to; start it once more"
         )
-    tags = {
-        "metaug.variant": description.variant,
-        "metaug.data": description.data_name,
-        "metaug.data_sha256": description.data_sha256,
-        "metaug.views": ",".join(description.model.views),
-        "metaug.encoder": description.model.encoder,
-        "metaug.epochs": f"{description.epochs:g}",
-        "metaug.step": str(description.step),
-        "metaug.seed": str(description.seed),
-        "metaug.config": description.config_hash,
-        "metaug.run": description.run,
-        "metaug.run_id": description.run_id,
-        "metaug.checkpoint": description.checkpoint,
-    }
-    tags |= {JUDGED + classifier: found.judged[classifier] for classifier, found in chosen.items()}
-    judged_by = {classifier: found.data for classifier, found in chosen.items()}
-    tags |= {JUDGED_BY + classifier: data for classifier, data in judged_by.items()}
-    tags |= {name: f"{value:.6g}" for name, value in metrics.items()}
+    evaluations = _evaluations(settings, run_id, found.description.step)
+    champion = _champion(settings)
+    chosen = _choose(evaluations, settings.promote, champion)
+    metrics = _metrics(evaluations, chosen)
+    if found.knn is not None:
+        metrics["online_knn/top1"] = found.knn
+    tags = _tags(found.description, run_id, chosen, metrics)
     if settings.promote is not None and not settings.force:
+        _check_measured(settings, metrics)
         check_promotable(champion, tags, settings.promote)
-    with tempfile.TemporaryDirectory() as scratch:
-        figures = download_figures(uri, description.run_id, Path(scratch))
-        card = write_card(description, metrics, judged_by, figures, settings.name)
-        version = find_version(settings.name, description.run_id, description.step, uri=uri)
-        if version is not None:
-            renew(settings.name, version, tags, card, uri=uri)
-            say(f"{settings.name} version {version} holds this encoder already; its tags are up to date")
-        else:
-            say(f"exporting {settings.encoder} ({description.variant}, step {description.step:,})")
-            model = log_encoder(source.encoder, description, card, figures, run_id=description.run_id, uri=uri)
-            version = register(settings.name, model, tags, card, run_id=description.run_id, uri=uri)
-            say(f"registered {settings.name} version {version}")
+    version = _publish(settings, found, run_id, chosen, metrics, tags)
     if settings.promote is None:
         return Registration(settings.name, version, None)
     promotion = promote(settings.name, version, settings.promote, uri=uri, force=settings.force)
-    say(promotion.sentence)
+    _log.info(promotion.sentence)
     return Registration(settings.name, version, promotion)
+
+
+def _evaluations(settings: RegisterSettings, run_id: str, step: int) -> list[Evaluation]:
+    return find_evaluations(settings.tracking.experiment, settings.tracking.uri, run_id=run_id, step=step)
+
+
+def _champion(settings: RegisterSettings) -> ModelVersion | None:
+    """The present champion, if there is one to be compared with."""
+    uri = settings.tracking.uri
+    champion = None if settings.promote is None else find_champion(settings.name, uri=uri)
+    if champion is None:
+        return None
+    run_id, step = champion.tags.get("metaug.run_id", ""), champion.tags.get("metaug.step", "0")
+    return renew_judged(champion, _evaluations(settings, run_id, int(step)), uri=uri)
 
 
 def _choose(
@@ -121,14 +106,82 @@ def _choose(
         champion: one that was judged as it was, if there is such.
     """
     chosen: dict[str, Evaluation] = {}
-    for found in evaluations:
-        for metric in found.metrics:
-            chosen.setdefault(classifier_of(metric), found)
+    for evaluation in evaluations:
+        for metric in evaluation.metrics:
+            chosen.setdefault(classifier_of(metric), evaluation)
     if promote is not None:
+        classifier = classifier_of(promote)
         alike = [
-            found
-            for found in evaluations
-            if promote in found.metrics and found.judged[classifier_of(promote)] == judged_as(champion, promote)
+            evaluation
+            for evaluation in evaluations
+            if promote in evaluation.metrics and evaluation.judged[classifier] == judged_as(champion, promote)
         ]
-        chosen |= {classifier_of(promote): found for found in alike[:1]}
+        if alike:
+            chosen[classifier] = alike[0]
     return chosen
+
+
+def _metrics(evaluations: Sequence[Evaluation], chosen: Mapping[str, Evaluation]) -> dict[str, float]:
+    """What was measured as the chosen evaluations judged; of one metric the newest value."""
+    return {
+        metric: value
+        for evaluation in reversed(evaluations)
+        for metric, value in evaluation.metrics.items()
+        if evaluation.judged[classifier_of(metric)] == chosen[classifier_of(metric)].judged[classifier_of(metric)]
+    }
+
+
+def _check_measured(settings: RegisterSettings, metrics: Mapping[str, float]) -> None:
+    if settings.promote not in metrics:
+        raise EvaluationError(
+            f"promote: {settings.encoder} has no {settings.promote}; measured are: "
+            f"{', '.join(sorted(metrics)) or 'none'}. Evaluate it first with jobs/evaluate_encoder.py"
+        )
+
+
+def _tags(
+    description: EncoderDescription, run_id: str, chosen: Mapping[str, Evaluation], metrics: Mapping[str, float]
+) -> dict[str, str]:
+    tags = {
+        "metaug.variant": description.variant,
+        "metaug.data": description.data_name,
+        "metaug.data_sha256": description.data_sha256,
+        "metaug.views": ",".join(description.model.views),
+        "metaug.encoder": description.model.encoder,
+        "metaug.epochs": f"{description.epochs:g}",
+        "metaug.step": str(description.step),
+        "metaug.seed": str(description.seed),
+        "metaug.config": description.config_hash,
+        "metaug.run": description.run,
+        "metaug.run_id": run_id,
+        "metaug.checkpoint": description.checkpoint,
+    }
+    for classifier, evaluation in chosen.items():
+        tags |= {JUDGED + classifier: evaluation.judged[classifier], JUDGED_BY + classifier: evaluation.data}
+    return tags | {name: f"{value:.6g}" for name, value in metrics.items()}
+
+
+def _publish(
+    settings: RegisterSettings,
+    found: FoundEncoder,
+    run_id: str,
+    chosen: Mapping[str, Evaluation],
+    metrics: Mapping[str, float],
+    tags: Mapping[str, str],
+) -> str:
+    """Register the encoder, or bring the version up to date that holds it already; returns the version."""
+    uri, description = settings.tracking.uri, found.description
+    judged_by = {classifier: evaluation.data for classifier, evaluation in chosen.items()}
+    with tempfile.TemporaryDirectory() as scratch:
+        figures = download_figures(uri, run_id, Path(scratch))
+        card = write_card(description, metrics, judged_by, figures, settings.name)
+        version = find_version(settings.name, run_id, description.step, uri=uri)
+        if version is not None:
+            renew(settings.name, version, tags, card, uri=uri)
+            _log.info("%s version %s holds this encoder already; its tags are up to date", settings.name, version)
+            return version
+        _log.info(f"exporting {settings.encoder} ({description.variant}, step {description.step:,})")
+        model = log_encoder(found.encoder, description, card, figures, run_id=run_id, uri=uri)
+        version = register(settings.name, model, tags, card, run_id=run_id, uri=uri)
+        _log.info("registered %s version %s", settings.name, version)
+        return version

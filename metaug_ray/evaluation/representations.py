@@ -2,8 +2,9 @@
 
 import hashlib
 import json
+import logging
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,17 +15,21 @@ import torch
 from filelock import FileLock
 from numpy.typing import NDArray
 
+from metaug_ray.config.model import Precision
 from metaug_ray.data.loader import EvaluationLoader
 from metaug_ray.data.manifest import Manifest
 from metaug_ray.data.staging import staged
 from metaug_ray.evaluation.errors import EvaluationError
-from metaug_ray.evaluation.networks import Readout
-from metaug_ray.training.cluster import remote
-from metaug_ray.training.errors import first_line
-from metaug_ray.training.placement import Placement
+from metaug_ray.evaluation.readout import Readout
+from metaug_ray.method.precision import autocast
+from metaug_ray.runtime.cluster import remote
+from metaug_ray.runtime.device import autocast_dtype, prepare_device
+from metaug_ray.runtime.placement import Placement
+from metaug_ray.runtime.words import first_line
 
 _DONE, _LABELS = "representations.json", "labels"
 _PATIENCE = 60
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -64,9 +69,8 @@ def represent(
     cache: Path,
     *,
     batch_size: int,
-    precision: torch.dtype = torch.float32,
+    precision: Precision = "float32",
     staging: Path | None = None,
-    say: Callable[[str], None],
 ) -> Representations:
     """Representations of all images, from the cache or computed on a Ray cluster that this process is part of.
 
@@ -80,7 +84,6 @@ def represent(
         batch_size: images at a time on a worker.
         precision: of the encoders' arithmetic.
         staging: folder on each node to which the beton is copied; None to read it where it lies.
-        say: takes a sentence for the user.
 
     Raises:
         EvaluationError: a worker failed, or results cannot be written.
@@ -90,7 +93,7 @@ def represent(
         "data": images.manifest.sha256,
         "size": images.size,
         "crop": images.crop,
-        "precision": str(precision),
+        "precision": f"torch.{precision}",
         "layers": readout.layers,
         "augmented": readout.generators is not None,
     }
@@ -99,12 +102,12 @@ def represent(
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / ".lock"):
             if not (folder / _DONE).exists():
-                say(f"representations of {images.beton}: starting the workers, which takes a minute or so")
+                _log.info("representations of %s: starting the workers, which takes a minute or so", images.beton)
                 loader = _Worker(readout, images, batch_size, precision, staging, placement)
-                _compute(loader, images, placement, folder, say)
+                _compute(loader, images, placement, folder)
                 (folder / _DONE).write_text(json.dumps(key, indent=2) + "\n", encoding="utf-8")
             else:
-                say(f"representations of {images.beton} were computed before; read from {folder}")
+                _log.info("representations of %s were computed before; read from %s", images.beton, folder)
     except OSError as error:
         raise EvaluationError(
             f"cache: representations cannot be kept in {folder} ({error}); choose another folder with room"
@@ -120,15 +123,13 @@ class _Worker:
     readout: Readout
     images: Images
     batch_size: int
-    precision: torch.dtype
+    precision: Precision
     staging: Path | None
     placement: Placement
 
     def run(self, rank: int) -> Iterator[tuple[NDArray[np.int64], dict[str, NDArray[np.float32]]]]:
         """Data set indices [n] and parts [n, V, H] of this rank's images, a batch at a time."""
-        device = torch.device("cuda" if self.placement.gpu else "cpu")
-        if device.type == "cpu":
-            torch.set_num_threads(self.placement.cpus)
+        device = prepare_device(self.placement.device, self.placement.cpus)
         beton = staged(self.images.beton, self.staging)
         loader = EvaluationLoader(
             beton,
@@ -142,8 +143,7 @@ class _Worker:
         )
         readout = self.readout.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         for batch in loader:
-            mixed = self.precision != torch.float32
-            with torch.inference_mode(), torch.autocast(device.type, self.precision, enabled=mixed):
+            with torch.inference_mode(), autocast(device, autocast_dtype(self.precision)):
                 parts = readout(batch.images)
             valid = batch.valid.cpu()
             if not valid.any():
@@ -155,13 +155,13 @@ class _Worker:
             )
 
 
-def _compute(worker: _Worker, images: Images, placement: Placement, folder: Path, say: Callable[[str], None]) -> None:
+def _compute(worker: _Worker, images: Images, placement: Placement, folder: Path) -> None:
     for left in folder.glob("*.npy"):
         left.unlink()
     count = images.manifest.samples
     arrays: dict[str, np.memmap[Any, Any]] = {}
     done, said = 0, 0
-    for indices, parts in _results(worker, placement, say):
+    for indices, parts in _results(worker, placement):
         if not arrays:
             # The files take no room before they are written, and a full disk would kill this process then.
             needed = sum(values.nbytes * count // len(values) for values in parts.values())
@@ -179,16 +179,14 @@ def _compute(worker: _Worker, images: Images, placement: Placement, folder: Path
         done += len(indices)
         if done * 10 // count > said:
             said = done * 10 // count
-            say(f"representations of {images.beton}: {done:,} of {count:,} images")
+            _log.info(f"representations of {images.beton}: {done:,} of {count:,} images")
     for array in arrays.values():
         array.flush()
     if done != count:
         raise EvaluationError(f"{images.beton}: {done:,} of {count:,} images were computed; its manifest is wrong")
 
 
-def _results(
-    worker: _Worker, placement: Placement, say: Callable[[str], None]
-) -> Iterator[tuple[NDArray[np.int64], dict[str, NDArray[Any]]]]:
+def _results(worker: _Worker, placement: Placement) -> Iterator[tuple[NDArray[np.int64], dict[str, NDArray[Any]]]]:
     """What all workers give, as it comes."""
     shared = ray.put(worker)
 
@@ -211,7 +209,9 @@ def _results(
             waited = 0 if ready else waited + _PATIENCE
             if waited:
                 # Ray starts workers that die at their start again and again, and says nothing.
-                say(f"nothing has come from the workers for {waited} s; `ray status` and Ray's logs tell what they do")
+                _log.warning(
+                    "nothing has come from the workers for %d s; `ray status` and Ray's logs tell what they do", waited
+                )
             for stream in ready:
                 try:
                     yield ray.get(next(stream))

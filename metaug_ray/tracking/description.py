@@ -2,11 +2,14 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
-from metaug_ray.config import ModelSettings, Settings
+from metaug_ray.config.base import Settings
+from metaug_ray.config.model import ModelSettings
+from metaug_ray.config.recorded import read_fixed
 from metaug_ray.method.frozen import FrozenEncoder
 
 
@@ -38,17 +41,16 @@ class EncoderDescription(Settings):
 
     @property
     def config_hash(self) -> str:
-        """Of the settings and the data: two runs that share it differ in nothing that results depend on but seeds."""
-        text = json.dumps(self.deciding, sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        """Hash of the settings and the data: two runs that share it differ in nothing that results depend on but
+        seeds."""
+        return hash_settings(self.deciding)
 
     @property
     def deciding(self) -> dict[str, Any]:
         """What :attr:`config_hash` is of, nested."""
         if not self.step:  # untrained networks depend on nothing else
-            return {"model": self.settings["model"]}
-        settings = {name: value for name, value in self.settings.items() if name not in ("name", "seed")}
-        return settings | {"data_sha256": self.data_sha256}
+            return read_deciding({"model": self.settings["model"]})
+        return read_deciding(self.settings | {"data_sha256": self.data_sha256})
 
     @property
     def networks(self) -> str:
@@ -67,3 +69,25 @@ class EncoderDescription(Settings):
         """The networks, without their weights."""
         model = self.model
         return FrozenEncoder(model.views, model.encoder, width=model.width, small_images=model.small_images)
+
+
+def hash_settings(settings: Any) -> str:
+    """Hash of nested settings: equal for equal ones."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def read_deciding(recorded: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that a result depends on but for its seed, in this version's form, from a record of any version.
+
+    Args:
+        recorded: the fixed settings of a run, with `fork` and `data_sha256`; of untrained networks `model` alone.
+    """
+    if set(recorded) == {"model"}:
+        return {"model": ModelSettings.model_validate(recorded["model"]).model_dump(mode="json")}
+    # A warm start is another run than the same settings from the beginning.
+    beside = {name: recorded.get(name) for name in ("fork", "data_sha256")}
+    try:
+        fixed = read_fixed({"name": "unknown"} | {k: v for k, v in recorded.items() if k not in beside})
+    except ValidationError:  # a later version's
+        fixed = dict(recorded)
+    return {name: value for name, value in fixed.items() if name not in ("name", "seed")} | beside

@@ -1,7 +1,5 @@
 """Evaluations in MLflow: a run each, found by the encoder that was judged."""
 
-import hashlib
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,20 +9,16 @@ from typing import Any, Final
 from mlflow.entities import Metric, Run, RunTag
 from mlflow.exceptions import MlflowException
 
-from metaug_ray.tracking.description import EncoderDescription
-from metaug_ray.tracking.runs import TrackingError, connect, find_experiment, flat, log_params, now, patient, reason
+from metaug_ray.tracking.connection import connect, find_experiment, flat, log_params, now, patient, reason
+from metaug_ray.tracking.description import EncoderDescription, hash_settings, read_deciding
+from metaug_ray.tracking.errors import TrackingError
+from metaug_ray.tracking.protocol import IMAGES, Protocol, hashes, nested, read_protocol
 
 _KIND: Final = "metaug.kind"
 _EVALUATION: Final = "evaluation"
 _JUDGED: Final = "metaug.judged."
 _PROTOCOL: Final = "judged."
 _TRAINING: Final = "training."
-
-IMAGES: Final = "images"
-"""The part of a protocol that all classifiers share."""
-
-Protocol = Mapping[str, Mapping[str, Any]]
-"""All that accuracies depend on besides the encoder: settings of the `IMAGES`, and of each classifier by its name."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +34,7 @@ class Evaluation:
         networks: in words.
         data: names of the betons that were learnt from and judged by.
         judged: hash of the protocol, for the `IMAGES` and by classifier; only metrics that share it can be compared.
+        tagged: the same, as the version of this package computed it that wrote the evaluation.
         config: hash of the training's settings and data, without seed.
         metrics: by name.
         protocol: what `judged` stands for, flat.
@@ -54,6 +49,7 @@ class Evaluation:
     networks: str
     data: str
     judged: Mapping[str, str]
+    tagged: Mapping[str, str]
     config: str
     metrics: dict[str, float]
     protocol: Mapping[str, str]
@@ -63,15 +59,6 @@ class Evaluation:
 def classifier_of(metric: str) -> str:
     """`linear_10pct/ab/top1` is of `linear`."""
     return re.sub(r"_[\d.e-]+pct$", "", metric.partition("/")[0])
-
-
-def hashes(protocol: Protocol) -> dict[str, str]:
-    """By classifier, of its own settings and the images'; of the images' alone."""
-    found = {}
-    for name, settings in protocol.items():
-        text = json.dumps([protocol[IMAGES], {} if name == IMAGES else settings], sort_keys=True)
-        found[name] = hashlib.sha256(text.encode()).hexdigest()[:16]
-    return found
 
 
 def log_evaluation(
@@ -178,6 +165,9 @@ def find_evaluations(
 
 def _read(run: Run) -> Evaluation:
     tags, params = run.data.tags, run.data.params
+    # Hashes of other versions are of other settings: all are computed anew.
+    protocol = read_protocol(_under(_PROTOCOL, params))
+    training = read_deciding(nested(_under(_TRAINING, params)))
     return Evaluation(
         str(run.info.run_id),
         tags["metaug.variant"],
@@ -186,11 +176,12 @@ def _read(run: Run) -> Evaluation:
         float(tags["metaug.epochs"]),
         tags["metaug.networks"],
         tags["metaug.data"],
+        hashes(protocol),
         _under(_JUDGED, tags),
-        tags["metaug.config"],
+        hash_settings(training),
         dict(run.data.metrics),
-        _under(_PROTOCOL, params),
-        _under(_TRAINING, params),
+        flat(dict(protocol)),
+        flat(training),
     )
 
 

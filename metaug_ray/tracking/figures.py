@@ -1,6 +1,6 @@
 """Figures of a run."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -18,7 +18,7 @@ Series = dict[str, list[tuple[int, float]]]
 """(step, value) by metric."""
 
 
-def draw_histograms(histograms: dict[str, list[float]], step: int, path: Path) -> None:
+def draw_histograms(histograms: Mapping[str, Sequence[float]], step: int, path: Path) -> None:
     """Similarities of positives and negatives over [0, 1], as the paper's figure 2; original features solid, augmented
     ones as lines.
 

@@ -1,14 +1,16 @@
 """Records on this machine's disk, from where they go to a server that may be away."""
 
 import json
+import logging
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-Record = dict[str, Any]
+from metaug_ray.tracking.records import Record, from_line, to_line
+
+_log = logging.getLogger(__name__)
 
 _BATCH = 200
 _LONGEST_WAIT = 30.0
@@ -28,7 +30,6 @@ class Journal:
     Args:
         path: of the file; beside it lies a small one that says how much of it was delivered.
         deliver: takes some records; raises `RefusedError` for what it will never take, anything else if it is away.
-        say: takes a sentence for the user.
         receiver: who is delivered to: another one than before gets everything from the beginning.
         wait: seconds to the first repetition after a failure; doubled up to 30.
     """
@@ -36,12 +37,11 @@ class Journal:
     def __init__(
         self,
         path: Path,
-        deliver: Callable[[list[Record]], None],
-        say: Callable[[str], None],
+        deliver: Callable[[Sequence[Record]], None],
         receiver: str = "",
         wait: float = 1.0,
     ) -> None:
-        self._path, self._deliver, self._say, self._wait = path, deliver, say, wait
+        self._path, self._deliver, self._wait = path, deliver, wait
         self._receiver = receiver
         path.parent.mkdir(parents=True, exist_ok=True)
         self._mark = path.with_suffix(".delivered")
@@ -56,13 +56,13 @@ class Journal:
     def append(self, record: Record) -> None:
         """Keep a record. Never waits for the receiver."""
         with self._news:
-            self._file.write(json.dumps(record).encode() + b"\n")
+            self._file.write(to_line(record))
             self._file.flush()
             self._news.notify()
 
     def read(self) -> list[Record]:
         """All records, from the beginning of the run."""
-        return [json.loads(line) for line in self._path.read_bytes().splitlines()]
+        return [from_line(line) for line in self._path.read_bytes().splitlines()]
 
     @property
     def waiting(self) -> int:
@@ -100,13 +100,14 @@ class Journal:
                 file.seek(self._delivered)
                 lines = [line for line, _ in zip(file, range(_BATCH), strict=False) if line.endswith(b"\n")]
             try:
-                self._deliver_all([json.loads(line) for line in lines])
+                self._deliver_all([from_line(line) for line in lines])
             except Exception as error:
                 if not away:
                     reason = str(error).strip().splitlines()
-                    self._say(
-                        f"MLflow is away ({reason[0][:200] if reason else type(error).__name__}); training goes on, "
-                        f"and measurements wait in {self._path}"
+                    _log.warning(
+                        "MLflow is away (%s); training goes on, and measurements wait in %s",
+                        reason[0][:200] if reason else type(error).__name__,
+                        self._path,
                     )
                 away = True
                 with self._news:
@@ -117,18 +118,18 @@ class Journal:
             self._delivered += sum(map(len, lines))
             self._write_mark()
             if away:
-                self._say("MLflow is back; what was measured meanwhile is being sent")
+                _log.info("MLflow is back; what was measured meanwhile is being sent")
             wait, away = self._wait, False
 
     def _changed(self, was_closing: bool) -> bool:
         return self._abandoned or self._closing != was_closing
 
-    def _deliver_all(self, records: list[Record]) -> None:
+    def _deliver_all(self, records: Sequence[Record]) -> None:
         try:
             self._deliver(records)
         except RefusedError as error:
             if len(records) == 1:
-                self._say(f"MLflow refused a record, which stays in {self._path}: {error}")
+                _log.warning("MLflow refused a record, which stays in %s: %s", self._path, error)
                 return
             for record in records:
                 self._deliver_all([record])

@@ -2,7 +2,7 @@
 
 import hashlib
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
@@ -11,8 +11,9 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from metaug_ray.tracking.evaluations import classifier_of
-from metaug_ray.tracking.runs import TrackingError, connect, reason
+from metaug_ray.tracking.connection import connect, reason
+from metaug_ray.tracking.errors import TrackingError
+from metaug_ray.tracking.evaluations import Evaluation, classifier_of
 
 LATEST: Final = "latest-good"
 """Alias of the last version that was registered whole."""
@@ -25,7 +26,7 @@ JUDGED: Final = "metaug.judged."
 JUDGED_BY: Final = "metaug.judged_by."
 """Tag, with a classifier's name: names of the data."""
 _CHALLENGED: Final = "metaug.challenged"
-_REIGN: Final = "metaug.reign"
+_PROMOTED_IN: Final = "metaug.reign"
 
 
 @dataclass(frozen=True)
@@ -135,6 +136,33 @@ def find_champion(name: str, *, uri: str) -> ModelVersion | None:
         raise TrackingError(f"MLflow at {uri} does not give the {CHAMPION} of {name!r} ({reason(error)})") from error
 
 
+def renew_judged(champion: ModelVersion, evaluations: Sequence[Evaluation], *, uri: str) -> ModelVersion:
+    """Bring the hashes of how a version was judged into this version's form, where an earlier one wrote them.
+
+    Args:
+        champion: the version.
+        evaluations: of its encoder.
+        uri: of MLflow.
+
+    Returns:
+        The version with its tags as they are now.
+
+    Raises:
+        TrackingError: MLflow cannot be reached or refuses.
+    """
+    client = connect(uri)
+    try:
+        for tag, value in champion.tags.items():
+            classifier = tag.removeprefix(JUDGED)
+            known = (e for e in evaluations if tag.startswith(JUDGED) and e.tagged.get(classifier) == value)
+            found = next(known, None)
+            if found is not None and found.judged[classifier] != value:
+                client.set_model_version_tag(champion.name, champion.version, tag, found.judged[classifier])
+        return client.get_model_version(champion.name, champion.version)
+    except MlflowException as error:
+        raise TrackingError(f"MLflow at {uri} does not renew the {CHAMPION}'s tags ({reason(error)})") from error
+
+
 def judged_as(version: ModelVersion | None, metric: str) -> str | None:
     """Hash of the data and settings that a version's metric is of; None where it was not judged, or is none."""
     return None if version is None else version.tags.get(JUDGED + classifier_of(metric))
@@ -162,8 +190,8 @@ def check_promotable(champion: ModelVersion | None, tags: Mapping[str, str], met
 def promote(name: str, version: str, metric: str, *, uri: str, force: bool = False) -> Promotion:
     """Make a version the champion, if its metric is greater than the present one's.
 
-    Two promotions at once end with the better one as the champion: each marks its version as a challenger of the same
-    reign before it looks who else did.
+    Two promotions at once end with the better one as the champion: each marks its version as a challenger in the same
+    round before it looks who else did.
 
     Args:
         name: of the registered model.
@@ -179,7 +207,7 @@ def promote(name: str, version: str, metric: str, *, uri: str, force: bool = Fal
     try:
         candidate = client.get_model_version(name, version)
         if force:
-            client.set_model_version_tag(name, version, _REIGN, uuid.uuid4().hex[:12])
+            client.set_model_version_tag(name, version, _PROMOTED_IN, uuid.uuid4().hex[:12])
             client.set_registered_model_alias(name, CHAMPION, version)
             unknown = "" if metric in candidate.tags else f"; it has no {metric} that others could be compared with"
             return Promotion(version, f"version {version} is the {CHAMPION} now, by force{unknown}", True)
@@ -195,9 +223,9 @@ def promote(name: str, version: str, metric: str, *, uri: str, force: bool = Fal
                 f"{present.version}, is {_metric(present, metric):.2%}; --force promotes it all the same",
                 False,
             )
-        reign = "none" if present is None else f"{present.version} {present.tags.get(_REIGN, '')}"
-        client.set_model_version_tag(name, version, _CHALLENGED, reign)
-        winner = _crown(client, name, metric, reign, None if present is None else str(present.version))
+        round_ = "none" if present is None else f"{present.version} {present.tags.get(_PROMOTED_IN, '')}"
+        client.set_model_version_tag(name, version, _CHALLENGED, round_)
+        winner = _settle(client, name, metric, round_, None if present is None else str(present.version))
     except MlflowException as error:
         raise TrackingError(
             f"{name} version {version}: MLflow at {uri} does not promote it ({reason(error)})"
@@ -207,23 +235,23 @@ def promote(name: str, version: str, metric: str, *, uri: str, force: bool = Fal
     return Promotion(version, f"version {version} is the {CHAMPION} now: its {metric} is {value:.2%}", True)
 
 
-def _crown(client: MlflowClient, name: str, metric: str, reign: str, deposed: str | None) -> str:
-    """Make the best challenger of a reign the champion; returns who it is."""
+def _settle(client: MlflowClient, name: str, metric: str, round_: str, previous: str | None) -> str:
+    """Make the best challenger of a round the champion; returns who it is."""
     while True:
         versions = client.search_model_versions(f"name = '{name}'")
-        rivals = [v for v in versions if v.tags.get(_CHALLENGED) == reign and metric in v.tags]
-        best = max(rivals, key=lambda version: (_metric(version, metric), -int(version.version)))
+        challengers = [v for v in versions if v.tags.get(_CHALLENGED) == round_ and metric in v.tags]
+        best = max(challengers, key=lambda version: (_metric(version, metric), -int(version.version)))
         now = _champion(client, name)
-        crowned = None if now is None else str(now.version)
-        # Until nobody else has been at it in between, or the next reign has begun.
-        if crowned == str(best.version) or crowned not in {deposed, *(str(rival.version) for rival in rivals)}:
-            return str(crowned)
-        # The same for whoever crowns it, and never again.
-        ours = hashlib.sha256(reign.encode()).hexdigest()[:12]
+        champion = None if now is None else str(now.version)
+        # Until nobody else has been at it in between, or the next round has begun.
+        if champion == str(best.version) or champion not in {previous, *(str(other.version) for other in challengers)}:
+            return str(champion)
+        # The same for whoever promotes it, and never again.
+        ours = hashlib.sha256(round_.encode()).hexdigest()[:12]
         try:
-            client.set_model_version_tag(name, best.version, _REIGN, ours)
+            client.set_model_version_tag(name, best.version, _PROMOTED_IN, ours)
         except MlflowException:  # a database may refuse the second of two that write it at the same moment
-            if client.get_model_version(name, best.version).tags.get(_REIGN) != ours:
+            if client.get_model_version(name, best.version).tags.get(_PROMOTED_IN) != ours:
                 raise
         client.set_registered_model_alias(name, CHAMPION, best.version)
 

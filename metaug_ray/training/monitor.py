@@ -1,15 +1,27 @@
-"""The driver's view of a run: takes what the workers send, prints it, tracks it, keeps the best checkpoint."""
+"""The driver's view of a run: takes what the workers send, logs it, tracks it, keeps the best checkpoint."""
 
-from collections.abc import Callable
-from typing import Any
+import logging
+from collections.abc import Mapping
+from typing import Any, assert_never
 
 from ray.train import Checkpoint
 
-from metaug_ray.config import PretrainSettings
+from metaug_ray.config.pretrain import PretrainSettings
+from metaug_ray.runtime.messages import (
+    CheckpointWritten,
+    FailureMessages,
+    Histograms,
+    Measured,
+    Message,
+    Note,
+    WorkersFailed,
+    post,
+)
+from metaug_ray.runtime.run_folder import RunFolder
 from metaug_ray.tracking.runs import RunTracker
-from metaug_ray.training.messages import FailureMessages, post
 from metaug_ray.training.progress_line import progress_line
-from metaug_ray.training.run_folder import RunFolder
+
+_log = logging.getLogger(__name__)
 
 
 class Monitor:
@@ -19,51 +31,52 @@ class Monitor:
         settings: of the run.
         tracker: MLflow.
         folder: of the run.
-        say: prints a line.
     """
 
-    def __init__(
-        self, settings: PretrainSettings, tracker: RunTracker, folder: RunFolder, say: Callable[[str], None]
-    ) -> None:
-        self._settings, self._tracker, self._folder, self._say = settings, tracker, folder, say
+    def __init__(self, settings: PretrainSettings, tracker: RunTracker, folder: RunFolder) -> None:
+        self._settings, self._tracker, self._folder = settings, tracker, folder
         self._collapsed = False
         self.restarts = 0
         """Failures of workers so far."""
         self.failure = ""
         """The last one."""
 
-    def take(self, message: dict[str, Any]) -> None:
-        """What :func:`~metaug_ray.training.messages.post` sent."""
-        match message["kind"]:
-            case "metrics":
-                self._take_metrics(message["step"], message["values"])
-            case "histograms":
-                self._tracker.histograms(message["step"], message["values"])
-            case "note":
-                self._say(message["text"])
-            case "checkpoint":
-                self._say(f"checkpoint {message['name']} is written")
-                self._tracker.tags({"metaug.checkpoint": f"{self._folder.location}/{message['name']}"})
-                if message["accuracy"] is not None:
-                    self._folder.keep_best(message["name"], message["accuracy"], message["step"])
-            case "failure":
+    def take(self, message: Message) -> None:
+        """What :func:`~metaug_ray.runtime.messages.post` sent."""
+        match message:
+            case Measured(step, values):
+                self._take_metrics(step, values)
+            case Histograms(step, shares):
+                self._tracker.histograms(step, shares)
+            case Note(text):
+                _log.info(text)
+            case CheckpointWritten(name, step, accuracy):
+                _log.info("checkpoint %s is written", name)
+                self._tracker.tags({"metaug.checkpoint": f"{self._folder.location}/{name}"})
+                if accuracy is not None:
+                    self._folder.keep_best(name, accuracy, step)
+            case WorkersFailed(text):
                 self.restarts += 1
-                self.failure = message["text"]
-                self._say(
-                    f"{message['text']}; failure {self.restarts} of {self._settings.compute.max_failures} allowed"
-                )
+                self.failure = text
+                _log.warning("%s; failure %d of %d allowed", text, self.restarts, self._settings.compute.max_failures)
+            case _:
+                assert_never(message)
 
-    def _take_metrics(self, step: int, values: dict[str, float]) -> None:
+    def _take_metrics(self, step: int, values: Mapping[str, float]) -> None:
         self._tracker.metrics(step, values)
         if "loss/total" in values:
-            self._say(progress_line(step, values))
+            _log.info(progress_line(step, values))
         if "knn/accuracy" in values:
-            self._say(f"kNN accuracy {values['knn/accuracy']:.1%} after {step:,} steps")
+            _log.info("kNN accuracy %.1f%% after %s steps", 100 * values["knn/accuracy"], f"{step:,}")
         spread, least = values.get("feature_spread", 1.0), self._settings.health.collapse_below
         if spread < least and not self._collapsed:
-            self._say(
-                f"WARNING: the features collapse: their spread is {spread:.3f} (1 is even over the sphere, "
-                f"health.collapse_below is {least:g}); lower the learning rates or change method.beta and method.gamma"
+            _log.warning(
+                "WARNING: the features collapse: their spread is %.3f (1 is even over the sphere, "
+                "health.collapse_below is %g); lower the learning rates or change the contrast's parameters "
+                "(method.%s)",
+                spread,
+                least,
+                self._settings.method.contrast,
             )
             self._tracker.tags({"metaug.warning": f"features collapsed at step {step}: spread {spread:.3f}"})
         self._collapsed = spread < least
@@ -76,4 +89,4 @@ class ControllerMessages(FailureMessages):
         if checkpoint is not None:
             name = checkpoint.path.rstrip("/").rpartition("/")[2]
             accuracy = metrics[0].get("knn/accuracy")
-            post(self._queue, "checkpoint", name=name, step=metrics[0]["step"], accuracy=accuracy)
+            post(self._queue, CheckpointWritten(name, metrics[0]["step"], accuracy))

@@ -9,13 +9,13 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor
 
-from metaug_ray.config import PretrainSettings
+from metaug_ray.config.pretrain import PretrainSettings
 from metaug_ray.data.beton import beton_labels, open_beton
 from metaug_ray.data.errors import DataError
 from metaug_ray.data.loader import EvaluationLoader
 from metaug_ray.data.manifest import read_manifest
 from metaug_ray.data.randomness import Draws
-from metaug_ray.evaluation.knn import weighted_knn
+from metaug_ray.knn import weighted_knn
 from metaug_ray.method import distributed
 from metaug_ray.method.model import Model
 from metaug_ray.method.views import split_views
@@ -51,18 +51,18 @@ class OnlineKnn:
     ) -> None:
         manifest = read_manifest(beton)
         self._classes = len(manifest.classes)
-        self._settings, self._device, self._group = settings.health, device, group
+        self._settings, self._device, self._group = settings.health.knn, device, group
         self._views = settings.model.views
         chosen = _labelled(beton)
-        references = min(settings.health.knn_references, len(chosen) if queries else len(chosen) * 4 // 5)
+        references = min(settings.health.knn.references, len(chosen) if queries else len(chosen) * 4 // 5)
         if queries is None:
-            queries, asked = beton, chosen[references : references + settings.health.knn_queries]
+            queries, asked = beton, chosen[references : references + settings.health.knn.queries]
         else:
-            asked = _labelled(queries)[: settings.health.knn_queries]
+            asked = _labelled(queries)[: settings.health.knn.queries]
         if not references or not len(asked):
             raise DataError(
                 f"{beton}: has {len(chosen)} labelled images for the kNN, of which some must vote and others be "
-                "classified; set health.knn_every to 0"
+                "classified; set health.knn.every to 0"
             )
         # A number that a worker's share of a small data set fills.
         batch = max(1, min(_BATCH, math.ceil(len(asked) / world_size)))
@@ -94,8 +94,8 @@ class OnlineKnn:
             reference_labels[valid],
             queries[asked],
             classes=self._classes,
-            neighbours=self._settings.knn_neighbours,
-            temperature=self._settings.knn_temperature,
+            neighbours=self._settings.neighbours,
+            temperature=self._settings.temperature,
         )
         counts = torch.stack([(predictions == labels[asked]).sum(), asked.sum()]).double()
         right, total = distributed.all_reduce(counts, dist.ReduceOp.SUM, self._group).tolist()
@@ -118,6 +118,25 @@ class OnlineKnn:
             encoder.train(training)
         features, labels, valid = (torch.cat(column) for column in zip(*parts, strict=True))
         return features, labels, valid & (labels >= 0)
+
+
+def open_knn(
+    settings: PretrainSettings,
+    beton: Path,
+    queries: Path | None,
+    *,
+    cpus: int,
+    device: torch.device,
+    rank: int = 0,
+    world_size: int = 1,
+) -> OnlineKnn | None:
+    """The kNN that the settings ask for; None where they ask for none, or the training beton has no labels.
+
+    Args, Raises: see :class:`OnlineKnn`.
+    """
+    if not settings.health.knn.every or not read_manifest(beton).classes:
+        return None
+    return OnlineKnn(settings, beton, queries, cpus=cpus, device=device, rank=rank, world_size=world_size)
 
 
 def _labelled(beton: Path) -> NDArray[np.int64]:

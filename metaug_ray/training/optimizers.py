@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from metaug_ray.config import OptimizerSettings
+from metaug_ray.config.training import OptimizerSettings
 
 
 def make_optimizer(modules: Iterable[nn.Module], settings: OptimizerSettings) -> Optimizer:

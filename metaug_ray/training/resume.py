@@ -1,23 +1,22 @@
-"""Whether a run may go on with given settings."""
+"""Resuming a run: whether it may go on with given settings, and what its next start begins with."""
 
-from typing import Any, Final
+from pathlib import Path
+from typing import Any
 
-from metaug_ray.config import PretrainSettings
+from pydantic import ValidationError
+from ray.train import Checkpoint
+
+from metaug_ray.config.base import explain
+from metaug_ray.config.pretrain import PretrainSettings
+from metaug_ray.config.recorded import fixed_settings, read_fixed
+from metaug_ray.runtime.checkpoint import load
+from metaug_ray.runtime.run_folder import RunFolder
 from metaug_ray.training.errors import TrainingError
-
-_MAY_CHANGE: Final = {"fork", "register_as", "compute", "checkpoint", "health", "tracking"}
-"""What no result depends on, up to rounding."""
-
-
-def fixed_settings(settings: PretrainSettings) -> dict[str, Any]:
-    """The settings that results depend on. Data counts by its content, not by its place."""
-    fixed = settings.model_dump(mode="json", exclude=_MAY_CHANGE)
-    del fixed["data"]["beton"]
-    return fixed
+from metaug_ray.training.state import TrainingState
 
 
 def check_resumable(recorded: dict[str, Any], settings: PretrainSettings, sha256: str) -> None:
-    """Compare a run's record with what it shall go on with.
+    """Compare a run's record, by this version or an earlier one, with what it shall go on with.
 
     Args:
         recorded: the run's record: `fixed` settings and `data` with its `sha256`.
@@ -27,7 +26,14 @@ def check_resumable(recorded: dict[str, Any], settings: PretrainSettings, sha256
     Raises:
         TrainingError: they differ in what results depend on; the message says where.
     """
-    differences = _differences(recorded["fixed"], fixed_settings(settings))
+    try:
+        old = read_fixed(recorded["fixed"])
+    except ValidationError as error:
+        raise TrainingError(
+            f"name: run {settings.name!r} was made by a version of metaug_ray that this one cannot go on with "
+            f"({explain(error)}); use that version, or give a new --name"
+        ) from error
+    differences = _differences(old, fixed_settings(settings))
     if recorded["data"]["sha256"] != sha256:
         differences.append(
             f"  data.beton: {recorded['data']['beton']} (SHA-256 {recorded['data']['sha256'][:12]}...) -> "
@@ -39,6 +45,34 @@ def check_resumable(recorded: dict[str, Any], settings: PretrainSettings, sha256
             + "\n".join(differences)
             + "\nGo on with the "
             f"old ones, or begin a new run with its weights: --name NEW --fork {settings.name}"
+        )
+
+
+def restore(state: TrainingState, checkpoint: Checkpoint) -> str:
+    """Take over a checkpoint of this run; returns what was done, in words. A collective call.
+
+    Raises:
+        CheckpointError: it cannot be read.
+    """
+    with checkpoint.as_directory() as folder:
+        load(state, Path(folder))
+    return f"goes on from step {state.step:,}"
+
+
+def check_progress(settings: PretrainSettings, checkpoint: Checkpoint | None) -> None:
+    """Count the workers' starts from one checkpoint; the driver begins to count anew at its own start.
+
+    Raises:
+        TrainingError: there were too many.
+    """
+    begins = "the beginning" if checkpoint is None else checkpoint.path.rstrip("/").rpartition("/")[2]
+    folder = RunFolder(settings.storage, settings.name)
+    most = settings.compute.max_failures_in_row
+    starts = folder.count_start(begins)
+    if starts > most + 1:
+        raise TrainingError(
+            f"workers failed {starts - 1} times in a row after {begins}, and no checkpoint came in between "
+            f"(compute.max_failures_in_row is {most}): it would happen again"
         )
 
 

@@ -2,7 +2,7 @@
 
 import math
 
-from metaug_ray.config import ScheduleSettings
+from metaug_ray.config.training import ScheduleSettings
 
 
 def learning_rate_factor(schedule: ScheduleSettings, step: int, steps_per_epoch: int, epochs: int) -> float:

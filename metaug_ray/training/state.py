@@ -1,7 +1,6 @@
 """Everything that a run is: built from settings, saved in a checkpoint, loaded from one."""
 
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import torch
@@ -11,14 +10,18 @@ from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, se
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from metaug_ray.config import MethodSettings, PretrainSettings
-from metaug_ray.method import contrast, distributed
+from metaug_ray.config.contrasts import CONTRASTS
+from metaug_ray.config.method import MethodSettings
+from metaug_ray.config.pretrain import PretrainSettings
+from metaug_ray.method import distributed
 from metaug_ray.method.algorithm import MetaStep, MetAug
+from metaug_ray.method.contrast import Contrast, build_contrast, contrast_parameters
 from metaug_ray.method.encoders import MultiViewEncoder
-from metaug_ray.method.generators import Generators
 from metaug_ray.method.memory_bank import MemoryBank
 from metaug_ray.method.model import Model
-from metaug_ray.method.objective import Contrast, Objective
+from metaug_ray.method.objective import Objective
+from metaug_ray.runtime.device import autocast_dtype
+from metaug_ray.runtime.networks import build_networks
 from metaug_ray.training.optimizers import make_optimizer
 
 
@@ -95,27 +98,6 @@ class TrainingState:
             setattr(self, name, value)
 
 
-def build_networks(settings: PretrainSettings) -> tuple[MultiViewEncoder, Generators | None]:
-    """Encoders with heads, and generators, before training: drawn from the seed, on the CPU."""
-    chosen = settings.model
-    # What is drawn here must not depend on, nor disturb, what the process drew before.
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(settings.seed)
-        networks = MultiViewEncoder(
-            chosen.views,
-            chosen.encoder,
-            width=chosen.width,
-            small_images=chosen.small_images,
-            feature_size=chosen.feature_size,
-        )
-        generators = (
-            Generators(len(chosen.views), chosen.feature_size, settings.method.generator_hidden_size)
-            if settings.method.generators
-            else None
-        )
-    return networks, generators
-
-
 def build_state(
     settings: PretrainSettings, samples: int, device: torch.device, group: dist.ProcessGroup | None = None
 ) -> TrainingState:
@@ -136,36 +118,11 @@ def build_state(
     encoder_optimizer = make_optimizer([networks.encoders], training.encoder)
     head_optimizer = make_optimizer([networks.heads], training.head)
     generator_optimizer = None if generators is None else make_optimizer([generators], training.generator)
-
-    encoder: nn.Module = torch.compile(networks) if settings.compute.compile else networks  # type: ignore[assignment]
-    if distributed.world_size(group) > 1:
-        encoder = DistributedDataParallel(
-            encoder,
-            device_ids=[device] if device.type == "cuda" else None,
-            process_group=group,
-            gradient_as_bucket_view=True,
-        )
-    pairs = len(chosen.views) * (len(chosen.views) - 1)
-    objective = Objective(
-        make_contrast(settings.method, pairs, group),
-        delta=settings.method.delta,
-        alpha=settings.method.alpha,
-        margin=settings.method.margin,
-    ).to(device)
+    encoder = _wrapped(networks, device, group, compiled=settings.compute.compile)
+    objective = _objective(settings.method, len(chosen.views), group).to(device)
     metaug = MetAug(
-        Model(encoder, generators, objective, torch.bfloat16 if training.precision == "bfloat16" else None, group),
-        MemoryBank(
-            samples,
-            len(chosen.views),
-            chosen.feature_size,
-            negatives=settings.bank.negatives,
-            sampling=settings.bank.sampling,
-            momentum=settings.bank.momentum,
-            seed=settings.seed,
-            dtype=getattr(torch, settings.bank.precision),
-            device=device,
-            group=group,
-        ),
+        Model(encoder, generators, objective, autocast_dtype(training.precision), group),
+        _bank(settings, samples, device, group),
         encoder_optimizer,
         generator_optimizer,
         MetaStep(**settings.method.meta.model_dump()),
@@ -179,29 +136,54 @@ def build_state(
 
 def make_contrast(settings: MethodSettings, pairs: int, group: dist.ProcessGroup | None = None) -> Contrast:
     """The contrast that the settings name, for P ordered pairs of views."""
-    chosen = _contrast(settings, pairs, group)
-    return contrast.centered(chosen) if settings.centered else chosen
+    return build_contrast(settings.contrast, pairs, group, **settings.chosen_contrast.model_dump())
 
 
-def _contrast(settings: MethodSettings, pairs: int, group: dist.ProcessGroup | None) -> Contrast:
-    beta, gamma, temperature = settings.beta, settings.gamma, settings.temperature
-    match settings.contrast:
-        case "unified":
-            return partial(contrast.unified_contrast, beta=beta, gamma=gamma)
-        case "unified_eq8":
-            return partial(contrast.unified_contrast_eq8, beta=beta, margin=settings.eq8_margin)
-        case "unified_attenuated":
-            return partial(contrast.unified_contrast_attenuated, beta=beta, gamma=gamma, phi=settings.phi)
-        case "info_nce":
-            return partial(contrast.info_nce, temperature=temperature)
-        case "debiased_info_nce":
-            return partial(contrast.debiased_info_nce, temperature=temperature, class_prior=settings.class_prior)
-        case "hard_info_nce":
-            return partial(
-                contrast.hard_info_nce,
-                temperature=temperature,
-                class_prior=settings.class_prior,
-                concentration=settings.concentration,
+def _objective(settings: MethodSettings, views: int, group: dist.ProcessGroup | None) -> Objective:
+    contrast = make_contrast(settings, views * (views - 1), group)
+    return Objective(contrast, delta=settings.delta, alpha=settings.alpha, margin=settings.margin)
+
+
+def _bank(
+    settings: PretrainSettings, samples: int, device: torch.device, group: dist.ProcessGroup | None
+) -> MemoryBank:
+    return MemoryBank(
+        samples,
+        len(settings.model.views),
+        settings.model.feature_size,
+        negatives=settings.bank.negatives,
+        sampling=settings.bank.sampling,
+        momentum=settings.bank.momentum,
+        seed=settings.seed,
+        dtype=getattr(torch, settings.bank.precision),
+        device=device,
+        group=group,
+    )
+
+
+def _wrapped(
+    networks: MultiViewEncoder, device: torch.device, group: dist.ProcessGroup | None, *, compiled: bool
+) -> nn.Module:
+    encoder: nn.Module = torch.compile(networks) if compiled else networks  # type: ignore[assignment]
+    if distributed.world_size(group) == 1:
+        return encoder
+    return DistributedDataParallel(
+        encoder,
+        device_ids=[device] if device.type == "cuda" else None,
+        process_group=group,
+        gradient_as_bucket_view=True,
+    )
+
+
+def _check_contrasts() -> None:
+    """A contrast's settings are its function's keywords; where they differ, this import fails."""
+    for name in CONTRASTS:
+        settings = set(type(getattr(MethodSettings(), name)).model_fields)
+        if settings != contrast_parameters(name):
+            raise TypeError(
+                f"contrast {name!r}: its settings {sorted(settings)} are not the keywords of its function, "
+                f"{sorted(contrast_parameters(name))}"
             )
-        case "nce":
-            return contrast.NoiseContrastiveEstimation(pairs, temperature=temperature, group=group)
+
+
+_check_contrasts()

@@ -1,44 +1,33 @@
 """One pre-training run, from the driver: checked, started, watched and brought to its end."""
 
+import logging
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-import ray
-import ray.exceptions
-import yaml
-from ray.train import (
-    CheckpointConfig,
-    ControllerError,
-    FailureConfig,
-    Result,
-    RunConfig,
-    ScalingConfig,
-    TrainingFailedError,
-)
-from ray.train.torch import TorchConfig, TorchTrainer
-from ray.util.queue import Queue
-
-from metaug_ray.config import PretrainSettings
+from metaug_ray.config.pretrain import PretrainSettings
+from metaug_ray.config.recorded import fixed_settings, to_yaml
 from metaug_ray.data.manifest import Manifest
 from metaug_ray.data.staging import find_manifest
-from metaug_ray.tracking.runs import RunStatus, RunTracker, connect
-from metaug_ray.training.cluster import cluster, nodes, say_if_busy
+from metaug_ray.runtime.cluster import cluster, nodes, warn_if_busy
+from metaug_ray.runtime.placement import Placement
+from metaug_ray.runtime.run_folder import RunFolder
+from metaug_ray.runtime.words import counted
+from metaug_ray.tracking.connection import connect
+from metaug_ray.tracking.records import RunStatus
+from metaug_ray.tracking.runs import RunTracker
+from metaug_ray.training.capacity import place
 from metaug_ray.training.errors import TrainingError
-from metaug_ray.training.messages import describe_failures, listening
-from metaug_ray.training.monitor import ControllerMessages, Monitor
-from metaug_ray.training.placement import Placement, place
-from metaug_ray.training.progress_line import counted, duration
-from metaug_ray.training.resume import check_resumable, fixed_settings
-from metaug_ray.training.run_folder import RunFolder
-from metaug_ray.training.worker import STOPPED, run_worker
+from metaug_ray.training.fit import fit
+from metaug_ray.training.resume import check_resumable
+from metaug_ray.training.warm_start import find_warm_start
 
-_HOME = Path("~/metaug_ray").expanduser()
+_HOME: Final = Path("~/metaug_ray").expanduser()
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -66,24 +55,18 @@ class Outcome:
     unsent: int = 0
 
 
-def say(text: str) -> None:
-    """Print a line to the job's log at once."""
-    print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)
-
-
 def pretrain(settings: PretrainSettings) -> Outcome:
     """Train to the end, or go on with the run of this name.
 
     Whatever can be known to be wrong is found before a worker starts.
 
     Raises:
-        TrainingError: settings, storage or cluster do not allow the run, or workers failed more often than allowed.
-        DataError: the beton is missing or broken.
-        TrackingError: MLflow cannot be reached at the start.
+        UserError: settings, data, storage, cluster or MLflow do not allow the run, or workers failed more often than
+            allowed.
     """
     manifest = find_manifest(settings.data.beton)
     _check_knn(settings, manifest)
-    folder = RunFolder(settings.checkpoint.storage, settings.name)
+    folder = RunFolder(settings.storage, settings.name)
     folder.make()
     lock = folder.lock()
     try:
@@ -97,23 +80,17 @@ def pretrain(settings: PretrainSettings) -> Outcome:
 def _pretrain(settings: PretrainSettings, folder: RunFolder, manifest: Manifest) -> Outcome:
     record = folder.record
     if record is None:
-        record = {
-            # The same name in the same place may be another run, after its folder was deleted.
-            "id": uuid.uuid4().hex,
-            "fork": settings.fork,
-            "settings": settings.model_dump(mode="json"),
-            "fixed": fixed_settings(settings),
-            "data": {"beton": settings.data.beton, "sha256": manifest.sha256, "samples": manifest.samples},
-        }
+        record = _new_record(settings, manifest)
     else:
         check_resumable(record, settings, manifest.sha256)
     # Before a cluster is joined or started for nothing.
     connect(settings.tracking.uri)
     if "finished" in record:
         with _tracked(settings, folder, record) as tracked:
-            say(f"run {settings.name!r} is finished already; give another --name to train again")
+            _log.info("run %r is finished already; give another --name to train again", settings.name)
         return tracked.outcome()
-    fork = None if folder.checkpoints() or record["fork"] is None else _fork(settings, record["fork"], manifest)
+    other = None if folder.checkpoints() else record["fork"]
+    warm_start = None if other is None else find_warm_start(settings, other, manifest)
     # An elastic run is better off with fewer workers than with a long wait for one that is lost.
     with cluster(settings.compute.address, start_timeout=60 if settings.compute.min_workers else 300):
         placement = place(settings, nodes(), manifest.samples)
@@ -121,63 +98,52 @@ def _pretrain(settings: PretrainSettings, folder: RunFolder, manifest: Manifest)
             tracker = tracked.tracker
             record |= {"mlflow": {"uri": tracker.uri, "run_id": tracker.run_id}}
             folder.write_record(record)
-            tracker.settings(
-                settings.model_dump(mode="json"), record["fixed"] | {"data.sha256": manifest.sha256}, to_yaml(settings)
-            )
-            say(_announcement(settings, manifest, placement, folder, tracker))
-            for name in folder.remove_unfinished():
-                say(f"removed {name}, which was not written to its end")
-            folder.keep_best_of_all()
-            folder.count_start(None)
-            say_if_busy(placement, say)
-            say("starting the workers; a minute or so passes before the first step")
-            _fit(settings, folder, tracker, placement, record, fork)
+            fixed = record["fixed"] | {"data.sha256": manifest.sha256}
+            tracker.settings(settings.model_dump(mode="json"), fixed, to_yaml(settings))
+            _announce(settings, manifest, placement, folder, tracker)
+            _tidy(folder)
+            warn_if_busy(placement)
+            _log.info("starting the workers; a minute or so passes before the first step")
+            fit(settings, folder, tracker, placement, record, warm_start)
             folder.remove_unfinished()
             folder.write_record(record | {"finished": time.time()})
             tracker.curves()
     return tracked.outcome()
 
 
-def to_yaml(settings: PretrainSettings) -> str:
-    """All settings, as a file that `--config` takes."""
-    text: str = yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False)
-    return text
+def _new_record(settings: PretrainSettings, manifest: Manifest) -> dict[str, Any]:
+    return {
+        # The same name in the same place may be another run, after its folder was deleted.
+        "id": uuid.uuid4().hex,
+        "fork": settings.fork,
+        "settings": settings.model_dump(mode="json"),
+        "fixed": fixed_settings(settings),
+        "data": {"beton": settings.data.beton, "sha256": manifest.sha256, "samples": manifest.samples},
+    }
 
 
 def _check_knn(settings: PretrainSettings, manifest: Manifest) -> None:
-    queries = settings.health.knn_beton
-    if queries is None or not settings.health.knn_every:
+    queries = settings.health.knn.beton
+    if queries is None or not settings.health.knn.every:
         return
     if not manifest.classes:
         raise TrainingError(
-            f"health.knn_beton: {settings.data.beton} has no labels that could vote; leave health.knn_beton out"
+            f"health.knn.beton: {settings.data.beton} has no labels that could vote; leave health.knn.beton out"
         )
     other = find_manifest(queries)
     if other.classes != manifest.classes:
         raise TrainingError(
-            f"health.knn_beton: {queries} has {len(other.classes)} classes ({', '.join(other.classes[:3])}...), and "
+            f"health.knn.beton: {queries} has {len(other.classes)} classes ({', '.join(other.classes[:3])}...), and "
             f"{settings.data.beton} {len(manifest.classes)} ({', '.join(manifest.classes[:3])}...); give the same ones"
         )
 
 
-def _fork(settings: PretrainSettings, name: str, manifest: Manifest) -> dict[str, str]:
-    """Where a warm start finds its weights, and which of them fit."""
-    other = RunFolder(settings.checkpoint.storage, name)
-    record, names = other.record, other.checkpoints()
-    if record is None or not names:
-        raise TrainingError(f"fork: {other.location} is no run with a checkpoint; give the name of one")
-    old, new = record["fixed"]["model"], fixed_settings(settings)["model"]
-    if old != new:
-        raise TrainingError(f"fork: the networks of {name!r} are others: {old}, not {new}; keep model.* as it was")
-    method, size = record["fixed"]["method"], "generator_hidden_size"
-    generators = method["generators"] and method[size] == settings.method.generator_hidden_size
-    return {
-        "storage": settings.checkpoint.storage,
-        "name": name,
-        "checkpoint": names[-1],
-        "bank": "same" if record["data"]["sha256"] == manifest.sha256 else "new",
-        "generators": "same" if generators or not settings.method.generators else "new",
-    }
+def _tidy(folder: RunFolder) -> None:
+    """Bring the folder into the state that an earlier start of the run may not have left it in."""
+    for name in folder.remove_unfinished():
+        _log.info("removed %s, which was not written to its end", name)
+    folder.keep_best_of_all()
+    folder.count_start(None)
 
 
 @dataclass
@@ -212,7 +178,6 @@ def _tracked(settings: PretrainSettings, folder: RunFolder, record: dict[str, An
         settings.name,
         record["id"],
         Path(folder.location, "tracking") if folder.local else _HOME / "tracking" / record["id"],
-        say,
     )
     tracked = _Tracked(tracker, folder)
     status: RunStatus = "FINISHED"
@@ -229,94 +194,14 @@ def _tracked(settings: PretrainSettings, folder: RunFolder, record: dict[str, An
         tracked.unsent = tracker.close(status, patience=60.0 if status == "FINISHED" else 2.0)
 
 
-def _fit(
-    settings: PretrainSettings,
-    folder: RunFolder,
-    tracker: RunTracker,
-    placement: Placement,
-    record: dict[str, Any],
-    fork: dict[str, str] | None,
-) -> None:
-    monitor = Monitor(settings, tracker, folder, say)
-    began = time.monotonic()
-    try:
-        with listening(monitor.take, say) as queue:
-            make_trainer = partial(_trainer, settings, folder, placement, queue, record, fork)
-            result = _fit_persistently(make_trainer, settings.compute.max_failures_in_row)
-    except TrainingFailedError as error:
-        failures = getattr(error, "worker_failures", None)
-        reason = describe_failures(failures) if failures else str(error).strip().splitlines()[-1]
-        raise TrainingError(
-            f"{reason}; given up after {counted(monitor.restarts, 'failure')}. The same command goes on from the last "
-            f"checkpoint ({(folder.checkpoints() or ['none yet'])[-1]})"
-        ) from error
-    except ray.exceptions.RayError as error:
-        raise TrainingError(
-            f"Ray lost the run ({type(error).__name__}: {str(error).splitlines()[0]}); the same command goes on from "
-            "the last checkpoint"
-        ) from error
-    stopped = (result.return_value or {}).get(STOPPED)
-    if stopped is not None:
-        raise TrainingError(f"{stopped}; the last failure: {monitor.failure}" if monitor.failure else stopped)
-    say(f"run {settings.name!r} is finished after {duration(time.monotonic() - began)}")
-
-
-def _trainer(
-    settings: PretrainSettings,
-    folder: RunFolder,
-    placement: Placement,
-    queue: Queue,
-    record: dict[str, Any],
-    fork: dict[str, str] | None,
-) -> TorchTrainer:
-    elastic = placement.min_workers < placement.workers
-    return TorchTrainer(
-        run_worker,
-        train_loop_config={
-            "settings": settings.model_dump(mode="json"),
-            "cpus": placement.cpus,
-            "queue": queue,
-            "record": record,
-            "fork": fork,
-        },
-        scaling_config=ScalingConfig(
-            num_workers=(placement.min_workers, placement.workers) if elastic else placement.workers,
-            use_gpu=placement.gpu,
-            resources_per_worker=placement.worker,
-        ),
-        torch_config=TorchConfig(backend=placement.backend),
-        run_config=RunConfig(
-            name=settings.name,
-            storage_path=folder.storage,
-            failure_config=FailureConfig(max_failures=settings.compute.max_failures),
-            checkpoint_config=CheckpointConfig(num_to_keep=settings.checkpoint.keep),
-            callbacks=[ControllerMessages(queue)],
-            worker_runtime_env=placement.runtime_env,
-        ),
-    )
-
-
-def _fit_persistently(make_trainer: Callable[[], TorchTrainer], retries: int) -> Result:
-    """Ray Train starts workers again that it loses in training, and gives up where it loses them as they start."""
-    while True:
-        try:
-            return make_trainer().fit()
-        except ControllerError as error:
-            if not retries or not isinstance(error.controller_failure, ray.exceptions.RayError):
-                raise
-            retries -= 1
-            reason = str(error.controller_failure).strip().splitlines()[0]
-            say(f"Ray lost the workers while they started ({reason}); they are started again")
-
-
-def _announcement(
+def _announce(
     settings: PretrainSettings, manifest: Manifest, placement: Placement, folder: RunFolder, tracker: RunTracker
-) -> str:
+) -> None:
     workers = counted(placement.workers, "worker")
     if placement.min_workers < placement.workers:
         workers = f"{placement.min_workers} to {placement.workers} workers"
     each = "1 GPU and " if placement.gpu else ""
-    return (
+    _log.info(
         f"run {settings.name!r}: {counted(manifest.samples, 'image')}, {counted(settings.training.epochs, 'epoch')} of "
         f"batches of {settings.training.batch_size}, {workers} with {each}{counted(placement.cpus, 'CPU')}; kept in "
         f"{folder.location}; MLflow run {tracker.run_id} at {tracker.uri}"

@@ -10,9 +10,9 @@ from mlflow.tracking import MlflowClient
 
 from metaug_ray.config import PretrainSettings
 from metaug_ray.data.manifest import read_manifest
-from metaug_ray.training.checkpoint import snapshot, write
+from metaug_ray.runtime.checkpoint import snapshot, write
 from metaug_ray.training.resume import fixed_settings
-from metaug_ray.training.run_folder import RunFolder, checkpoint_name
+from metaug_ray.runtime.run_folder import RunFolder, checkpoint_name
 from metaug_ray.training.state import TrainingState, build_state
 from tests.training.small import small_settings
 

@@ -6,7 +6,7 @@ import pytest
 
 from metaug_ray.config import CompareSettings, TrackingSettings
 from metaug_ray.evaluation.compare import compare, group
-from metaug_ray.evaluation.comparison import Row, write
+from metaug_ray.evaluation.comparison_report import Row, write
 from metaug_ray.evaluation.errors import EvaluationError
 from metaug_ray.evaluation.intervals import confidence_interval
 from metaug_ray.tracking.description import EncoderDescription

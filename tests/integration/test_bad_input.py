@@ -10,10 +10,10 @@ from mlflow.tracking import MlflowClient
 from metaug_ray.config import EncodingSettings, PrepareSettings, PretrainSettings, SourceSettings
 from metaug_ray.data.errors import DataError
 from metaug_ray.data.prepare import prepare
-from metaug_ray.tracking.runs import TrackingError
+from metaug_ray.tracking.errors import TrackingError
 from metaug_ray.training.errors import TrainingError
 from metaug_ray.training.resume import fixed_settings
-from metaug_ray.training.run_folder import RunFolder
+from metaug_ray.runtime.run_folder import RunFolder
 from metaug_ray.training.trainer import pretrain
 from tests.data.nobody import as_nobody, needs_root
 from tests.training.small import merged, small_settings

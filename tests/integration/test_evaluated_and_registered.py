@@ -37,16 +37,16 @@ from metaug_ray.evaluation import classify
 from metaug_ray.evaluation.augmented_probe import train_augmented_probe
 from metaug_ray.evaluation.errors import EvaluationError
 from metaug_ray.evaluation.evaluate import evaluate
-from metaug_ray.evaluation.knn import weighted_knn
+from metaug_ray.knn import weighted_knn
 from metaug_ray.evaluation.linear_probe import train_probe
-from metaug_ray.evaluation.networks import AUGMENTED, REPRESENTATIONS, Readout
+from metaug_ray.evaluation.readout import AUGMENTED, REPRESENTATIONS, Readout
 from metaug_ray.evaluation.register import register_encoder
 from metaug_ray.evaluation.representations import Images, represent
-from metaug_ray.evaluation.source import find_encoder
+from metaug_ray.evaluation.find_encoder import find_encoder
 from metaug_ray.tracking.encoders import load_encoder
 from metaug_ray.tracking.registry import Promotion
-from metaug_ray.tracking.runs import TrackingError
-from metaug_ray.training.placement import Placement
+from metaug_ray.tracking.errors import TrackingError
+from metaug_ray.runtime.placement import Placement
 from tests.evaluation.finished import FinishedRun, finish_run
 from tests.integration.jobs import workers_of
 

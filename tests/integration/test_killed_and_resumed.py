@@ -15,7 +15,7 @@ from mlflow.tracking import MlflowClient
 
 from metaug_ray.config import PretrainSettings
 from metaug_ray.training.errors import TrainingError
-from metaug_ray.training.run_folder import RunFolder
+from metaug_ray.runtime.run_folder import RunFolder
 from metaug_ray.training.trainer import pretrain
 from tests.integration.jobs import Job, logged_losses, workers_of
 from tests.ranks import run_ranks

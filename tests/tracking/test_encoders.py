@@ -17,7 +17,8 @@ from metaug_ray.method.frozen import FrozenEncoder
 from metaug_ray.tracking import encoders
 from metaug_ray.tracking.description import EncoderDescription
 from metaug_ray.tracking.encoders import load_encoder, load_published, log_encoder, read_encoder
-from metaug_ray.tracking.runs import TrackingError, connect, find_experiment
+from metaug_ray.tracking.connection import connect, find_experiment
+from metaug_ray.tracking.errors import TrackingError
 
 
 def describe(**model: object) -> EncoderDescription:

@@ -18,7 +18,8 @@ from metaug_ray.tracking.registry import (
     register,
     renew,
 )
-from metaug_ray.tracking.runs import TrackingError, connect, find_experiment
+from metaug_ray.tracking.connection import connect, find_experiment
+from metaug_ray.tracking.errors import TrackingError
 
 
 @pytest.fixture

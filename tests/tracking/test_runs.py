@@ -15,7 +15,9 @@ import psutil
 import pytest
 from mlflow.tracking import MlflowClient
 
-from metaug_ray.tracking.runs import RunTracker, TrackingError, resolve_uri
+from metaug_ray.tracking.connection import resolve_uri
+from metaug_ray.tracking.errors import TrackingError
+from metaug_ray.tracking.runs import RunTracker
 
 
 def track(uri: str, folder: Path, said: list[str] | None = None, key: str = "storage/run") -> RunTracker:
@@ -24,7 +26,7 @@ def track(uri: str, folder: Path, said: list[str] | None = None, key: str = "sto
 
 def test_a_database_that_several_open_first(tmp_path: Path) -> None:
     """Each would make the tables."""
-    code = "import sys; from metaug_ray.tracking.runs import connect; connect(sys.argv[1])"
+    code = "import sys; from metaug_ray.tracking.connection import connect; connect(sys.argv[1])"
     command = [sys.executable, "-c", code, f"sqlite:///{tmp_path}/new/mlflow.db"]
     processes = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(3)]
     failures = [process.communicate(timeout=120)[1] for process in processes]

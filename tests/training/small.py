@@ -15,10 +15,10 @@ from metaug_ray.data.loader import PretrainingLoader
 from metaug_ray.data.manifest import read_manifest
 from metaug_ray.method import distributed
 from metaug_ray.training.batches import minibatches
-from metaug_ray.training.checkpoint import load, snapshot, write
+from metaug_ray.runtime.checkpoint import load, snapshot, write
 from metaug_ray.training.loop import Batches, train
 from metaug_ray.training.online_knn import OnlineKnn
-from metaug_ray.training.run_folder import checkpoint_name
+from metaug_ray.runtime.run_folder import checkpoint_name
 from metaug_ray.training.state import TrainingState, build_state
 
 

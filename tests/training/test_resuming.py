@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from metaug_ray.training.checkpoint import load
+from metaug_ray.runtime.checkpoint import load
 from metaug_ray.training.state import build_state
 from tests.ranks import run_ranks
 from tests.training.small import check_same, losses, plain_metrics, run_plain, small_settings, tensors_of

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from metaug_ray.training.checkpoint import CheckpointError, describe, load, load_networks, snapshot, write
+from metaug_ray.runtime.checkpoint import CheckpointError, describe, load, load_networks, snapshot, write
 from metaug_ray.training.state import build_state
 from tests.training.small import run_plain, small_settings
 

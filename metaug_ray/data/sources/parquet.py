@@ -9,7 +9,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from metaug_ray.config import matching_files
 from metaug_ray.data.errors import DataError
 from metaug_ray.data.sources.classes import check_classes
 from metaug_ray.data.sources.record import UNLABELLED, Record
@@ -64,10 +63,16 @@ class ParquetShards:
                         row += 1
 
 
+def _matching_files(pattern: str) -> list[Path]:
+    """Files that match a glob, sorted; `**` stands for any number of folders."""
+    path = Path(pattern)
+    return sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor))))
+
+
 def _find(path: str) -> list[Path]:
     if Path(path).is_dir():
         path = str(Path(path, "*.parquet"))
-    files = [Path(path)] if Path(path).exists() else matching_files(path)
+    files = [Path(path)] if Path(path).exists() else _matching_files(path)
     if not files:
         raise DataError(f"{path}: matches no file; point --source.path at Parquet files or their folder")
     return files

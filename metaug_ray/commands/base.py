@@ -1,0 +1,120 @@
+"""What the jobs' command lines have in common: settings from their sources, and a command from start to exit status."""
+
+import signal
+import sys
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from types import FrameType
+from typing import TypeVar
+
+from pydantic import ValidationError
+from pydantic_settings import BaseSettings, CliApp, SettingsConfigDict, SettingsError
+
+from metaug_ray.config.base import explain, explain_renamed
+from metaug_ray.errors import UserError
+from metaug_ray.runtime.log import shown_log
+
+_C = TypeVar("_C", bound=BaseSettings)
+_S = TypeVar("_S")
+
+
+class CommandError(Exception):
+    """Arguments, variables or files of settings that cannot be used; a line for each."""
+
+
+def command_line(program: str) -> SettingsConfigDict:
+    """Options --part.field-name, and environment variables METAUG_PART__FIELD_NAME, for all fields of a model."""
+    return SettingsConfigDict(
+        env_prefix="METAUG_",
+        env_nested_delimiter="__",
+        cli_prog_name=program,
+        cli_kebab_case=True,
+        cli_implicit_flags=True,
+        cli_avoid_json=True,
+        cli_hide_none_type=True,
+    )
+
+
+def parse(
+    command: type[_C], arguments: list[str], variable: str, renamed: Mapping[str, Sequence[str]] | None = None
+) -> _C:
+    """Settings from the command line and the environment, and from what other sources the model has.
+
+    Args:
+        command: a model with :func:`command_line`.
+        arguments: without the program's name.
+        variable: an environment variable that sets a part of one of its fields, to be named where somebody sets a
+            whole one.
+        renamed: new names of settings by their old ones.
+
+    Raises:
+        CommandError: an argument or variable is wrong.
+        SystemExit: after `--help`.
+    """
+    for argument in arguments:
+        name = argument.partition("=")[0].removeprefix("--").removeprefix("no-").replace("-", "_")
+        if argument.startswith("--") and name in (renamed or {}):
+            raise CommandError(explain_renamed(name, (renamed or {})[name]))
+    try:
+        return CliApp.run(command, arguments)
+    except ValidationError as error:
+        raise CommandError(explain(error, renamed)) from error
+    except SettingsError as error:
+        raise CommandError(f"{error}; set its parts, such as {variable}") from error
+
+
+def run_command(program: str, parsed: Callable[[], _S], run: Callable[[_S], None], interrupted: str) -> int:
+    """A command from its arguments to its exit status; what goes wrong is said in a sentence.
+
+    SIGTERM, by which schedulers stop a job, ends it as Ctrl-C does.
+
+    Args:
+        program: name that such a sentence begins with.
+        parsed: gives the settings.
+        run: does what they say; what takes long to import it imports itself, so that wrong arguments are answered
+            before.
+        interrupted: what a user whose command was interrupted wants to know.
+
+    Returns:
+        0, 1 where it failed, 2 where the arguments are wrong, 130 where it was interrupted.
+
+    Raises:
+        SystemExit: after `--help`.
+    """
+    signal.signal(signal.SIGTERM, _interrupt)
+    before, sys.unraisablehook = sys.unraisablehook, _interrupt_again
+    try:
+        with shown_log():
+            return _answered(program, parsed, run, interrupted)
+    finally:
+        sys.unraisablehook = before
+
+
+def _answered(program: str, parsed: Callable[[], _S], run: Callable[[_S], None], interrupted: str) -> int:
+    try:
+        settings = parsed()
+    except CommandError as error:
+        print(f"{program}: {error}", file=sys.stderr)
+        return 2
+    try:
+        run(settings)
+    except UserError as error:
+        print(f"{program}: {error}", file=sys.stderr)
+        return 1
+    except (KeyboardInterrupt, SystemExit):  # the latter is what Ray Train makes of the former
+        print(f"{program}: interrupted; {interrupted}", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _interrupt_again(dropped: "sys.UnraisableHookArgs") -> None:
+    """Python drops what is raised while it calls back, as for a weak reference: an interruption comes once more."""
+    main = threading.main_thread().ident
+    if main is not None and isinstance(dropped.exc_value, KeyboardInterrupt):
+        threading.Timer(0.05, signal.pthread_kill, (main, signal.SIGTERM)).start()
+    else:
+        sys.__unraisablehook__(dropped)

@@ -1,0 +1,48 @@
+"""Settings of a run from a preset and from a YAML file, as sources beneath the command line and the environment."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic.fields import FieldInfo
+from pydantic_settings import PydanticBaseSettingsSource
+
+from metaug_ray.commands.base import CommandError
+from metaug_ray.config.presets import PRESETS
+from metaug_ray.config.recorded import migrated
+
+
+class _NamedSource(PydanticBaseSettingsSource):
+    """Nested settings, chosen by what stronger sources gave for some field."""
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        raise NotImplementedError  # all fields at once, in __call__
+
+
+class FileSource(_NamedSource):
+    """The file that `config` names: on the command line or in the environment.
+
+    Raises:
+        CommandError: it cannot be read, or holds no settings.
+    """
+
+    def __call__(self) -> dict[str, Any]:
+        name = self.current_state.get("config")
+        if name is None:
+            return {}
+        path = Path(name).expanduser()
+        try:
+            content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise CommandError(f"config: {path} cannot be read ({' '.join(str(error).split())})") from error
+        if not isinstance(content, dict):
+            raise CommandError(f"config: {path} holds no settings by name; write one with --print-config")
+        return migrated(content)
+
+
+class PresetSource(_NamedSource):
+    """The preset that `preset` names: on the command line, in the environment or in the file."""
+
+    def __call__(self) -> dict[str, Any]:
+        # Where it is none of them, the settings say so; without data they would say that data is missing, not beton.
+        return {"data": {}} | PRESETS.get(self.current_state.get("preset", ""), {})

@@ -1,0 +1,56 @@
+"""The loss and the generators: what makes MetAug of CMC."""
+
+from typing import Final
+
+from pydantic import Field
+
+from metaug_ray.choices import ContrastName, MarginKind, MetaSchedule
+from metaug_ray.config.base import NotNegative, Positive, Settings
+from metaug_ray.config.contrasts import ContrastSettings
+
+
+class MetaSettings(Settings):
+    """How the generators are trained (Algorithm 1)."""
+
+    schedule: MetaSchedule = "fused"
+    """fused: with the encoders, on the same minibatch; separate: after them, on a minibatch of their own"""
+    virtual_learning_rate: Positive = 1e-3
+    """step size of the virtual step (l in Eq. 3)"""
+    every: int = Field(1, ge=1)
+    """train the generators on each n-th step"""
+
+
+_OUCL: Final[dict[ContrastName, str]] = {
+    "unified": "",
+    "unified_eq8": " (Eq. 8)",
+    "unified_attenuated": " (Eq. 9)",
+}
+
+
+class MethodSettings(ContrastSettings):
+    """The loss and the generators. MetAug is unified + generators; without generators it is "only OUCL"; info_nce +
+    generators is "only MAG"; nce or info_nce without them is CMC."""
+
+    generators: bool = True
+    """train meta feature augmentation generators (MAG), one per view"""
+    generator_hidden_size: int = Field(2048, ge=8, le=65_536)
+    """units of the generators' two hidden layers"""
+    delta: NotNegative = 1e-5
+    """weight of the loss of augmented features (Eq. 11); the paper searches 1e-1 to 1e-8"""
+    alpha: NotNegative = 1e-13
+    """weight of the margin regulariser in the generators' objective (Eq. 6); the paper searches 1e-3 to 1e-17"""
+    margin: MarginKind = "large"
+    """kind of the injected margins (appendix A.2)"""
+    meta: MetaSettings = MetaSettings()
+    """training of the generators"""
+
+    @property
+    def variant(self) -> str:
+        """The paper's name for this combination of contrast and generators."""
+        chosen = self.chosen_contrast
+        if chosen.baseline is None:
+            name = ("MetAug" if self.generators else "only OUCL") + _OUCL.get(self.contrast, f" ({self.contrast})")
+            return f"{name}, centered" if getattr(chosen, "centered", False) else name
+        if not self.generators:
+            return chosen.baseline
+        return "only MAG" if self.contrast == "info_nce" else f"only MAG on {chosen.baseline}"

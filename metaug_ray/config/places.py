@@ -1,0 +1,23 @@
+"""Where runs lie, and where they are tracked."""
+
+from pydantic import Field
+
+from metaug_ray.config.base import Location, Settings
+
+
+class TrackingSettings(Settings):
+    """MLflow."""
+
+    uri: Location = "sqlite:///~/metaug_ray/mlflow.db"
+    """address of MLflow: a server (http://host:5000), or a database file of this machine"""
+    experiment: str = Field("metaug", min_length=1)
+    """MLflow experiment"""
+
+
+class PlaceSettings(Settings):
+    """Where runs lie, and where they are tracked."""
+
+    storage: Location = "~/metaug_ray/runs"
+    """folder or URI (s3://...) of all runs; with several nodes one that all of them reach"""
+    tracking: TrackingSettings = TrackingSettings()
+    """MLflow"""

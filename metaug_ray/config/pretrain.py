@@ -1,0 +1,164 @@
+"""Settings of `jobs/imagenet_resnet50.py`: one pre-training run."""
+
+import re
+from typing import Self
+
+from pydantic import Field, model_validator
+
+from metaug_ray.config.augmentation import AugmentationSettings
+from metaug_ray.config.bank import BankSettings
+from metaug_ray.config.base import RUN_NAME, Location, Positive, Settings
+from metaug_ray.config.knn import KnnSettings
+from metaug_ray.config.machines import MachineSettings
+from metaug_ray.config.method import MethodSettings
+from metaug_ray.config.model import ModelSettings
+from metaug_ray.config.places import PlaceSettings
+from metaug_ray.config.training import TrainingSettings
+
+
+class DataSettings(Settings):
+    """What is trained on."""
+
+    beton: Location
+    """path or URI of the beton that jobs/prepare_data.py wrote; its manifest lies beside it"""
+    image_size: int = Field(224, ge=16, le=1024)
+    """side in pixels of the square that the encoders see"""
+    augmentation: AugmentationSettings = AugmentationSettings(crop_scale=(0.08, 1.0))
+    """changes that an image undergoes before the encoders see it"""
+
+
+class ComputeSettings(MachineSettings):
+    """Where and on what a run trains. May change when it is resumed."""
+
+    min_workers: int | None = Field(None, ge=1)
+    """least number of workers, which makes the run elastic: it goes on with these when nodes are lost; the batch must
+    divide by every number up to workers"""
+    compile: bool = False
+    """torch.compile the encoders"""
+    channels_last: bool = True
+    """keep the encoders in channels_last memory format"""
+    max_failures: int = Field(20, ge=0)
+    """failures of workers, over the whole run, after each of which it goes on from the last checkpoint"""
+    max_failures_in_row: int = Field(5, ge=0)
+    """failures and elastic changes without a new checkpoint in between after which the run stops: what fails again and
+    again is not mended by trying"""
+
+
+class CheckpointSettings(Settings):
+    """When checkpoints are written and which stay. May change when a run is resumed."""
+
+    every_steps: int | None = Field(None, ge=1)
+    """write one each n steps; none: by the clock"""
+    every_minutes: Positive | None = 30.0
+    """write one each n minutes; none: by steps"""
+    keep: int = Field(2, ge=1, le=1000)
+    """number of the last checkpoints that stay; the one with the best kNN accuracy stays besides"""
+    asynchronous: bool = True
+    """write while training goes on, from a copy in memory"""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.every_steps is None and self.every_minutes is None:
+            raise ValueError("every_minutes: set it or every_steps, or a failure would lose the run")
+        return self
+
+
+class OnlineKnnSettings(KnnSettings):
+    """The kNN accuracy of the encoders while they train."""
+
+    every: int = Field(5, ge=0)
+    """epochs between kNN evaluations and similarity histograms; 0: none"""
+    beton: Location | None = None
+    """labelled beton whose images are classified; default: images of the training beton, if it has labels"""
+    references: int = Field(10_000, ge=10)
+    """labelled images of the training beton that vote"""
+    queries: int = Field(2_000, ge=10)
+    """images that are classified"""
+
+
+class HealthSettings(Settings):
+    """What is watched during training. May change when a run is resumed."""
+
+    log_every: int = Field(50, ge=1)
+    """steps between lines in the log, and between values in MLflow"""
+    knn: OnlineKnnSettings = OnlineKnnSettings()
+    """kNN accuracy of the encoders"""
+    collapse_below: float = Field(0.1, ge=0, lt=1)
+    """spread of the features (1: even over the sphere, 0: all the same) below which a collapse is reported"""
+
+
+class PretrainSettings(PlaceSettings):
+    """One pre-training run. The defaults are the paper's ImageNet ResNet-50 setting, on CMC's basis."""
+
+    name: str = Field("imagenet_resnet50", max_length=100)
+    """name of the run: the same one again resumes it"""
+    fork: str | None = Field(None, min_length=1)
+    """begin with the weights of this other run: a warm start, from step 0, with other settings than model.*; generators
+    of another size and the bank of other data begin anew"""
+    register_as: str | None = Field(None, pattern=f"^{RUN_NAME}$")
+    """publish the encoder under this name in MLflow's registry when the run is finished"""
+    seed: int = Field(0, ge=0, lt=2**31)
+    """random seed: it fixes the initial weights, the order of the images, their augmentations and the negatives"""
+    data: DataSettings
+    """images"""
+    model: ModelSettings = ModelSettings()
+    """networks"""
+    method: MethodSettings = MethodSettings()
+    """loss and generators"""
+    bank: BankSettings = BankSettings()
+    """memory bank"""
+    training: TrainingSettings = TrainingSettings()
+    """optimisation"""
+    compute: ComputeSettings = ComputeSettings()
+    """machines"""
+    checkpoint: CheckpointSettings = CheckpointSettings()
+    """checkpoints"""
+    health: HealthSettings = HealthSettings()
+    """measurements during training"""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not re.fullmatch(RUN_NAME, self.name):
+            raise ValueError(f"name: letters, digits, '.', '_' and '-' only, as it names a folder (got {self.name!r})")
+        if self.fork == self.name:
+            raise ValueError(f"fork: a run cannot begin with its own weights (got {self.fork!r}); give a new name")
+        self.compute.check_readable(self.data.beton, self.health.knn.beton)
+        least = self.model.minimum_size
+        if self.data.image_size < least:
+            raise ValueError(
+                f"data.image_size: the {self.model.encoder} encoder needs {least} px or model.small_images "
+                f"(got {self.data.image_size})"
+            )
+        compute = self.compute
+        if compute.min_workers is not None and (compute.workers is None or compute.min_workers > compute.workers):
+            raise ValueError(
+                f"compute.min_workers: got {compute.min_workers}; expected at most compute.workers "
+                f"(got {compute.workers}), which elastic training needs too"
+            )
+        for workers in range(compute.min_workers or compute.workers or 1, (compute.workers or 1) + 1):
+            self.images_per_worker(workers)
+        return self
+
+    def images_per_worker(self, workers: int) -> int:
+        """A worker's share of the batch.
+
+        Raises:
+            ValueError: the batch does not divide evenly among them, or into parts of accumulation.
+        """
+        batch, accumulation = self.training.batch_size, self.training.accumulation
+        share, rest = divmod(batch, workers * accumulation)
+        least = 2 if self.method.generators else 1
+        if rest or share < least:
+            parts = f" in {accumulation} parts" if accumulation > 1 else ""
+            short = f" and at least {least} images for batch norm" if least > 1 else ""
+            nearest = max(least, round(batch / (workers * accumulation))) * workers * accumulation
+            raise ValueError(
+                f"training.batch_size: {batch} images among {workers} workers{parts} leave each "
+                f"{batch / (workers * accumulation):g}; expected a whole number{short}, such as {nearest}"
+            )
+        if self.data.augmentation.mixup < 1 and share * accumulation % 2:
+            raise ValueError(
+                f"training.batch_size: mixup blends neighbours, and {batch} images among {workers} workers leave each "
+                f"{share * accumulation}, an odd number; use a multiple of {2 * workers}"
+            )
+        return share * accumulation

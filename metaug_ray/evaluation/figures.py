@@ -1,0 +1,67 @@
+"""Which images an evaluation's figures show; `plots` draws them."""
+
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from metaug_ray.config.evaluate import EvaluateSettings
+from metaug_ray.data.loader import EvaluationLoader
+from metaug_ray.data.manifest import Manifest
+from metaug_ray.evaluation.classifiers import Labelled
+from metaug_ray.evaluation.plots import MOST_CLASSES, draw_map, draw_neighbours
+from metaug_ray.knn import nearest_neighbours
+
+_MAPPED, _SHOWN, _NEAREST = 2000, 8, 6
+_ROWS: Final = 16_384
+
+
+def draw_figures(
+    settings: EvaluateSettings, train: Labelled, test: Labelled, manifest: Manifest, size: int, folder: Path
+) -> list[Path]:
+    """Draw a map of the representations, and nearest neighbours as images; returns the files.
+
+    Args:
+        settings: of the evaluation.
+        train, test: representations of all views.
+        manifest: names the classes.
+        size: side of the images shown, in pixels.
+        folder: to write to.
+    """
+    generator = np.random.default_rng(0)
+    some = np.sort(generator.permutation(np.flatnonzero(test.labels < MOST_CLASSES))[:_MAPPED])
+    if len(some) < 4 or not np.isfinite(test.representations[some]).all():
+        return []
+    paths = [folder / "map.png"]
+    draw_map(test.representations[some], test.labels[some], manifest.classes, paths[0])
+    # Images are read on this machine, by their numbers.
+    if all("://" not in beton for beton in (settings.train, settings.test)):
+        paths.append(folder / "neighbours.png")
+        _draw_neighbours(settings, train, test, some[generator.permutation(len(some))[:_SHOWN]], size, paths[1])
+    return paths
+
+
+def _draw_neighbours(
+    settings: EvaluateSettings, train: Labelled, test: Labelled, asked: NDArray[np.int64], size: int, path: Path
+) -> None:
+    blocks = (
+        torch.tensor(train.representations[start : start + _ROWS]) for start in range(0, len(train.labels), _ROWS)
+    )
+    found = nearest_neighbours(blocks, torch.tensor(test.representations[asked]), _NEAREST)
+    similarities, nearest = (part.numpy() for part in found)
+    neighbours = _pixels(Path(settings.train), train.images[nearest.flatten()], size)
+    draw_neighbours(
+        _pixels(Path(settings.test), test.images[asked], size),
+        neighbours.reshape(*nearest.shape, size, size, 3),
+        train.labels[nearest] == test.labels[asked][:, None],
+        similarities,
+        path,
+    )
+
+
+def _pixels(beton: Path, indices: NDArray[np.int64], size: int) -> NDArray[np.uint8]:
+    """Images by their data set indices, uint8 [n, S, S, 3]."""
+    loader = EvaluationLoader(beton, len(indices), size, cpus=1, device=torch.device("cpu"), images=indices)
+    return next(iter(loader)).images.permute(0, 2, 3, 1).numpy()

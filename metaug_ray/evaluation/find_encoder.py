@@ -1,0 +1,137 @@
+"""Where an encoder that is judged or published comes from: a run, a run's beginning, or MLflow's registry."""
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from torch import Tensor, nn
+
+from metaug_ray.config.base import explain
+from metaug_ray.config.pretrain import PretrainSettings
+from metaug_ray.config.recorded import read_settings
+from metaug_ray.errors import UserError
+from metaug_ray.evaluation.errors import EvaluationError
+from metaug_ray.method.encoders import MultiViewEncoder
+from metaug_ray.method.frozen import FrozenEncoder
+from metaug_ray.method.generators import Generators
+from metaug_ray.runtime.checkpoint import describe, load_part
+from metaug_ray.runtime.networks import build_networks
+from metaug_ray.runtime.run_folder import RunFolder
+from metaug_ray.tracking.description import EncoderDescription
+from metaug_ray.tracking.encoders import read_encoder
+
+
+@dataclass(frozen=True)
+class FoundEncoder:
+    """An encoder, what else its run had, and where it is from.
+
+    Attributes:
+        encoder: frozen, on the CPU.
+        heads: projection heads by view; None for a registered encoder.
+        generators: None for a registered encoder and for a run without.
+        description: of it.
+        knn: kNN accuracy that the run itself measured for this checkpoint, if it did.
+    """
+
+    encoder: FrozenEncoder
+    heads: nn.ModuleDict | None
+    generators: Generators | None
+    description: EncoderDescription
+    knn: float | None = None
+
+
+def find_encoder(reference: str, storage: str, uri: str) -> FoundEncoder:
+    """The encoder that a reference names.
+
+    Args:
+        reference: as `metaug_ray.config.references` allows.
+        storage: folder or URI of all runs.
+        uri: of MLflow.
+
+    Raises:
+        EvaluationError: there is no such run or checkpoint, or it cannot be read.
+        TrackingError: MLflow has no such model.
+    """
+    if reference.startswith("models:/"):
+        encoder, description = read_encoder(reference, uri)
+        return FoundEncoder(encoder, None, None, description)
+    kind, _, rest = reference.partition(":")
+    name, _, which = rest.partition("@")
+    try:
+        return _from_run(kind, name, which or "last", storage)
+    except EvaluationError:
+        raise
+    except UserError as error:
+        raise EvaluationError(f"encoder: {reference} cannot be read ({error})") from error
+    except ValidationError as error:
+        raise EvaluationError(
+            f"encoder: {reference} was recorded by another version of metaug_ray ({explain(error)})"
+        ) from error
+
+
+def _from_run(kind: str, name: str, which: str, storage: str) -> FoundEncoder:
+    folder = RunFolder(storage, name)
+    record = folder.record
+    if record is None:
+        raise EvaluationError(f"encoder: there is no run {name!r} in {folder.storage}; check the name and --storage")
+    settings = read_settings(record["settings"])
+    networks, generators = build_networks(settings)
+    if kind == "random":
+        description = _describe(record, settings, "drawn, before training", 0)
+        return FoundEncoder(_frozen(networks, description), networks.heads, generators, description)
+    checkpoint = _checkpoint(folder, which)
+    modules: dict[str, nn.Module] = {"encoder": networks}
+    if generators is not None:
+        modules["generators"] = generators
+    with tempfile.TemporaryDirectory() as scratch:
+        local = folder.download(checkpoint, Path(scratch))
+        load_part({name: module.state_dict() for name, module in modules.items()}, local)
+        step = int(describe(local)["step"])
+    description = _describe(record, settings, f"{folder.location}/{checkpoint}", step)
+    best = folder.best()
+    knn = best["accuracy"] if best is not None and best["step"] == step else None
+    knn = folder.metrics(checkpoint).get("knn/accuracy", knn)
+    return FoundEncoder(_frozen(networks, description), networks.heads, generators, description, knn)
+
+
+def _checkpoint(folder: RunFolder, which: str) -> str:
+    """Where in the run's folder a checkpoint lies."""
+    names, best = folder.checkpoints(), folder.best()
+    kept = {} if best is None else {best["name"]: f"best/{best['name']}"}
+    if which == "best" and best is not None:
+        return kept[str(best["name"])]
+    known = kept | {name: name for name in names}
+    if which == "last" and names:
+        return names[-1]
+    if which in known:
+        return known[which]
+    raise EvaluationError(
+        f"encoder: run {folder.name!r} has no checkpoint {which!r}; it has {', '.join(sorted(known)) or 'none yet'}"
+    )
+
+
+def _frozen(networks: MultiViewEncoder, description: EncoderDescription) -> FrozenEncoder:
+    encoder = description.build()
+    weights: dict[str, Tensor] = networks.state_dict()
+    encoder.load_state_dict({name: value for name, value in weights.items() if name.startswith("encoders.")})
+    return encoder
+
+
+def _describe(record: dict[str, Any], settings: PretrainSettings, checkpoint: str, step: int) -> EncoderDescription:
+    steps_per_epoch = record["data"]["samples"] // settings.training.batch_size
+    return EncoderDescription(
+        model=settings.model,
+        image_size=settings.data.image_size,
+        variant=settings.method.variant if step else "random init",
+        run=settings.name,
+        run_id=record.get("mlflow", {}).get("run_id"),
+        checkpoint=checkpoint,
+        step=step,
+        epochs=step / steps_per_epoch,
+        data_name=str(record["data"]["beton"]).rpartition("/")[2],
+        data_sha256=record["data"]["sha256"],
+        # A warm start is another run than the same settings from the beginning.
+        settings=record["fixed"] | {"fork": record.get("fork")},
+    )

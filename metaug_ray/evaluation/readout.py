@@ -1,0 +1,86 @@
+"""What is read out of an encoder's networks, in one pass over the images."""
+
+import hashlib
+
+import torch
+from torch import Tensor, nn
+
+from metaug_ray.evaluation.find_encoder import FoundEncoder
+from metaug_ray.method.generators import Generators
+from metaug_ray.method.views import split_views
+
+REPRESENTATIONS = "representations"
+"""Name of the part that downstream tasks use."""
+AUGMENTED = "augmented"
+"""Name of the part z ++ a(z) (table 5)."""
+
+
+class Readout(nn.Module):
+    """All parts of the networks that an evaluation looks at.
+
+    Args:
+        found: whose networks.
+        layers: read each stage of the encoders too, its maps averaged over the image.
+        augmented: read features with augmented ones beside them too.
+
+    Raises:
+        ValueError: `augmented` without generators.
+
+    Shape: uint8 images [B, 3, H, W] to a dictionary of float32 [B, V, H_part] by part.
+    """
+
+    def __init__(self, found: FoundEncoder, *, layers: bool = False, augmented: bool = False) -> None:
+        super().__init__()
+        self.encoder = found.encoder
+        self.layers = layers
+        self.heads: nn.ModuleDict | None = None
+        self.generators: Generators | None = None
+        if augmented:
+            if found.heads is None or found.generators is None:
+                raise ValueError(
+                    f"augmented_features: the run {found.description.run!r} ({found.description.variant}) has no "
+                    "generators; leave it out"
+                )
+            self.heads, self.generators = found.heads, found.generators
+        self.requires_grad_(False).eval()
+
+    @property
+    def checksum(self) -> str:
+        """SHA-256 over all weights: equal ones read out the same."""
+        digest = hashlib.sha256()
+        for name, tensor in self.state_dict().items():
+            digest.update(name.encode())
+            digest.update(tensor.cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        parts: dict[str, list[Tensor]] = {}
+        for (name, f), view in zip(self.encoder.encoders.items(), split_views(images, self.encoder.views), strict=True):
+            representations, stages = self._read(f, view)
+            for stage, output in stages.items():
+                parts.setdefault(stage, []).append(output)
+            parts.setdefault(REPRESENTATIONS, []).append(representations)
+            if self.heads is not None:
+                parts.setdefault(AUGMENTED, []).append(self.heads[name](representations))
+        stacked = {part: torch.stack(views) for part, views in parts.items()}
+        if self.generators is not None:
+            features = stacked[AUGMENTED]
+            stacked[AUGMENTED] = torch.cat([features, self.generators(features)], 2)
+        return {part: views.transpose(0, 1).float() for part, views in stacked.items()}
+
+    def _read(self, encoder: nn.Module, view: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Representations [B, H], and the averages [B, C] of each stage's outputs."""
+        outputs: dict[str, Tensor] = {}
+
+        def keep(stage: str, output: Tensor) -> None:
+            outputs[stage] = output.flatten(2).mean(2) if output.ndim == 4 else output.clone()
+
+        hooks = [
+            module.register_forward_hook(lambda _module, _inputs, output, stage=stage: keep(stage, output))
+            for stage, module in (encoder.stages.items() if self.layers else ())  # type: ignore[union-attr,operator]
+        ]
+        try:
+            return encoder(view), outputs
+        finally:
+            for hook in hooks:
+                hook.remove()

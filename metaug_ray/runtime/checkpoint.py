@@ -1,0 +1,137 @@
+"""A training state on disk, by `torch.distributed.checkpoint`: any number of ranks loads what any other one saved."""
+
+import json
+import shutil
+import warnings
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+import torch
+import torch.distributed as dist
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.state_dict_loader import load as dcp_load
+from torch.distributed.checkpoint.state_dict_saver import save as dcp_save
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor import DTensor
+
+from metaug_ray.private import map_nested
+from metaug_ray.runtime.errors import CheckpointError
+
+DESCRIPTION: Final = "run.json"
+"""File of a checkpoint that says in words what it is of: settings, data, step."""
+
+
+class Checkpointed(Protocol):
+    """What has a state that a checkpoint holds."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """All of it, nested; a collective call."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over a state of this form."""
+
+
+def snapshot(state: Checkpointed, group: dist.ProcessGroup | None = None) -> dict[str, Any]:
+    """A copy of the state in the CPU's memory, which training may then move away from.
+
+    Args:
+        state: of this rank; a collective call.
+        group: a group of all ranks that can communicate CPU tensors; None where there is one rank.
+    """
+
+    def copy(value: Any) -> Any:
+        if isinstance(value, DTensor):
+            local = value.to_local().to("cpu", copy=True)
+            mesh = DeviceMesh.from_group(group, "cpu") if group is not None else value.device_mesh
+            return DTensor.from_local(
+                local, mesh, value.placements, run_check=False, shape=value.shape, stride=value.stride()
+            )
+        return value.detach().to("cpu", copy=True) if isinstance(value, torch.Tensor) else value
+
+    return map_nested(copy, state.state_dict())
+
+
+def write(
+    copied: dict[str, Any],
+    folder: Path,
+    description: dict[str, Any],
+    group: dist.ProcessGroup | None = None,
+    *,
+    rank: int = 0,
+) -> None:
+    """Write this rank's part of a :func:`snapshot`. A collective call, on a group that nothing else uses meanwhile.
+
+    Args:
+        copied: the snapshot.
+        folder: this rank's own, or one for all; emptied of what an interrupted attempt left, if it is this rank's own.
+        description: written by the first rank as `DESCRIPTION`.
+        group: as for :func:`snapshot`.
+        rank: of this process.
+
+    Raises:
+        CheckpointError: it cannot be written, such as on a full disk.
+    """
+    try:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "torch.distributed is disabled")
+            dcp_save(copied, checkpoint_id=folder, process_group=group)
+        if rank == 0:
+            (folder / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
+    # torch's own error is no Exception, and would end a thread without a word.
+    except (CheckpointException, OSError) as error:
+        raise CheckpointError(
+            f"{folder}: the checkpoint cannot be written ({_reason(error)}); is the disk full?"
+        ) from error
+
+
+def load(state: Checkpointed, folder: Path) -> None:
+    """Take over a whole state. A collective call where there are several ranks.
+
+    Raises:
+        CheckpointError: it cannot be read, or is of other networks, optimisers or data.
+    """
+    loaded = state.state_dict()
+    load_part(loaded, folder)
+    state.load_state_dict(loaded)
+
+
+def describe(folder: Path) -> dict[str, Any]:
+    """The description of a checkpoint.
+
+    Raises:
+        CheckpointError: it is not there or not readable.
+    """
+    try:
+        description: dict[str, Any] = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{folder}: is no whole checkpoint of a run ({error})") from error
+    return description
+
+
+def load_part(part: dict[str, Any], folder: Path) -> None:
+    """Read some of a state, such as the weights of a network, into the tensors that are there. A collective call where
+    there are several ranks.
+
+    Args:
+        part: nested tensors, by the state's names for them.
+        folder: of the checkpoint.
+
+    Raises:
+        CheckpointError: it cannot be read, or is of something else.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "torch.distributed is disabled")
+            dcp_load(part, checkpoint_id=folder)
+    except (CheckpointException, OSError, ValueError, RuntimeError) as error:
+        raise CheckpointError(
+            f"{folder}: the checkpoint does not fit this run or is damaged ({_reason(error)})"
+        ) from error
+
+
+def _reason(error: BaseException) -> str:
+    """The last line: torch puts whole tracebacks before it."""
+    lines = str(error).strip().splitlines()
+    return lines[-1] if lines else repr(error)

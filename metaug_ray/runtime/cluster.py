@@ -1,0 +1,97 @@
+"""The Ray cluster that a driver works on: joined or started, looked at, left."""
+
+import logging
+import os
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import ray
+
+from metaug_ray.private import last_ray_address
+from metaug_ray.runtime.errors import ClusterError
+from metaug_ray.runtime.placement import Placement
+
+_log = logging.getLogger(__name__)
+
+
+@contextmanager
+def cluster(address: str | None, *, start_timeout: int = 300) -> Iterator[None]:
+    """Join the cluster at an address, or start one for this process; leave it at the end, unless it was joined before.
+
+    Args:
+        address: host:port; None for RAY_ADDRESS, else the cluster that this machine is part of, else a new one.
+        start_timeout: seconds that Ray Train gives workers to start; its own minute is too short for a slow machine.
+
+    Raises:
+        ClusterError: there is no cluster.
+    """
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(start_timeout))
+    already = ray.is_initialized()
+    found = address
+    try:
+        if not already:
+            # As Ray looks for it: the last is what `ray start` left on this machine.
+            found = address or os.environ.get("RAY_ADDRESS") or last_ray_address()
+            _check_address(found)
+            before = signal.getsignal(signal.SIGTERM)
+            # The monitor says what users want to know; Ray's own lines stay in its log files.
+            ray.init(address=address, logging_level="WARNING", log_to_driver=False)
+            if threading.current_thread() is threading.main_thread():
+                # Ray's own handler aborts this process three seconds after the signal.
+                signal.signal(signal.SIGTERM, before)
+    except (OSError, RuntimeError, ValueError) as error:
+        if address is None and os.environ.get("RAY_ADDRESS") is None:
+            advice = "this machine was part of it; `ray stop` makes it forget a cluster that is no more"
+        else:
+            advice = "start one with `ray start --head`, or leave the address out"
+        raise ClusterError(
+            f"compute.address: no Ray cluster at {found} ({str(error).splitlines()[0]}); {advice}"
+        ) from error
+    leave = not already
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        # A job that is stopped has three seconds, and MLflow must hear of it; Ray ends with the process.
+        leave = False
+        raise
+    finally:
+        if leave:
+            ray.shutdown()
+
+
+def remote(function: Callable[..., Any], placement: Placement, **options: Any) -> Any:
+    """A Ray task with a worker's share of the cluster."""
+    # A process that had a GPU ends with its task: it would keep the GPU's memory, and be bound to it for ever.
+    shares = {"num_cpus": placement.cpus, "num_gpus": 1 if placement.gpu else 0, "max_calls": 1 if placement.gpu else 0}
+    return ray.remote(**shares, **options)(function)
+
+
+def nodes() -> list[dict[str, float]]:
+    """What each node of the cluster has in all, by Ray's names."""
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def warn_if_busy(placement: Placement) -> None:
+    """Tell the user what resources others hold: Ray waits for them, and says nothing."""
+    free = ray.available_resources()
+    for kind, each in placement.worker.items():
+        count = placement.min_workers * each
+        if free.get(kind, 0) < count:
+            _log.warning(
+                "waiting for %ss: the run needs %s, and %g are free; it begins when other jobs give theirs back",
+                kind,
+                count,
+                free.get(kind, 0),
+            )
+
+
+def _check_address(address: str | None) -> None:
+    """Ray would look for minutes for a cluster that does not answer; raises `OSError` after seconds."""
+    host, colon, port = (address or "").removeprefix("ray://").rpartition(":")
+    if colon and port.isdigit():
+        socket.create_connection((host, int(port)), timeout=10).close()

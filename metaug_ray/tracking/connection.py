@@ -1,0 +1,167 @@
+"""Connections to MLflow: opened with clear errors, patient with large files, and few words for its client."""
+
+import logging
+import os
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import mlflow
+from filelock import FileLock
+from mlflow.entities import Param
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+from pydantic import TypeAdapter
+
+from metaug_ray.config.base import Location
+from metaug_ray.tracking.errors import TrackingError
+
+_PARAMS_PER_REQUEST = 100
+_LONGEST_PARAM = 6000
+
+
+_ADDRESS: Final = TypeAdapter(Location)
+
+
+def resolve_uri(uri: str) -> str:
+    """A tracking URI with an absolute path: SQLite files may be given relative, or from the home folder on."""
+    return str(_ADDRESS.validate_python(uri))
+
+
+def connect(uri: str, *, new: bool = True) -> MlflowClient:
+    """A client of MLflow, which `mlflow`'s functions now talk to as well.
+
+    Args:
+        uri: as in :func:`resolve_uri`.
+        new: make a database file that is not there.
+
+    Raises:
+        TrackingError: MLflow cannot be reached, or its database cannot be opened.
+    """
+    uri = resolve_uri(uri)
+    database = _database(uri)
+    if not new and database is not None and not database.exists():
+        raise TrackingError(f"tracking.uri: there is no MLflow database {database}; check the path")
+    # MLflow would try for four minutes; a journal tries again by itself, and a person is told.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    try:
+        # Its bars for each file of some kilobytes hide what a user wants to read.
+        os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+        with _alone(database), warnings.catch_warnings():
+            # What MLflow says of making its tables means nothing to a user.
+            warnings.simplefilter("ignore")
+            logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
+            client = MlflowClient(_prepared(uri))
+            client.search_experiments(max_results=1)
+    except Exception as error:  # database drivers and HTTP libraries raise errors of their own
+        raise TrackingError(
+            f"tracking.uri: MLflow at {uri} cannot be used ({reason(error)}); start it, or give another address"
+        ) from error
+    return client
+
+
+@contextmanager
+def environment_variables(**values: str) -> Iterator[None]:
+    """Set variables of this process, and put back what they were in the end."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def patient() -> AbstractContextManager[None]:
+    """Give large files time: :func:`connect` asks for answers within seconds."""
+    return environment_variables(MLFLOW_HTTP_REQUEST_TIMEOUT="600", MLFLOW_HTTP_REQUEST_MAX_RETRIES="3")
+
+
+def now() -> int:
+    """Milliseconds since 1970, MLflow's time."""
+    return round(1000 * time.time())
+
+
+def reason(error: BaseException) -> str:
+    """The first line of what an error says; of an HTTP library's nested ones, the innermost."""
+    lines = str(error).strip().splitlines()
+    if not lines:
+        return type(error).__name__
+    _, nested, innermost = lines[0].rpartition("(Caused by ")
+    return (innermost.removesuffix(")") if nested else innermost)[:300]
+
+
+def find_experiment(client: MlflowClient, uri: str, name: str) -> str:
+    """The id of an experiment; it is made where it is not there.
+
+    Raises:
+        MlflowException: MLflow refuses.
+    """
+    found = client.get_experiment_by_name(name)
+    if found is not None:
+        return str(found.experiment_id)
+    path = _database(resolve_uri(uri))
+    location = None if path is None else (path.parent / "mlartifacts" / name).as_uri()
+    try:
+        return str(client.create_experiment(name, artifact_location=location))
+    except MlflowException:
+        # Another run may have made it in between.
+        found = client.get_experiment_by_name(name)
+        if found is None:
+            raise
+        return str(found.experiment_id)
+
+
+_SERVERS = ("http", "https", "databricks", "postgresql", "mysql", "mssql")
+
+
+def _prepared(uri: str) -> str:
+    """The URI, which `mlflow`'s functions now use; one that MLflow would take for a folder is refused."""
+    if _database(uri) is None and urlsplit(uri).scheme not in _SERVERS:
+        raise ValueError("expected http://host:port of a server, or sqlite:///path of a database file")
+    mlflow.set_tracking_uri(uri)
+    return uri
+
+
+@contextmanager
+def _alone(database: Path | None) -> Iterator[None]:
+    """Keep other processes of this machine from a database file: MLflow makes its tables at the first call, and two at
+    once would break one another's."""
+    if database is not None:
+        database.parent.mkdir(parents=True, exist_ok=True)
+    # Whoever may only read makes no tables.
+    if database is None or not os.access(database.parent, os.W_OK):
+        yield
+        return
+    with FileLock(database.with_name(f".{database.name}.lock"), timeout=120):
+        yield
+
+
+def _database(uri: str) -> Path | None:
+    return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
+
+
+def log_params(client: MlflowClient, run_id: str, values: Mapping[str, str]) -> None:
+    """In as many requests as MLflow wants."""
+    params = [Param(name, value) for name, value in values.items()]
+    for start in range(0, len(params), _PARAMS_PER_REQUEST):
+        client.log_batch(run_id, params=params[start : start + _PARAMS_PER_REQUEST])
+
+
+def flat(values: dict[str, Any], prefix: str = "") -> dict[str, str]:
+    """Nested settings by dotted names, as MLflow's strings."""
+    named: dict[str, str] = {}
+    for name, value in values.items():
+        if isinstance(value, dict):
+            named |= flat(value, f"{prefix}{name}.")
+        else:
+            named[prefix + name] = str(value)[:_LONGEST_PARAM]
+    return named

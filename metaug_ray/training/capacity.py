@@ -1,0 +1,82 @@
+"""Whether machines can hold a run: its workers, its batch and its memory bank."""
+
+from collections.abc import Sequence
+from typing import Final
+
+import torch
+
+from metaug_ray.config.pretrain import PretrainSettings
+from metaug_ray.runtime.placement import Placement, Resources, fitting, place_workers
+from metaug_ray.training.errors import TrainingError
+
+_GIB: Final = 2.0**30
+
+
+def place(settings: PretrainSettings, nodes: Sequence[Resources], samples: int) -> Placement:
+    """Choose what the settings leave open of where a run's workers run.
+
+    Args:
+        settings: of the run.
+        nodes: the cluster's.
+        samples: N, images in the data set.
+
+    Raises:
+        ClusterError: the cluster cannot hold the workers.
+        TrainingError: it cannot hold the memory bank, or the batch does not divide among the workers.
+    """
+    compute = settings.compute
+    placement = place_workers(
+        compute.device, compute.workers, compute.cpus_per_worker, nodes, min_workers=compute.min_workers
+    )
+    least = placement.min_workers
+    for count in range(least, placement.workers + 1):
+        try:
+            settings.images_per_worker(count)
+        except ValueError as error:
+            raise TrainingError(str(error)) from error
+    if samples < settings.training.batch_size:
+        raise TrainingError(
+            f"training.batch_size: {settings.training.batch_size} images, but {settings.data.beton} holds {samples:,}; "
+            "use a smaller batch or more images"
+        )
+    if not placement.gpu:
+        _check_memory(settings, nodes, least, placement.cpus, samples)
+    return placement
+
+
+def bank_bytes(settings: PretrainSettings, samples: int, workers: int) -> int:
+    """Memory of the bank's rows that each of so many workers owns."""
+    number = {"float32": 4, "bfloat16": 2}[settings.bank.precision]
+    return -(-samples // workers) * len(settings.model.views) * settings.model.feature_size * number
+
+
+def check_gpu_memory(settings: PretrainSettings, samples: int, workers: int, device: torch.device) -> None:
+    """Whether this worker's GPU, if it has one, has room for its rows of the bank.
+
+    Raises:
+        TrainingError: it has not.
+    """
+    if device.type != "cuda":
+        return
+    free, _ = torch.cuda.mem_get_info(device)
+    needed = bank_bytes(settings, samples, workers)
+    if needed > free:
+        raise TrainingError(
+            f"bank: this worker's rows of {samples:,} images take {needed / _GIB:.1f} GiB and its GPU has "
+            f"{free / _GIB:.1f} GiB free; use more workers, bank.precision bfloat16, or a smaller model.feature_size"
+        )
+
+
+def _check_memory(
+    settings: PretrainSettings, nodes: Sequence[Resources], workers: int, cpus: int, samples: int
+) -> None:
+    share = bank_bytes(settings, samples, workers)
+    for node in nodes:
+        here = min(workers, fitting(node, cpus, gpu=False))
+        memory = node.get("memory", float("inf"))
+        if here * share > memory:
+            raise TrainingError(
+                f"bank: {samples:,} images x {len(settings.model.views)} views x {settings.model.feature_size} numbers "
+                f"/ {workers} workers = {share / _GIB:.1f} GiB for each, and {here} of them on a node of "
+                f"{memory / _GIB:.1f} GiB; add nodes, or set bank.precision bfloat16 or model.feature_size lower"
+            )

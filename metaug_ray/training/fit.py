@@ -1,0 +1,115 @@
+"""A run's workers, under Ray Train: started, watched, started again, and brought to their end."""
+
+import logging
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import ray.exceptions
+from ray.train import (
+    CheckpointConfig,
+    ControllerError,
+    FailureConfig,
+    Result,
+    RunConfig,
+    ScalingConfig,
+    TrainingFailedError,
+)
+from ray.train.torch import TorchConfig, TorchTrainer
+from ray.util.queue import Queue
+
+from metaug_ray.config.pretrain import PretrainSettings
+from metaug_ray.runtime.messages import describe_failures, listening
+from metaug_ray.runtime.placement import Placement
+from metaug_ray.runtime.run_folder import RunFolder
+from metaug_ray.runtime.words import counted, duration
+from metaug_ray.tracking.runs import RunTracker
+from metaug_ray.training.errors import TrainingError
+from metaug_ray.training.monitor import ControllerMessages, Monitor
+from metaug_ray.training.warm_start import WarmStart
+from metaug_ray.training.worker import WorkerTask, run_worker
+
+_log = logging.getLogger(__name__)
+
+
+def fit(
+    settings: PretrainSettings,
+    folder: RunFolder,
+    tracker: RunTracker,
+    placement: Placement,
+    record: dict[str, Any],
+    warm_start: WarmStart | None,
+) -> None:
+    """Train to the end of the run on a cluster that this process is part of.
+
+    Args:
+        settings: of the run.
+        folder: of the run.
+        tracker: MLflow.
+        placement: of the workers.
+        record: of the run, which each checkpoint carries.
+        warm_start: where a new run finds its weights; None without.
+
+    Raises:
+        TrainingError: workers failed more often than allowed, or said that trying again would not help.
+    """
+    monitor = Monitor(settings, tracker, folder)
+    began = time.monotonic()
+    try:
+        with listening(monitor.take) as queue:
+            task = WorkerTask(settings, placement.cpus, queue, record, warm_start)
+            make_trainer = partial(_trainer, task, folder, placement, queue)
+            result = _fit_persistently(make_trainer, settings.compute.max_failures_in_row)
+    except TrainingFailedError as error:
+        failures = getattr(error, "worker_failures", None)
+        reason = describe_failures(failures) if failures else str(error).strip().splitlines()[-1]
+        raise TrainingError(
+            f"{reason}; given up after {counted(monitor.restarts, 'failure')}. The same command goes on from the last "
+            f"checkpoint ({(folder.checkpoints() or ['none yet'])[-1]})"
+        ) from error
+    except ray.exceptions.RayError as error:
+        raise TrainingError(
+            f"Ray lost the run ({type(error).__name__}: {str(error).splitlines()[0]}); the same command goes on from "
+            "the last checkpoint"
+        ) from error
+    stopped: str | None = result.return_value
+    if stopped is not None:
+        raise TrainingError(f"{stopped}; the last failure: {monitor.failure}" if monitor.failure else stopped)
+    _log.info("run %r is finished after %s", settings.name, duration(time.monotonic() - began))
+
+
+def _trainer(task: WorkerTask, folder: RunFolder, placement: Placement, queue: Queue) -> TorchTrainer:
+    settings = task.settings
+    elastic = placement.min_workers < placement.workers
+    return TorchTrainer(
+        run_worker,
+        train_loop_config={"task": task},
+        scaling_config=ScalingConfig(
+            num_workers=(placement.min_workers, placement.workers) if elastic else placement.workers,
+            use_gpu=placement.gpu,
+            resources_per_worker=placement.worker,
+        ),
+        torch_config=TorchConfig(backend=placement.backend),
+        run_config=RunConfig(
+            name=settings.name,
+            storage_path=folder.storage,
+            failure_config=FailureConfig(max_failures=settings.compute.max_failures),
+            checkpoint_config=CheckpointConfig(num_to_keep=settings.checkpoint.keep),
+            callbacks=[ControllerMessages(queue)],
+            worker_runtime_env=placement.runtime_env,
+        ),
+    )
+
+
+def _fit_persistently(make_trainer: Callable[[], TorchTrainer], retries: int) -> Result:
+    """Ray Train starts workers again that it loses in training, and gives up where it loses them as they start."""
+    while True:
+        try:
+            return make_trainer().fit()
+        except ControllerError as error:
+            if not retries or not isinstance(error.controller_failure, ray.exceptions.RayError):
+                raise
+            retries -= 1
+            reason = str(error.controller_failure).strip().splitlines()[0]
+            _log.warning("Ray lost the workers while they started (%s); they are started again", reason)

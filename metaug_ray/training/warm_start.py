@@ -1,0 +1,76 @@
+"""A run that begins with the weights of another one (`fork`): a warm start, from step 0."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from metaug_ray.config.base import explain
+from metaug_ray.config.pretrain import PretrainSettings
+from metaug_ray.config.recorded import fixed_settings, read_fixed
+from metaug_ray.data.manifest import Manifest
+from metaug_ray.runtime.checkpoint import load_part
+from metaug_ray.runtime.run_folder import RunFolder
+from metaug_ray.training.errors import TrainingError
+from metaug_ray.training.state import TrainingState
+
+
+@dataclass(frozen=True)
+class WarmStart:
+    """Where a warm start finds its weights, and which of them fit.
+
+    Attributes:
+        storage, name, checkpoint: of the other run.
+        bank: whether its bank's rows are of the same data.
+        generators: whether its generators, if any are wanted, are of the same size.
+    """
+
+    storage: str
+    name: str
+    checkpoint: str
+    bank: bool
+    generators: bool
+
+    def download(self) -> Path:
+        """A local folder with the checkpoint."""
+        return RunFolder(self.storage, self.name).download(self.checkpoint)
+
+    def load(self, state: TrainingState, folder: Path) -> str:
+        """Take over what fits; returns what was done, in words. A collective call.
+
+        Raises:
+            CheckpointError: the checkpoint cannot be read, or is of other networks.
+        """
+        fits = {"bank": self.bank, "generators": self.generators}
+        load_part({part: value for part, value in state.networks().items() if fits.get(part, True)}, folder)
+        new = [part for part, same in fits.items() if not same]
+        anew = f", but new {' and '.join(new)}" if new else ""
+        return f"begins with the weights of {self.name}, {self.checkpoint}{anew}"
+
+
+def find_warm_start(settings: PretrainSettings, name: str, manifest: Manifest) -> WarmStart:
+    """The last checkpoint of another run, for a run with these settings and data.
+
+    Raises:
+        TrainingError: there is no such run, it has no checkpoint, or its networks are others.
+    """
+    other = RunFolder(settings.storage, name)
+    record, names = other.record, other.checkpoints()
+    if record is None or not names:
+        raise TrainingError(f"fork: {other.location} is no run with a checkpoint; give the name of one")
+    try:
+        recorded = read_fixed(record["fixed"])
+    except ValidationError as error:
+        raise TrainingError(f"fork: {name!r} was made by another version of metaug_ray ({explain(error)})") from error
+    old, new = recorded["model"], fixed_settings(settings)["model"]
+    if old != new:
+        raise TrainingError(f"fork: the networks of {name!r} are others: {old}, not {new}; keep model.* as it was")
+    method, size = recorded["method"], "generator_hidden_size"
+    same_generators = method["generators"] and method[size] == settings.method.generator_hidden_size
+    return WarmStart(
+        settings.storage,
+        name,
+        names[-1],
+        bank=record["data"]["sha256"] == manifest.sha256,
+        generators=same_generators or not settings.method.generators,
+    )

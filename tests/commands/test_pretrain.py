@@ -1,0 +1,145 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from metaug_ray.commands.base import CommandError
+from metaug_ray.config import PretrainSettings
+from metaug_ray.commands.pretrain import parse
+from metaug_ray.training.trainer import to_yaml
+
+JOB = Path(__file__).resolve().parents[2] / "jobs" / "imagenet_resnet50.py"
+BETON = ["--data.beton", "/x.beton"]
+
+
+def job(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, str(JOB), *arguments], capture_output=True, text=True, timeout=120, cwd=cwd)
+
+
+def test_the_defaults_are_the_papers_imagenet_setting() -> None:
+    settings, only_print = parse(BETON)
+    assert not only_print
+    assert settings.model.views == ("rgb", "l", "ab")
+    assert (settings.model.encoder, settings.model.width, settings.data.image_size) == ("resnet50", 1.0, 224)
+    assert (settings.training.batch_size, settings.bank.negatives) == (128, 4096)
+    assert settings.data.augmentation.crop_scale == (0.08, 1.0)
+    assert (settings.method.contrast, settings.method.generators) == ("unified", True)
+
+
+def test_the_command_line_beats_the_environment_beats_the_file_beats_the_preset(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text("method: {beta: 2, gamma: 0.2, phi: 2}\nbank: {negatives: 7}\n")
+    monkeypatch.setenv("METAUG_METHOD__BETA", "4")
+    monkeypatch.setenv("METAUG_METHOD__GAMMA", "0.3")
+    monkeypatch.setenv("METAUG_NAME", "mine")
+    settings, _ = parse(["--preset", "demo", "--config", str(file), "--method.beta", "8"])
+    assert (settings.method.beta, settings.method.gamma, settings.method.phi) == (8, 0.3, 2)
+    assert (settings.name, settings.bank.negatives) == ("mine", 7)
+    # Of the preset, what nobody changed.
+    assert (settings.model.encoder, settings.training.encoder.kind, settings.method.meta.every) == (
+        "resnet18",
+        "adam",
+        10,
+    )
+
+
+def test_printed_settings_reproduce_the_run(tmp_path: Path) -> None:
+    given = [
+        *("--preset", "demo", "--model.views", "rgb,l,ab", "--no-method.generators", "--training.clip-norm", "3"),
+        *(
+            "--data.augmentation.color-jitter.hue",
+            "0.2",
+            "--training.schedule.milestones",
+            "3,5",
+            "--checkpoint.keep",
+            "5",
+        ),
+    ]
+    settings, _ = parse(given)
+    file = tmp_path / "run.yaml"
+    file.write_text(to_yaml(settings))
+    again, _ = parse(["--config", str(file)])
+    assert again == settings
+    assert settings.data.augmentation.color_jitter is not None
+    assert settings.data.augmentation.color_jitter.hue == 0.2
+    printed = job(*given, "--print-config")
+    assert printed.returncode == 0, printed.stderr
+    assert PretrainSettings.model_validate(yaml.safe_load(printed.stdout)) == settings.model_copy(
+        update={"data": settings.data.model_copy(update={"beton": str(Path("data/shapes.beton").absolute())})}
+    )
+
+
+def test_every_field_is_an_option_with_words_and_default() -> None:
+    shown = job("--help")
+    assert shown.returncode == 0
+    words = " ".join(shown.stdout.split())
+
+    def check(model: type, prefix: str) -> int:
+        count = 0
+        for name, field in model.model_fields.items():  # type: ignore[attr-defined]
+            assert field.description, prefix + name
+            inner = next(
+                (
+                    part
+                    for part in (field.annotation, *getattr(field.annotation, "__args__", ()))
+                    if hasattr(part, "model_fields")
+                ),
+                None,
+            )
+            if inner is not None:
+                count += check(inner, f"{prefix}{name}.")
+            else:
+                assert f"--{prefix}{name}".replace("_", "-") in words, prefix + name
+                count += 1
+        return count
+
+    assert check(PretrainSettings, "") > 80
+    assert "epochs between kNN evaluations and similarity histograms; 0: none (default: 5)" in words
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "data.beton: is missing, and has no default"),
+        ([*BETON, "--method.beta", "0"], "method.beta: Input should be greater than 0 (got '0')"),
+        ([*BETON, "--method.beta", "x"], "method.beta: Input should be a valid number"),
+        ([*BETON, "--preset", "cifar"], "preset: Input should be 'imagenet_resnet50' or 'demo' (got 'cifar')"),
+        ([*BETON, "--config", "/nowhere.yaml"], "config: /nowhere.yaml cannot be read"),
+    ],
+)
+def test_wrong_arguments_are_named(arguments: list[str], message: str) -> None:
+    with pytest.raises(CommandError) as caught:
+        parse(arguments)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("method: {bata: 2}", "method.bata: Extra inputs are not permitted (got 2)"),
+        ("metod: {beta: 2}", "metod: Extra inputs are not permitted"),
+        ("- 1", "holds no settings by name; write one with --print-config"),
+        ("a: [", "cannot be read (while parsing"),
+    ],
+)
+def test_wrong_files_are_named(tmp_path: Path, text: str, message: str) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text(text)
+    with pytest.raises(CommandError) as caught:
+        parse([*BETON, "--config", str(file)])
+    assert message in str(caught.value)
+
+
+def test_exit_status_and_one_sentence(tmp_path: Path) -> None:
+    wrong = job("--data.beton", "x", "--training.epochs", "0", "--unknown", "1")
+    assert wrong.returncode == 2
+    assert "--unknown" in wrong.stderr
+    missing = job("--data.beton", "data/x.beton", cwd=tmp_path)
+    assert missing.returncode == 1
+    assert missing.stderr.splitlines() == [
+        f"imagenet_resnet50.py: {tmp_path}/data/x.beton: no such beton; make it with jobs/prepare_data.py"
+    ]

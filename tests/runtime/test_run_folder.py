@@ -1,0 +1,112 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from metaug_ray.training.errors import TrainingError
+from metaug_ray.runtime.run_folder import RunFolder, checkpoint_name
+from tests.data.nobody import as_nobody, needs_root
+
+
+def make(tmp_path: Path, *whole: int, unfinished: tuple[int, ...] = ()) -> RunFolder:
+    folder = RunFolder(str(tmp_path), "run")
+    folder.make()
+    for step in (*whole, *unfinished):
+        path = tmp_path / "run" / checkpoint_name(step)
+        path.mkdir()
+        (path / "part").write_text(str(step))
+    results = [{"checkpoint_dir_name": checkpoint_name(step), "metrics": {}} for step in whole]
+    (tmp_path / "run/checkpoint_manager_snapshot.json").write_text(json.dumps({"checkpoint_results": results}))
+    return folder
+
+
+def test_what_is_not_listed_does_not_count_and_goes(tmp_path: Path) -> None:
+    folder = make(tmp_path, 20, 10, unfinished=(30,))
+    assert folder.checkpoints() == [checkpoint_name(10), checkpoint_name(20)]
+    assert folder.remove_unfinished() == [checkpoint_name(30)]
+    assert folder.remove_unfinished() == []
+    assert sorted(path.name for path in (tmp_path / "run").glob("checkpoint_0*")) == folder.checkpoints()
+
+
+def test_the_best_stays_when_ray_removes_it(tmp_path: Path) -> None:
+    folder = make(tmp_path, 10, 20, 30)
+    assert folder.best() is None
+    for step, accuracy in ((10, 0.3), (20, 0.5), (30, 0.4)):
+        folder.keep_best(checkpoint_name(step), accuracy, step)
+    assert folder.best() == {"name": checkpoint_name(20), "accuracy": 0.5, "step": 20}
+    assert [path.name for path in (tmp_path / "run/best").iterdir() if path.is_dir()] == [checkpoint_name(20)]
+    assert (tmp_path / "run/best" / checkpoint_name(20) / "part").read_text() == "20"
+
+
+def test_the_best_is_found_again_after_a_driver_died(tmp_path: Path) -> None:
+    folder = make(tmp_path, 10, 20)
+    scores = {10: {"knn/accuracy": 0.4, "step": 10}, 20: {"step": 20}}
+    results = [{"checkpoint_dir_name": checkpoint_name(step), "metrics": metrics} for step, metrics in scores.items()]
+    (tmp_path / "run/checkpoint_manager_snapshot.json").write_text(json.dumps({"checkpoint_results": results}))
+    folder.keep_best_of_all()
+    assert folder.best() == {"name": checkpoint_name(10), "accuracy": 0.4, "step": 10}
+
+
+def test_starts_from_one_checkpoint_are_counted(tmp_path: Path) -> None:
+    folder = make(tmp_path)
+    assert [folder.count_start("a"), folder.count_start("a"), folder.count_start("b")] == [1, 2, 1]
+    assert [folder.count_start("b"), folder.count_start(None), folder.count_start("b")] == [2, 0, 1]
+
+
+def test_the_record_is_replaced_whole(tmp_path: Path) -> None:
+    folder = RunFolder(str(tmp_path), "run")
+    folder.make()
+    assert folder.record is None
+    folder.write_record({"a": 1})
+    folder.write_record({"a": 2})
+    assert folder.record == {"a": 2}
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["run.json"]
+
+
+def test_a_damaged_record_is_named(tmp_path: Path) -> None:
+    folder = make(tmp_path)
+    (tmp_path / "run/run.json").write_text('{"a": ')
+    with pytest.raises(TrainingError, match=r"run/run.json: is damaged .*start a new run with --fork"):
+        _ = folder.record
+    (tmp_path / "run/checkpoint_manager_snapshot.json").write_text("")
+    with pytest.raises(TrainingError, match=r"checkpoint_manager_snapshot.json: is damaged"):
+        folder.checkpoints()
+
+
+def test_one_driver_at_a_time(tmp_path: Path) -> None:
+    folder = make(tmp_path)
+    lock = folder.lock()
+    assert lock is not None
+    with pytest.raises(
+        TrainingError, match=r"run 'run' is already running from .*; wait for it, stop it, or give another"
+    ):
+        RunFolder(str(tmp_path), "run").lock()
+    lock.release()
+    again = RunFolder(str(tmp_path), "run").lock()
+    assert again is not None
+    again.release()
+
+
+@needs_root
+def test_a_storage_that_cannot_be_written(tmp_path: Path) -> None:
+    refused = as_nobody(tmp_path, RunFolder(str(tmp_path), "run").make)
+    assert refused.startswith(f"TrainingError: checkpoint.storage: {tmp_path}/run cannot be written (")
+    assert "Permission denied" in refused
+    (tmp_path / "file").touch()
+    with pytest.raises(TrainingError, match=r"checkpoint.storage: .*file/run cannot be written"):
+        RunFolder(str(tmp_path / "file"), "run").make()
+
+
+def test_storages_by_uri(tmp_path: Path) -> None:
+    folder = make(tmp_path, 10)
+    by_uri = RunFolder(tmp_path.as_uri(), "run")
+    by_uri.make()
+    assert by_uri.location == f"{tmp_path.as_uri()}/run"
+    assert by_uri.checkpoints() == folder.checkpoints()
+    by_uri.write_record({"a": 1})
+    assert by_uri.record == folder.record == {"a": 1}
+    copy = by_uri.download(checkpoint_name(10))
+    assert copy != tmp_path / "run" / checkpoint_name(10)
+    assert (copy / "part").read_text() == "10"
+    with pytest.raises(TrainingError, match=r"checkpoint.storage: gopher://x cannot be opened"):
+        RunFolder("gopher://x", "run")
