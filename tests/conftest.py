@@ -1,5 +1,6 @@
 """Where the tests find data, and a disk that can be filled."""
 
+import logging
 import os
 import subprocess
 from collections.abc import Iterator
@@ -46,6 +47,13 @@ def shapes_beton(tmp_path_factory: pytest.TempPathFactory) -> Path:
         )
     )
     return output
+
+
+@pytest.fixture
+def log(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+    """What the package logs, as a command shows it."""
+    caplog.set_level(logging.INFO, "metaug_ray")
+    return caplog
 
 
 @pytest.fixture

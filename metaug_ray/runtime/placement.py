@@ -83,7 +83,7 @@ def place_workers(
             f"({_described(nodes)}); ask for at most {gpus}"
         )
     share = cpus_per_worker or _equal_share(workers, useful, gpu)
-    fitting = sum(fitting(node, share, gpu) for node in useful)
+    fitting = sum(workers_that_fit(node, share, gpu) for node in useful)
     if least > fitting:
         less = ", or set compute.cpus_per_worker lower" if share > 1 else ", or add nodes"
         raise ClusterError(
@@ -99,12 +99,12 @@ def _equal_share(workers: int, nodes: Sequence[Resources], gpu: bool) -> int:
     if gpu:
         return max(1, min(int(node.get("CPU", 0) // max(1, node["GPU"])) for node in nodes))
     share = max(int(node["CPU"]) for node in nodes)
-    while share > 1 and sum(fitting(node, share, gpu) for node in nodes) < workers:
+    while share > 1 and sum(workers_that_fit(node, share, gpu) for node in nodes) < workers:
         share -= 1
     return share
 
 
-def fitting(node: Resources, cpus: int, gpu: bool) -> int:
+def workers_that_fit(node: Resources, cpus: int, gpu: bool) -> int:
     """Workers that a node has room for."""
     by_cpu = int(node.get("CPU", 0) // cpus)
     return min(by_cpu, int(node.get("GPU", 0))) if gpu else by_cpu

@@ -48,7 +48,7 @@ class RunFolder:
             self._files, root = pyarrow.fs.FileSystem.from_uri(self.storage)
         except (OSError, ValueError) as error:
             raise StorageError(
-                f"checkpoint.storage: {storage} cannot be opened ({error}); give a folder, or a URI such as s3://bucket"
+                f"storage: {storage} cannot be opened ({error}); give a folder, or a URI such as s3://bucket"
             ) from error
         self._root = f"{root.rstrip('/')}/{name}"
 
@@ -67,7 +67,7 @@ class RunFolder:
                     pass
         except OSError as error:
             raise StorageError(
-                f"checkpoint.storage: {self.location} cannot be written ({error}); choose another folder, or change "
+                f"storage: {self.location} cannot be written ({error}); choose another folder, or change "
                 "its permissions"
             ) from error
 

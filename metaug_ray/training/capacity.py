@@ -6,7 +6,7 @@ from typing import Final
 import torch
 
 from metaug_ray.config.pretrain import PretrainSettings
-from metaug_ray.runtime.placement import Placement, Resources, fitting, place_workers
+from metaug_ray.runtime.placement import Placement, Resources, place_workers, workers_that_fit
 from metaug_ray.training.errors import TrainingError
 
 _GIB: Final = 2.0**30
@@ -72,7 +72,7 @@ def _check_memory(
 ) -> None:
     share = bank_bytes(settings, samples, workers)
     for node in nodes:
-        here = min(workers, fitting(node, cpus, gpu=False))
+        here = min(workers, workers_that_fit(node, cpus, gpu=False))
         memory = node.get("memory", float("inf"))
         if here * share > memory:
             raise TrainingError(

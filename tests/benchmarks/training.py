@@ -41,7 +41,8 @@ def settings(folder: Path, name: str, epochs: int, encoder: str) -> PretrainSett
         method={"generator_hidden_size": 512, "meta": {"every": 1}},
         bank={"negatives": 1024},
         training={"epochs": epochs, "batch_size": 64},
-        checkpoint={"storage": str(folder / "runs"), "every_steps": None, "every_minutes": 100},
+        storage=str(folder / "runs"),
+        checkpoint={"every_steps": None, "every_minutes": 100},
         health={"log_every": WINDOW},
         tracking={"uri": f"sqlite:///{folder}/mlflow.db"},
     )

@@ -10,15 +10,14 @@ from metaug_ray.config import (
     CompareSettings,
     EncodingSettings,
     EvaluateSettings,
+    MethodSettings,
     PrepareSettings,
     PretrainSettings,
     RandAugmentSettings,
     RegisterSettings,
-    Settings,
     SourceSettings,
-    explain,
-    matching_files,
 )
+from metaug_ray.config.base import Settings, explain
 
 
 def refusal(model: type[Any], /, **fields: object) -> str:
@@ -68,7 +67,7 @@ def refusal(model: type[Any], /, **fields: object) -> str:
         (SourceSettings, {"kind": "parquet", "path": ""}, "path: String should have at least 1 character"),
         (SourceSettings, {"kind": "webdataset"}, "kind: Input should be 'imagefolder', 'parquet',"),
         (SourceSettings, {"kind": "cifar10"}, "path: the source 'cifar10' needs the path of its files"),
-        (SourceSettings, {"kind": "parquet", "path": "/nowhere/*.parquet"}, "path: /nowhere/*.parquet does not exist"),
+        (SourceSettings, {"kind": "imagefolder", "path": "/nowhere"}, "path: /nowhere does not exist"),
         (
             SourceSettings,
             {"kind": "cifar10", "path": ".", "split": "val"},
@@ -114,15 +113,6 @@ def test_the_split_defaults_to_the_first() -> None:
     assert SourceSettings(kind="imagefolder", path=".").resolved_split is None
 
 
-def test_globs_relative_and_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("b/1.parquet", "a/2.parquet", "a/3.txt"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
-    assert matching_files(f"{tmp_path}/*/*.parquet") == [tmp_path / "a/2.parquet", tmp_path / "b/1.parquet"]
-    monkeypatch.chdir(tmp_path)
-    assert matching_files("**/*.parquet") == [Path("a/2.parquet"), Path("b/1.parquet")]
-
-
 def pretrain(**fields: Any) -> dict[str, Any]:
     """Fields of a run by dotted names, on top of what is required."""
     nested: dict[str, Any] = {"data": {"beton": "x.beton"}}
@@ -150,21 +140,27 @@ def pretrain(**fields: Any) -> dict[str, Any]:
         *(("model.small_images", value) for value in ("maybe",)),
         *(("model.feature_size", value) for value in (1, 4097)),
         *(("method.contrast", value) for value in ("simclr",)),
-        *(("method.beta", value) for value in (0, -1, float("inf"))),
-        *(("method.gamma", value) for value in (-0.1, 1.1)),
-        *(("method.eq8_margin", value) for value in (-1.1, 1.1)),
-        *(("method.phi", value) for value in (0.9,)),
-        *(("method.centered", value) for value in ("maybe",)),
-        *(("method.temperature", value) for value in (0,)),
-        *(("method.class_prior", value) for value in (-0.1, 1)),
-        *(("method.concentration", value) for value in (-1,)),
+        *(
+            (f"method.{contrast}.{field}", value)
+            for contrast in ("unified", "unified_eq8", "unified_attenuated")
+            for field, value in (("beta", 0), ("beta", -1), ("beta", float("inf")), ("centered", "maybe"))
+        ),
+        *((f"method.{name}.gamma", value) for name in ("unified", "unified_attenuated") for value in (-0.1, 1.1)),
+        *(("method.unified_eq8.margin", value) for value in (-1.1, 1.1)),
+        *(("method.unified_attenuated.phi", value) for value in (0.9,)),
+        *((f"method.{name}.temperature", 0) for name in ("info_nce", "debiased_info_nce", "hard_info_nce", "nce")),
+        *(
+            (f"method.{name}.class_prior", value)
+            for name in ("debiased_info_nce", "hard_info_nce")
+            for value in (-0.1, 1)
+        ),
+        *(("method.hard_info_nce.concentration", value) for value in (-1,)),
         *(("method.generators", value) for value in ("maybe",)),
         *(("method.generator_hidden_size", value) for value in (7, 65_537)),
         *(("method.delta", value) for value in (-1e-9, float("nan"))),
         *(("method.alpha", value) for value in (-1e-9,)),
         *(("method.margin", value) for value in ("huge",)),
         *(("method.meta.schedule", value) for value in ("later",)),
-        *(("method.meta.mode", value) for value in ("double_backward",)),
         *(("method.meta.virtual_learning_rate", value) for value in (0,)),
         *(("method.meta.every", value) for value in (0,)),
         *(("bank.negatives", value) for value in (0,)),
@@ -197,22 +193,23 @@ def pretrain(**fields: Any) -> dict[str, Any]:
         *(("compute.channels_last", value) for value in ("maybe",)),
         *(("compute.max_failures", value) for value in (-1,)),
         *(("compute.max_failures_in_row", value) for value in (-1,)),
-        *(("checkpoint.storage", value) for value in ("",)),
+        *(("storage", value) for value in ("",)),
         *(("checkpoint.every_steps", value) for value in (0,)),
         *(("checkpoint.every_minutes", value) for value in (0, None)),
         *(("checkpoint.keep", value) for value in (0, 1001)),
         *(("checkpoint.asynchronous", value) for value in ("maybe",)),
         *(("health.log_every", value) for value in (0,)),
-        *(("health.knn_every", value) for value in (-1,)),
-        *(("health.knn_beton", value) for value in ("",)),
-        *(("health.knn_references", value) for value in (9,)),
-        *(("health.knn_queries", value) for value in (9,)),
-        *(("health.knn_neighbours", value) for value in (0,)),
-        *(("health.knn_temperature", value) for value in (0,)),
+        *(("health.knn.every", value) for value in (-1,)),
+        *(("health.knn.beton", value) for value in ("",)),
+        *(("health.knn.references", value) for value in (9,)),
+        *(("health.knn.queries", value) for value in (9,)),
+        *(("health.knn.neighbours", value) for value in (0,)),
+        *(("health.knn.temperature", value) for value in (0,)),
         *(("health.collapse_below", value) for value in (-0.1, 1)),
         *(("tracking.uri", value) for value in ("",)),
         *(("tracking.experiment", value) for value in ("",)),
         *((f"{group}unknown", 1) for group in ("", "data.", "model.", "method.", "method.meta.", "bank.", "training.")),
+        *((f"method.{name}.unknown", 1) for name in ("unified", "info_nce", "nce")),
         *((f"{group}unknown", 1) for group in ("compute.", "checkpoint.", "health.", "tracking.", "training.encoder.")),
     ],
 )
@@ -241,7 +238,7 @@ def test_every_field_of_a_run_refuses_what_is_out_of_range(field: str, value: ob
             "training.batch_size: 120 images among 4 workers in 4 parts leave each 7.5; expected",
         ),
         (
-            {"health__knn_beton": "s3://bucket/y.beton"},
+            {"health__knn__beton": "s3://bucket/y.beton"},
             "compute.staging: s3://bucket/y.beton is not a local file, so say where",
         ),
         (
@@ -251,10 +248,6 @@ def test_every_field_of_a_run_refuses_what_is_out_of_range(field: str, value: ob
         (
             {"data__beton": "s3://bucket/x.beton"},
             "compute.staging: s3://bucket/x.beton is not a local file, so say where",
-        ),
-        (
-            {"method__contrast": "info_nce", "method__centered": True},
-            "method.centered: only unified, unified_eq8, unified_attenuated can be, not info_nce; leave it out",
         ),
         (
             {"model__encoder": "conv", "data__image_size": 32},
@@ -317,3 +310,45 @@ def test_evaluations_and_registrations_that_cannot_be(
     settings: type[Settings], fields: dict[str, object], message: str
 ) -> None:
     assert message in refusal(settings, **fields)
+
+
+def test_paths_are_absolute_wherever_they_come_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/me")
+    run = PretrainSettings.model_validate(
+        pretrain(data__beton="x.beton", health__knn__beton="~/y.beton", tracking__uri="sqlite:///runs.db")
+    )
+    assert run.data.beton == f"{tmp_path}/x.beton"
+    assert run.health.knn.beton == "/home/me/y.beton"
+    assert (run.storage, run.tracking.uri) == ("/home/me/metaug_ray/runs", f"sqlite:///{tmp_path}/runs.db")
+    remote = pretrain(data__beton="s3://b/x.beton", compute__staging="~/disk", storage="s3://bucket/runs")
+    run = PretrainSettings.model_validate(remote)
+    assert (run.data.beton, run.storage, str(run.compute.staging)) == (
+        "s3://b/x.beton",
+        "s3://bucket/runs",
+        "/home/me/disk",
+    )
+    evaluation = EvaluateSettings.model_validate(EVALUATION)
+    assert (evaluation.train, str(evaluation.cache)) == (f"{tmp_path}/a.beton", "/home/me/metaug_ray/representations")
+    # A file may be called as a home folder that nobody has.
+    assert CompareSettings(output=Path("~nobody-here/x")).output == tmp_path / "~nobody-here/x"
+
+
+@pytest.mark.parametrize(
+    ("method", "variant"),
+    [
+        ({}, "MetAug"),
+        ({"generators": False}, "only OUCL"),
+        ({"contrast": "unified", "unified": {"centered": True}}, "MetAug, centered"),
+        ({"contrast": "unified_eq8"}, "MetAug (Eq. 8)"),
+        # Of another contrast than the one that is trained.
+        ({"contrast": "unified_attenuated", "unified": {"centered": True}}, "MetAug (Eq. 9)"),
+        ({"contrast": "info_nce"}, "only MAG"),
+        ({"contrast": "info_nce", "generators": False}, "CMC"),
+        ({"contrast": "nce", "generators": False}, "CMC (NCE)"),
+        ({"contrast": "hard_info_nce", "generators": False}, "CMC + Hard"),
+        ({"contrast": "debiased_info_nce"}, "only MAG on CMC + Debiased"),
+    ],
+)
+def test_variants_have_the_papers_names(method: dict[str, object], variant: str) -> None:
+    assert MethodSettings.model_validate(method).variant == variant

@@ -9,9 +9,9 @@ import torch
 from mlflow.tracking import MlflowClient
 
 from metaug_ray.config import PretrainSettings
+from metaug_ray.config.recorded import fixed_settings
 from metaug_ray.data.manifest import read_manifest
 from metaug_ray.runtime.checkpoint import snapshot, write
-from metaug_ray.training.resume import fixed_settings
 from metaug_ray.runtime.run_folder import RunFolder, checkpoint_name
 from metaug_ray.training.state import TrainingState, build_state
 from tests.training.small import small_settings
@@ -29,7 +29,7 @@ class FinishedRun:
 def finish_run(beton: Path, folder: Path, step: int = 12, name: str = "small", **changes: Any) -> FinishedRun:
     """A run whose weights and batch-norm statistics are others than at its start, with one checkpoint."""
     uri = f"sqlite:///{folder}/mlflow.db"
-    settings = small_settings(beton, name=name, tracking={"uri": uri}, checkpoint={"storage": str(folder)}, **changes)
+    settings = small_settings(beton, name=name, tracking={"uri": uri}, storage=str(folder), **changes)
     manifest = read_manifest(beton)
     client = MlflowClient(uri)
     found = client.get_experiment_by_name("metaug")

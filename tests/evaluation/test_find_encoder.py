@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from metaug_ray.evaluation.errors import EvaluationError
-from metaug_ray.evaluation.readout import AUGMENTED, REPRESENTATIONS, Readout
 from metaug_ray.evaluation.find_encoder import find_encoder
+from metaug_ray.evaluation.readout import AUGMENTED, REPRESENTATIONS, Readout
 from metaug_ray.method.views import split_views
+from metaug_ray.runtime.networks import build_networks
 from metaug_ray.runtime.run_folder import RunFolder
-from metaug_ray.training.state import build_networks
 from tests.evaluation.finished import FinishedRun, finish_run
 
 IMAGES = torch.randint(256, (3, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))

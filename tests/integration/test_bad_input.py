@@ -8,25 +8,26 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from metaug_ray.config import EncodingSettings, PrepareSettings, PretrainSettings, SourceSettings
+from metaug_ray.config.recorded import fixed_settings
 from metaug_ray.data.errors import DataError
 from metaug_ray.data.prepare import prepare
+from metaug_ray.errors import UserError
+from metaug_ray.runtime.run_folder import RunFolder
 from metaug_ray.tracking.errors import TrackingError
 from metaug_ray.training.errors import TrainingError
-from metaug_ray.training.resume import fixed_settings
-from metaug_ray.runtime.run_folder import RunFolder
 from metaug_ray.training.trainer import pretrain
 from tests.data.nobody import as_nobody, needs_root
 from tests.training.small import merged, small_settings
 
 
 def at(folder: Path, beton: Path, **changes: Any) -> PretrainSettings:
-    own = {"checkpoint": {"storage": str(folder / "runs")}, "tracking": {"uri": f"sqlite:///{folder}/mlflow.db"}}
+    own = {"storage": str(folder / "runs"), "tracking": {"uri": f"sqlite:///{folder}/mlflow.db"}}
     return small_settings(beton, **merged(own, changes))
 
 
 def begun(folder: Path, settings: PretrainSettings, sha256: str) -> None:
     """What a run leaves on the storage when it begins."""
-    run = RunFolder(settings.checkpoint.storage, settings.name)
+    run = RunFolder(settings.storage, settings.name)
     run.make()
     data = {"beton": settings.data.beton, "sha256": sha256, "samples": 96}
     run.write_record({"id": "1", "fork": None, "fixed": fixed_settings(settings), "data": data})
@@ -64,8 +65,8 @@ def test_other_classes_for_knn(tmp_path: Path, shapes_beton: Path) -> None:
     prepare(PrepareSettings(source=source, encoding=EncodingSettings(preset="small"), output=other, workers=1))
     manifest = other.with_name("other.beton.json")
     manifest.write_text(manifest.read_text().replace('"classes": [', '"classes": [\n    "extra",'))
-    with pytest.raises(TrainingError, match=r"health.knn_beton: .*other.beton has 9 classes .* give the same ones"):
-        pretrain(at(tmp_path, shapes_beton, health={"knn_every": 1, "knn_beton": str(other)}))
+    with pytest.raises(TrainingError, match=r"health.knn.beton: .*other.beton has 9 classes .* give the same ones"):
+        pretrain(at(tmp_path, shapes_beton, health={"knn": {"every": 1, "beton": str(other)}}))
 
 
 @needs_root
@@ -74,8 +75,8 @@ def test_a_storage_that_cannot_be_written(tmp_path: Path, shapes_beton: Path) ->
     refused = as_nobody(tmp_path, RunFolder(str(tmp_path / "runs"), "small").make)
     assert "cannot be written" in refused
     (tmp_path / "file").touch()
-    with pytest.raises(TrainingError, match=r"checkpoint.storage: .*file/small cannot be written"):
-        pretrain(at(tmp_path, shapes_beton, checkpoint={"storage": str(tmp_path / "file")}))
+    with pytest.raises(UserError, match=r"storage: .*file/small cannot be written"):
+        pretrain(at(tmp_path, shapes_beton, storage=str(tmp_path / "file")))
 
 
 def test_an_mlflow_that_is_not_there(tmp_path: Path, shapes_beton: Path) -> None:
@@ -100,11 +101,11 @@ def test_a_fork_of_what_is_no_run_or_of_other_networks(tmp_path: Path, shapes_be
 
 def test_two_drivers_of_one_run(tmp_path: Path, shapes_beton: Path) -> None:
     settings = at(tmp_path, shapes_beton)
-    folder = RunFolder(settings.checkpoint.storage, settings.name)
+    folder = RunFolder(settings.storage, settings.name)
     folder.make()
     lock = folder.lock()
     assert lock is not None
-    with pytest.raises(TrainingError, match="run 'small' is already running"):
+    with pytest.raises(UserError, match="run 'small' is already running"):
         pretrain(settings)
     lock.release()
 
@@ -113,12 +114,12 @@ def test_two_drivers_of_one_run(tmp_path: Path, shapes_beton: Path) -> None:
 def test_what_the_cluster_cannot_hold(tmp_path: Path, shapes_beton: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     began = time.monotonic()
-    with pytest.raises(TrainingError, match=r"64 workers x 1 CPUs = 64 CPUs, but the cluster has room for"):
+    with pytest.raises(UserError, match=r"64 workers x 1 CPUs = 64 CPUs, but the cluster has room for"):
         pretrain(at(tmp_path, shapes_beton, training={"batch_size": 128}, compute={"workers": 64}))
     assert time.monotonic() - began < 60  # Ray by itself would try for ever
     # A refused run leaves nothing, neither here nor in MLflow.
     assert not list((tmp_path / "runs").iterdir())
     client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
     assert not client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])
-    with pytest.raises(TrainingError, match=r"compute.address: no Ray cluster at 127.0.0.1:9"):
+    with pytest.raises(UserError, match=r"compute.address: no Ray cluster at 127.0.0.1:9"):
         pretrain(at(tmp_path, shapes_beton, compute={"address": "127.0.0.1:9"}))

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import mlflow
@@ -22,31 +22,32 @@ from metaug_ray.config import (
     EncodingSettings,
     EvaluateSettings,
     KnnSettings,
-    MachineSettings,
     PrepareSettings,
     ProbeSettings,
     RegisterSettings,
     SourceSettings,
-    TrackingSettings,
 )
+from metaug_ray.config.machines import MachineSettings
+from metaug_ray.config.places import TrackingSettings
 from metaug_ray.data.errors import DataError
 from metaug_ray.data.loader import EvaluationLoader
 from metaug_ray.data.manifest import read_manifest
 from metaug_ray.data.prepare import prepare
-from metaug_ray.evaluation import classify
+from metaug_ray.evaluation import classifiers as classify
+from metaug_ray.evaluation import representations
 from metaug_ray.evaluation.augmented_probe import train_augmented_probe
 from metaug_ray.evaluation.errors import EvaluationError
 from metaug_ray.evaluation.evaluate import evaluate
-from metaug_ray.knn import weighted_knn
+from metaug_ray.evaluation.find_encoder import find_encoder
 from metaug_ray.evaluation.linear_probe import train_probe
 from metaug_ray.evaluation.readout import AUGMENTED, REPRESENTATIONS, Readout
 from metaug_ray.evaluation.register import register_encoder
 from metaug_ray.evaluation.representations import Images, represent
-from metaug_ray.evaluation.find_encoder import find_encoder
-from metaug_ray.tracking.encoders import load_encoder
-from metaug_ray.tracking.registry import Promotion
-from metaug_ray.tracking.errors import TrackingError
+from metaug_ray.knn import weighted_knn
 from metaug_ray.runtime.placement import Placement
+from metaug_ray.tracking.encoders import load_encoder
+from metaug_ray.tracking.errors import TrackingError
+from metaug_ray.tracking.registry import Promotion
 from tests.evaluation.finished import FinishedRun, finish_run
 from tests.integration.jobs import workers_of
 
@@ -85,16 +86,15 @@ def test_beton(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_any_number_of_workers_gives_the_same_and_it_is_kept(
-    cluster: Path, run: FinishedRun, test_beton: Path, tmp_path: Path
+    cluster: Path, run: FinishedRun, test_beton: Path, tmp_path: Path, log: pytest.LogCaptureFixture
 ) -> None:
     source = find_encoder("run:small", run.storage, run.uri)
     readout = Readout(source, layers=True, augmented=True)
     images = Images(str(test_beton), read_manifest(test_beton), 32)
-    said: list[str] = []
 
     def on(workers: int) -> dict[str, np.ndarray]:
         placement = Placement(workers, workers, 1, False)
-        found = represent(readout, images, placement, tmp_path, batch_size=8, say=said.append)
+        found = represent(readout, images, placement, tmp_path, batch_size=8)
         return found.parts | {"labels": found.labels}
 
     three = on(3)
@@ -110,25 +110,27 @@ def test_any_number_of_workers_gives_the_same_and_it_is_kept(
         first += len(values)
     assert first == 50
 
-    assert not any("before" in line for line in said)
+    assert not any("before" in line for line in log.messages)
     again = on(1)
-    assert "were computed before" in said[-1]
+    assert "were computed before" in log.messages[-1]
     assert np.array_equal(again[REPRESENTATIONS], three[REPRESENTATIONS])
 
 
 def test_an_interrupted_extraction_is_made_again(
-    cluster: Path, run: FinishedRun, test_beton: Path, tmp_path: Path
+    cluster: Path, run: FinishedRun, test_beton: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = find_encoder("run:small", run.storage, run.uri)
     images, placement = Images(str(test_beton), read_manifest(test_beton), 32), Placement(1, 1, 1, False)
 
-    def interrupt(line: str) -> None:
+    def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
     arguments = (Readout(source), images, placement, tmp_path)
-    with pytest.raises(KeyboardInterrupt):
-        represent(*arguments, batch_size=8, say=interrupt)
-    found = represent(*arguments, batch_size=8, say=lambda _: None)
+    with monkeypatch.context() as patched:
+        patched.setattr(representations._log, "info", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            represent(*arguments, batch_size=8)
+    found = represent(*arguments, batch_size=8)
     assert np.isfinite(found.parts[REPRESENTATIONS]).all()
     assert (np.abs(found.parts[REPRESENTATIONS]).sum((1, 2)) > 0).all()
 
@@ -151,18 +153,18 @@ def test_representations_in_blocks_are_classified_as_in_one(cluster: Path, monke
     assert classifiers.knn(KnnSettings(neighbours=5)).tolist() == expected.tolist()
 
     settings = ProbeSettings(epochs=2, least_steps=30, seeds=2, label_shares=(0.3,))
-    for seed, outcome in enumerate(classifiers.probes(settings, (0.3,), print)[0.3]):
+    for seed, outcome in enumerate(classifiers.probes(settings, (0.3,))[0.3]):
         chosen = classify.choose_share(labels, 0.3, seed)
         probe = train_probe(whole[0][chosen], whole[1][chosen], 3, settings, seed)
         assert outcome.predictions.tolist() == probe.logits(whole[2]).argmax(1).tolist()
 
 
 def test_a_full_linear_evaluation_goes_on_where_its_worker_was_killed(
-    cluster: Path, run: FinishedRun, shapes_beton: Path, test_beton: Path, tmp_path: Path
+    cluster: Path, run: FinishedRun, shapes_beton: Path, test_beton: Path, tmp_path: Path, log: pytest.LogCaptureFixture
 ) -> None:
     readout = Readout(find_encoder("run:small", run.storage, run.uri))
 
-    def train(name: str, say: Callable[[str], None]) -> tuple[float, float]:
+    def train(name: str) -> tuple[float, float]:
         probe = AugmentedProbeSettings(epochs=12, batch_size=16)
         settings = EvaluateSettings(
             encoder="run:small",
@@ -175,9 +177,8 @@ def test_a_full_linear_evaluation_goes_on_where_its_worker_was_killed(
         (tmp_path / name).mkdir()
         # Several workers are in the next test.
         placement = Placement(1, 1, 1, False)
-        return train_augmented_probe(settings, probe, readout, 32, read_manifest(shapes_beton), placement, say)
+        return train_augmented_probe(settings, readout, 32, read_manifest(shapes_beton), placement)
 
-    said: list[str] = []
     ended = threading.Event()
 
     def kill() -> None:
@@ -189,13 +190,13 @@ def test_a_full_linear_evaluation_goes_on_where_its_worker_was_killed(
     killer = threading.Thread(target=kill)
     killer.start()
     try:
-        killed = train("killed", said.append)
+        killed = train("killed")
     finally:
         ended.set()
         killer.join()
-    assert any("failure 1 of 3 allowed" in line for line in said), said
-    assert any("goes on after epoch" in line for line in said), said
-    assert killed == train("whole", said.append)
+    assert any("failure 1 of 3 allowed" in line for line in log.messages), log.messages
+    assert any("goes on after epoch" in line for line in log.messages), log.messages
+    assert killed == train("whole")
 
 
 def test_a_run_becomes_a_champion(
@@ -214,7 +215,7 @@ def test_a_run_becomes_a_champion(
             "compute": {"workers": 2, "cpus_per_worker": 1},
             "tracking": tracking,
         }
-        judgement = evaluate(EvaluateSettings.model_validate(settings | changes), lambda _: None)
+        judgement = evaluate(EvaluateSettings.model_validate(settings | changes))
         logged = MlflowClient(run.uri).get_run(judgement.run_id)
         metrics = {name: value for result in judgement.results for name, value in result.metrics().items()}
         assert logged.data.metrics == pytest.approx(metrics)
@@ -235,7 +236,7 @@ def test_a_run_becomes_a_champion(
     wish = RegisterSettings(
         encoder="run:small", name="shapes", promote="linear/top1", storage=run.storage, tracking=tracking
     )
-    registered = register_encoder(wish, lambda _: None)
+    registered = register_encoder(wish)
     assert registered.version == "1"
     assert registered.promotion is not None
     assert registered.promotion.promoted
@@ -248,7 +249,7 @@ def test_a_run_becomes_a_champion(
 
     # A newer evaluation of another kind does not stand in the way of one that compares.
     judge("run:small", knn={"neighbours": 3}, views=False, plots=False)
-    assert register_encoder(wish, lambda _: None).promotion == Promotion("1", "version 1 is the champion already", True)
+    assert register_encoder(wish).promotion == Promotion("1", "version 1 is the champion already", True)
 
     # What is pulled computes what was trained; and is judged alike.
     mlflow.set_tracking_uri(run.uri)
@@ -277,7 +278,7 @@ def test_other_classes_are_named(run: FinishedRun, shapes_beton: Path, tmp_path:
         tracking=TrackingSettings(uri=run.uri),
     )
     with pytest.raises(EvaluationError, match=r"has 2 classes \(cat, dog\.\.\.\), and .* 8 \("):
-        evaluate(settings, print)
+        evaluate(settings)
 
 
 def test_too_few_labels_are_named_before_anything_is_computed(
@@ -295,14 +296,14 @@ def test_too_few_labels_are_named_before_anything_is_computed(
         }
     )
     with pytest.raises(EvaluationError, match=r"probe.label_shares: 0.01 of the labels of .* are 8 images, and a"):
-        evaluate(settings, print)
+        evaluate(settings)
     settings = settings.model_copy(update={"knn": KnnSettings(neighbours=97)})
     with pytest.raises(EvaluationError, match=r"knn.neighbours: 97, but .* has 96 images with labels"):
-        evaluate(settings, print)
+        evaluate(settings)
     with pytest.raises(DataError, match=r"test: .*nothing.beton: no such beton"):
-        evaluate(settings.model_copy(update={"test": "nothing.beton"}), print)
+        evaluate(settings.model_copy(update={"test": "nothing.beton"}))
     with pytest.raises(EvaluationError, match="there is no run 'nobody'"):
-        evaluate(settings.model_copy(update={"encoder": "run:nobody"}), print)
+        evaluate(settings.model_copy(update={"encoder": "run:nobody"}))
 
 
 def test_an_unmeasured_metric_is_named_before_anything_is_registered(run: FinishedRun) -> None:
@@ -314,7 +315,7 @@ def test_an_unmeasured_metric_is_named_before_anything_is_registered(run: Finish
         tracking=TrackingSettings(uri=run.uri),
     )
     with pytest.raises(EvaluationError, match=r"run:small has no knn/top7; measured are"):
-        register_encoder(settings, print)
+        register_encoder(settings)
     assert not MlflowClient(run.uri).search_registered_models("name = 'nothing'")
 
 

@@ -14,8 +14,8 @@ import ray
 from mlflow.tracking import MlflowClient
 
 from metaug_ray.config import PretrainSettings
-from metaug_ray.training.errors import TrainingError
 from metaug_ray.runtime.run_folder import RunFolder
+from metaug_ray.training.errors import TrainingError
 from metaug_ray.training.trainer import pretrain
 from tests.integration.jobs import Job, logged_losses, workers_of
 from tests.ranks import run_ranks
@@ -41,7 +41,8 @@ class Cluster:
             self.beton,
             name=name,
             training={"epochs": 6},
-            checkpoint={"storage": str(self.folder), **changes["checkpoint"]},
+            storage=str(self.folder),
+            checkpoint=changes["checkpoint"],
             compute={"address": self.address, **changes["compute"]},
             tracking={"uri": f"sqlite:///{self.folder}/mlflow.db"},
         )
@@ -124,8 +125,9 @@ def test_everything_is_killed_and_the_command_given_again(
     history = client.get_metric_history(runs[0].info.run_id, "loss/total")
     assert sorted(metric.step for metric in history) == list(range(1, STEPS + 1))
 
-    with pytest.raises(TrainingError, match=r"method.beta: 16.0 -> 8.0"):
-        pretrain(settings.model_copy(update={"method": settings.method.model_copy(update={"beta": 8.0})}))
+    with pytest.raises(TrainingError, match=r"method.unified.beta: 16.0 -> 8.0"):
+        unified = settings.method.unified.model_copy(update={"beta": 8.0})
+        pretrain(settings.model_copy(update={"method": settings.method.model_copy(update={"unified": unified})}))
     assert pretrain(settings).checkpoints[-1] == f"checkpoint_{STEPS:09d}"  # finished already
 
 

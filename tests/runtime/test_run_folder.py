@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from metaug_ray.training.errors import TrainingError
+from metaug_ray.runtime.errors import StorageError
 from metaug_ray.runtime.run_folder import RunFolder, checkpoint_name
 from tests.data.nobody import as_nobody, needs_root
 
@@ -66,10 +66,10 @@ def test_the_record_is_replaced_whole(tmp_path: Path) -> None:
 def test_a_damaged_record_is_named(tmp_path: Path) -> None:
     folder = make(tmp_path)
     (tmp_path / "run/run.json").write_text('{"a": ')
-    with pytest.raises(TrainingError, match=r"run/run.json: is damaged .*start a new run with --fork"):
+    with pytest.raises(StorageError, match=r"run/run.json: is damaged .*start a new run with --fork"):
         _ = folder.record
     (tmp_path / "run/checkpoint_manager_snapshot.json").write_text("")
-    with pytest.raises(TrainingError, match=r"checkpoint_manager_snapshot.json: is damaged"):
+    with pytest.raises(StorageError, match=r"checkpoint_manager_snapshot.json: is damaged"):
         folder.checkpoints()
 
 
@@ -78,7 +78,7 @@ def test_one_driver_at_a_time(tmp_path: Path) -> None:
     lock = folder.lock()
     assert lock is not None
     with pytest.raises(
-        TrainingError, match=r"run 'run' is already running from .*; wait for it, stop it, or give another"
+        StorageError, match=r"run 'run' is already running from .*; wait for it, stop it, or give another"
     ):
         RunFolder(str(tmp_path), "run").lock()
     lock.release()
@@ -90,10 +90,10 @@ def test_one_driver_at_a_time(tmp_path: Path) -> None:
 @needs_root
 def test_a_storage_that_cannot_be_written(tmp_path: Path) -> None:
     refused = as_nobody(tmp_path, RunFolder(str(tmp_path), "run").make)
-    assert refused.startswith(f"TrainingError: checkpoint.storage: {tmp_path}/run cannot be written (")
+    assert refused.startswith(f"StorageError: storage: {tmp_path}/run cannot be written (")
     assert "Permission denied" in refused
     (tmp_path / "file").touch()
-    with pytest.raises(TrainingError, match=r"checkpoint.storage: .*file/run cannot be written"):
+    with pytest.raises(StorageError, match=r"storage: .*file/run cannot be written"):
         RunFolder(str(tmp_path / "file"), "run").make()
 
 
@@ -108,5 +108,5 @@ def test_storages_by_uri(tmp_path: Path) -> None:
     copy = by_uri.download(checkpoint_name(10))
     assert copy != tmp_path / "run" / checkpoint_name(10)
     assert (copy / "part").read_text() == "10"
-    with pytest.raises(TrainingError, match=r"checkpoint.storage: gopher://x cannot be opened"):
+    with pytest.raises(StorageError, match=r"storage: gopher://x cannot be opened"):
         RunFolder("gopher://x", "run")

@@ -15,10 +15,11 @@ from metaug_ray.config import ModelSettings
 from metaug_ray.method.encoders import EncoderName
 from metaug_ray.method.frozen import FrozenEncoder
 from metaug_ray.tracking import encoders
-from metaug_ray.tracking.description import EncoderDescription
-from metaug_ray.tracking.encoders import load_encoder, load_published, log_encoder, read_encoder
 from metaug_ray.tracking.connection import connect, find_experiment
+from metaug_ray.tracking.description import EncoderDescription
+from metaug_ray.tracking.encoders import load_encoder, read_encoder
 from metaug_ray.tracking.errors import TrackingError
+from metaug_ray.tracking.export import load_published, log_encoder
 
 
 def describe(**model: object) -> EncoderDescription:

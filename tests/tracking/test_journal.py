@@ -1,10 +1,15 @@
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
-from metaug_ray.tracking.journal import Journal, Record, RefusedError
+from metaug_ray.tracking.journal import Journal, RefusedError
+from metaug_ray.tracking.records import Record, Tags
+
+
+def record(n: int, **more: str) -> Tags:
+    return Tags({"n": str(n), **more})
 
 
 class Receiver:
@@ -13,18 +18,17 @@ class Receiver:
     def __init__(self) -> None:
         self.away = False
         self.taken: list[Record] = []
-        self.said: list[str] = []
 
-    def deliver(self, records: list[Record]) -> None:
+    def deliver(self, records: Sequence[Record]) -> None:
         if self.away:
             raise ConnectionError("nobody listens\nat all")
         for record in records:
-            if record.get("bad"):
+            if isinstance(record, Tags) and "bad" in record.values:
                 raise RefusedError("no such thing")
         self.taken += records
 
     def open(self, path: Path, name: str = "") -> Journal:
-        return Journal(path, self.deliver, self.said.append, name, wait=0.02)
+        return Journal(path, self.deliver, name, wait=0.02)
 
 
 def until(true: Callable[[], bool]) -> None:
@@ -39,59 +43,61 @@ def receiver() -> Receiver:
     return Receiver()
 
 
-def test_delivers_in_order(receiver: Receiver, tmp_path: Path) -> None:
+def test_delivers_in_order(receiver: Receiver, tmp_path: Path, log: pytest.LogCaptureFixture) -> None:
     journal = receiver.open(tmp_path / "j.jsonl")
-    records = [{"n": n} for n in range(1000)]
-    for record in records:
-        journal.append(record)
+    records = [record(n) for n in range(1000)]
+    for entry in records:
+        journal.append(entry)
     assert journal.close(10) == 0
     assert receiver.taken == records == journal.read()
-    assert receiver.said == []
+    assert not log.messages
 
 
-def test_what_was_measured_while_it_is_away_arrives_later(receiver: Receiver, tmp_path: Path) -> None:
+def test_what_was_measured_while_it_is_away_arrives_later(
+    receiver: Receiver, tmp_path: Path, log: pytest.LogCaptureFixture
+) -> None:
     journal = receiver.open(tmp_path / "j.jsonl")
-    journal.append({"n": 0})
-    until(lambda: receiver.taken == [{"n": 0}])
+    journal.append(record(0))
+    until(lambda: receiver.taken == [record(0)])
     receiver.away = True
     began = time.monotonic()
     for n in range(1, 500):
-        journal.append({"n": n})
+        journal.append(record(n))
     assert time.monotonic() - began < 1  # no step waits
-    until(lambda: bool(receiver.said))
-    assert receiver.said[0].startswith("MLflow is away (nobody listens); training goes on, and measurements wait in")
+    until(lambda: bool(log.messages))
+    assert log.messages[0].startswith("MLflow is away (nobody listens); training goes on, and measurements wait in")
     assert journal.waiting == 499
     receiver.away = False
     until(lambda: len(receiver.taken) == 500)
-    assert receiver.taken == [{"n": n} for n in range(500)]
-    until(lambda: len(receiver.said) == 2)
-    assert "MLflow is back" in receiver.said[1]
+    assert receiver.taken == [record(n) for n in range(500)]
+    until(lambda: len(log.messages) == 2)
+    assert "MLflow is back" in log.messages[1]
     assert journal.close(10) == 0
 
 
 def test_the_next_start_delivers_what_is_left_and_nothing_twice(receiver: Receiver, tmp_path: Path) -> None:
     path = tmp_path / "j.jsonl"
     first = receiver.open(path)
-    first.append({"n": 0})
-    until(lambda: receiver.taken == [{"n": 0}])
+    first.append(record(0))
+    until(lambda: receiver.taken == [record(0)])
     receiver.away = True
-    first.append({"n": 1})
+    first.append(record(1))
     assert first.close(0.2) == 1
     # A process killed while it wrote a line leaves half of one.
     with path.open("ab") as file:
         file.write(b'{"n": 2, "hal')
     receiver.away = False
     second = receiver.open(path)
-    second.append({"n": 3})
+    second.append(record(3))
     assert second.close(10) == 0
-    assert receiver.taken == [{"n": 0}, {"n": 1}, {"n": 3}] == second.read()
+    assert receiver.taken == [record(0), record(1), record(3)] == second.read()
 
 
 def test_another_receiver_gets_everything(receiver: Receiver, tmp_path: Path) -> None:
-    records = [{"n": n} for n in range(3)]
+    records = [record(n) for n in range(3)]
     first = receiver.open(tmp_path / "j.jsonl", "one")
-    for record in records:
-        first.append(record)
+    for entry in records:
+        first.append(entry)
     assert first.close(10) == 0
     assert receiver.open(tmp_path / "j.jsonl", "one").close(10) == 0
     assert receiver.taken == records
@@ -99,13 +105,15 @@ def test_another_receiver_gets_everything(receiver: Receiver, tmp_path: Path) ->
     assert receiver.taken == records + records
 
 
-def test_what_is_refused_does_not_stop_the_rest(receiver: Receiver, tmp_path: Path) -> None:
+def test_what_is_refused_does_not_stop_the_rest(
+    receiver: Receiver, tmp_path: Path, log: pytest.LogCaptureFixture
+) -> None:
     path = tmp_path / "j.jsonl"
     receiver.away = True
     journal = receiver.open(path)
     for n in range(5):
-        journal.append({"n": n, "bad": n == 2})
+        journal.append(record(n, **({"bad": "yes"} if n == 2 else {})))
     receiver.away = False
     assert journal.close(10) == 0
-    assert [record["n"] for record in receiver.taken] == [0, 1, 3, 4]
-    assert any("MLflow refused a record" in sentence for sentence in receiver.said)
+    assert receiver.taken == [record(n) for n in (0, 1, 3, 4)]
+    assert any("MLflow refused a record" in sentence for sentence in log.messages)

@@ -7,6 +7,8 @@ import pytest
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
+from metaug_ray.tracking.connection import connect, find_experiment
+from metaug_ray.tracking.errors import TrackingError
 from metaug_ray.tracking.registry import (
     CHAMPION,
     JUDGED,
@@ -18,8 +20,6 @@ from metaug_ray.tracking.registry import (
     register,
     renew,
 )
-from metaug_ray.tracking.connection import connect, find_experiment
-from metaug_ray.tracking.errors import TrackingError
 
 
 @pytest.fixture

@@ -138,13 +138,14 @@ def server(folder: Path, port: int) -> Iterator[str]:
 
 
 @pytest.mark.slow
-def test_a_server_that_goes_away_neither_stops_nor_slows_and_gets_everything(tmp_path: Path) -> None:
+def test_a_server_that_goes_away_neither_stops_nor_slows_and_gets_everything(
+    tmp_path: Path, log: pytest.LogCaptureFixture
+) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    said: list[str] = []
     with server(tmp_path, port) as uri:
-        tracker = track(uri, tmp_path / "run", said)
+        tracker = track(uri, tmp_path / "run")
         tracker.metrics(1, {"loss/total": 1.0})
         end = time.monotonic() + 60
         while not MlflowClient(uri).get_metric_history(tracker.run_id, "loss/total"):
@@ -155,10 +156,10 @@ def test_a_server_that_goes_away_neither_stops_nor_slows_and_gets_everything(tmp
         tracker.metrics(step, {"loss/total": 1 / step})
     tracker.histograms(299, {"positives": [0.5, 0.5], "negatives": [0.25, 0.75]})
     assert time.monotonic() - began < 5
-    while not said:
+    while not log.messages:
         assert time.monotonic() - began < 60
         time.sleep(0.1)
-    assert "MLflow is away" in said[0]
+    assert "MLflow is away" in log.messages[0]
     with server(tmp_path, port) as uri:
         assert tracker.close("FINISHED", patience=60) == 0
         client = MlflowClient(uri)
@@ -167,4 +168,4 @@ def test_a_server_that_goes_away_neither_stops_nor_slows_and_gets_everything(tmp
         figures = client.list_artifacts(tracker.run_id, "figures")
         assert [file.path for file in figures] == ["figures/curves.png", "figures/similarities_000000299.png"]
         assert client.get_run(tracker.run_id).info.status == "FINISHED"
-    assert "MLflow is back" in said[1]
+    assert "MLflow is back" in log.messages[1]

@@ -11,14 +11,12 @@ import torch.distributed as dist
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
 from metaug_ray.config import PretrainSettings
-from metaug_ray.data.loader import PretrainingLoader
-from metaug_ray.data.manifest import read_manifest
 from metaug_ray.method import distributed
-from metaug_ray.training.batches import minibatches
 from metaug_ray.runtime.checkpoint import load, snapshot, write
-from metaug_ray.training.loop import Batches, train
-from metaug_ray.training.online_knn import OnlineKnn
 from metaug_ray.runtime.run_folder import checkpoint_name
+from metaug_ray.training.batches import open_batches
+from metaug_ray.training.loop import train
+from metaug_ray.training.online_knn import OnlineKnn
 from metaug_ray.training.state import TrainingState, build_state
 
 
@@ -51,7 +49,7 @@ def small_settings(beton: Path, **changes: Any) -> PretrainSettings:
         },
         "compute": {"workers": 2, "cpus_per_worker": 1, "device": "cpu"},
         "checkpoint": {"every_steps": 7, "every_minutes": None, "keep": 3},
-        "health": {"log_every": 1, "knn_every": 0, "knn_references": 64, "knn_queries": 32},
+        "health": {"log_every": 1, "knn": {"every": 0, "references": 64, "queries": 32}},
     }
     return PretrainSettings.model_validate(merged(settings, changes))
 
@@ -104,31 +102,13 @@ def run_plain(
     device, world_size = torch.device("cpu"), distributed.world_size()
     group = dist.new_group(backend="gloo") if world_size > 1 else None
     beton = Path(settings.data.beton)
-    make_loader = partial(
-        PretrainingLoader,
-        beton,
-        settings.images_per_worker(world_size),
-        settings.data.image_size,
-        settings.data.augmentation,
-        cpus=1,
-        device=device,
-        rank=rank,
-        world_size=world_size,
-    )
-    loader = make_loader(seed=settings.seed)
-    state = build_state(settings, read_manifest(beton).samples, device)
+    batches = open_batches(settings, beton, cpus=1, device=device, rank=rank, world_size=world_size)
+    state = build_state(settings, batches.samples, device)
     if start is not None:
         load(state, start)
     change(state)
     knn = OnlineKnn(settings, beton, None, cpus=1, device=device, rank=rank, world_size=world_size)
     recorder = Recorder(folder, group, stop_at)
-    separate = settings.method.meta.schedule == "separate"
-    views = settings.model.views
-    batches = Batches(
-        partial(minibatches, loader, views),
-        loader.steps_per_epoch,
-        partial(minibatches, make_loader(seed=settings.seed + 2**31), views) if separate else None,
-    )
     with suppress(KeyboardInterrupt):
         train(settings, state, batches, recorder, device=device, knn=partial(knn.accuracy, state.metaug.model))
     return recorder, state

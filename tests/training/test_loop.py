@@ -14,7 +14,7 @@ from tests.training.small import losses, run_plain, small_settings
 
 
 def test_reports_what_tells_whether_a_run_is_well(shapes_beton: Path) -> None:
-    settings = small_settings(shapes_beton, training={"epochs": 2}, health={"log_every": 3, "knn_every": 1})
+    settings = small_settings(shapes_beton, training={"epochs": 2}, health={"log_every": 3, "knn": {"every": 1}})
     recorder, state = run_plain(0, settings)
     assert list(recorder.seen) == [0, 3, 6, 9, 12]
     assert list(recorder.seen[0]) == ["knn/accuracy"]
@@ -122,10 +122,10 @@ def test_checkpoints_by_the_clock(shapes_beton: Path) -> None:
     [
         {"contrast": "nce", "generators": False},
         {"contrast": "info_nce"},
-        {"contrast": "unified_eq8", "centered": True},
+        {"contrast": "unified_eq8", "unified_eq8": {"centered": True}},
         {"contrast": "unified_attenuated", "generators": False},
         {"contrast": "debiased_info_nce", "generators": False},
-        {"contrast": "hard_info_nce", "meta": {"schedule": "separate", "mode": "difference"}},
+        {"contrast": "hard_info_nce", "meta": {"schedule": "separate"}},
     ],
     ids=lambda method: method["contrast"],
 )

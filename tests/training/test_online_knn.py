@@ -18,7 +18,7 @@ CPU = torch.device("cpu")
 def accuracy(rank: int, beton: Path, queries: Path | None, world_size: int = 1) -> float:
     # 64 and 32, or 96 and 50: the last batches are padded.
     settings = small_settings(
-        beton, health={"knn_references": 96 if queries else 64, "knn_queries": 50 if queries else 32}
+        beton, health={"knn": {"references": 96 if queries else 64, "queries": 50 if queries else 32}}
     )
     state = build_state(settings, 96, CPU)
     model = state.metaug.model

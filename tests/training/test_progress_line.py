@@ -1,14 +1,4 @@
-import pytest
-
-from metaug_ray.training.progress_line import counted, duration, progress_line
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(0, "0 s"), (59.4, "59 s"), (250, "4 min 10 s"), (7500, "2 h 05 min"), (3 * 86400 + 4 * 3600 + 9, "3 d 4 h")],
-)
-def test_duration(seconds: float, text: str) -> None:
-    assert duration(seconds) == text
+from metaug_ray.training.progress_line import progress_line
 
 
 def test_a_line_that_a_person_can_read() -> None:
@@ -30,11 +20,3 @@ def test_a_line_that_a_person_can_read() -> None:
     )
     assert progress_line(32_500, values) == expected
     assert "2 steps skipped" in progress_line(32_500, values | {"progress/skipped_steps": 2.0})
-
-
-@pytest.mark.parametrize(
-    ("count", "text"),
-    [(0, "0 images"), (1, "1 image"), (1.0, "1 image"), (2.5, "2.5 images"), (1_281_100, "1,281,100 images")],
-)
-def test_things_are_counted(count: float, text: str) -> None:
-    assert counted(count, "image") == text

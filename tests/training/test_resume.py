@@ -2,8 +2,9 @@ from pathlib import Path
 
 import pytest
 
+from metaug_ray.config.recorded import fixed_settings
 from metaug_ray.training.errors import TrainingError
-from metaug_ray.training.resume import check_resumable, fixed_settings
+from metaug_ray.training.resume import check_resumable
 from tests.training.small import small_settings
 
 OLD = small_settings(Path("/a.beton"))
@@ -24,14 +25,14 @@ def test_what_no_result_depends_on_may_change() -> None:
 
 def test_what_results_depend_on_may_not_and_is_shown() -> None:
     other = small_settings(
-        Path("/b.beton"), method={"beta": 64.0, "meta": {"every": 2}}, training={"epochs": 9}, seed=1
+        Path("/b.beton"), method={"unified": {"beta": 64.0}, "meta": {"every": 2}}, training={"epochs": 9}, seed=1
     )
     with pytest.raises(TrainingError) as caught:
         check_resumable(RECORD, other, "2" * 64)
     assert str(caught.value).splitlines() == [
         "name: run 'small' was made with other settings:",
         "  seed: 0 -> 1",
-        "  method.beta: 16.0 -> 64.0",
+        "  method.unified.beta: 16.0 -> 64.0",
         "  method.meta.every: 3 -> 2",
         "  training.epochs: 3 -> 9",
         "  data.beton: /a.beton (SHA-256 111111111111...) -> /b.beton (SHA-256 222222222222...)",

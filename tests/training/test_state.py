@@ -3,8 +3,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from metaug_ray.runtime.checkpoint import CheckpointError, describe, load, load_networks, snapshot, write
+from metaug_ray.runtime.checkpoint import describe, load, snapshot, write
+from metaug_ray.runtime.errors import CheckpointError
 from metaug_ray.training.state import build_state
+from metaug_ray.training.warm_start import WarmStart
 from tests.training.small import run_plain, small_settings
 
 CPU = torch.device("cpu")
@@ -56,9 +58,9 @@ def test_a_warm_start_takes_networks_alone(shapes_beton: Path, tmp_path: Path) -
     _, old = run_plain(0, small_settings(shapes_beton, training={"epochs": 1}))
     write(snapshot(old), tmp_path / "checkpoint", {})
     for bank in (True, False):
-        new = build_state(small_settings(shapes_beton, seed=5, method={"beta": 2.0}), 96, CPU)
+        new = build_state(small_settings(shapes_beton, seed=5, method={"unified": {"beta": 2.0}}), 96, CPU)
         fresh = new.metaug.bank.state_dict()["rows"].clone()
-        load_networks(new, tmp_path / "checkpoint", bank=bank, generators=True)
+        WarmStart("", "old", "checkpoint", bank=bank, generators=True).load(new, tmp_path / "checkpoint")
         assert new.step == 0
         assert not any(optimizer.state for _, optimizer in new.optimizers.values())
         for a, b in zip(old.networks()["encoder"].values(), new.networks()["encoder"].values(), strict=True):

@@ -4,7 +4,7 @@ import pytest
 import ray.exceptions
 from ray.train import ControllerError
 
-from metaug_ray.training.trainer import _fit_persistently
+from metaug_ray.training.fit import _fit_persistently
 
 
 class Trainer:
@@ -22,10 +22,10 @@ def made(*failures: Exception) -> type[Trainer]:
     return type("Made", (Trainer,), {"failures": list(failures)})
 
 
-def test_workers_that_are_lost_as_they_start_are_started_again(capsys: pytest.CaptureFixture[str]) -> None:
+def test_workers_that_are_lost_as_they_start_are_started_again(caplog: pytest.LogCaptureFixture) -> None:
     lost = ControllerError(ray.exceptions.ActorDiedError())
     assert _fit_persistently(made(lost, lost), 2) == "result"
-    assert capsys.readouterr().out.count("they are started again") == 2
+    assert caplog.text.count("they are started again") == 2
     with pytest.raises(ControllerError):
         _fit_persistently(made(lost, lost), 1)
 

@@ -1,0 +1,46 @@
+from typing import Any
+
+import pytest
+
+from metaug_ray.config import PretrainSettings
+from metaug_ray.runtime.placement import Placement
+from metaug_ray.training.capacity import bank_bytes, place
+from metaug_ray.training.errors import TrainingError
+
+GIB = 2.0**30
+CPU_NODE = {"CPU": 4.0, "memory": 8 * GIB}
+GPU_NODE = {"CPU": 32.0, "GPU": 4.0, "memory": 256 * GIB}
+
+
+def settings(batch: int = 128, **compute: Any) -> PretrainSettings:
+    return PretrainSettings.model_validate(
+        {"data": {"beton": "/x.beton"}, "training": {"batch_size": batch}, "compute": compute}
+    )
+
+
+def test_an_elastic_run_starts_with_what_there_is() -> None:
+    # Started again after half of its nodes were lost.
+    chosen = settings(batch=840, workers=8, min_workers=4, cpus_per_worker=8)
+    assert place(chosen, [GPU_NODE], 10_000) == Placement(8, 4, 8, True)
+
+
+def test_the_batch_must_divide_among_the_workers_that_the_cluster_has() -> None:
+    with pytest.raises(TrainingError, match=r"128 images among 3 workers leave each 42.6667; .* such as 129"):
+        place(settings(), [CPU_NODE] * 3, 10_000)
+    with pytest.raises(TrainingError, match=r"batch_size: 128 images, but /x.beton holds 100"):
+        place(settings(), [CPU_NODE], 100)
+
+
+def test_the_bank_must_fit() -> None:
+    """ImageNet's rows, three views, 128 numbers: 1.8 GiB."""
+    assert bank_bytes(settings(), 1_281_167, 8) == 160_146 * 3 * 128 * 4
+    small = {"CPU": 4.0, "memory": 1 * GIB}
+    with pytest.raises(
+        TrainingError,
+        match=r"1,281,167 images x 3 views x 128 numbers / 1 workers = 1.8 GiB .* and 1 of them on a node",
+    ):
+        place(settings(), [small], 1_281_167)
+    assert place(settings(), [small] * 2, 1_281_167).workers == 2
+    # Two on one node share its memory.
+    with pytest.raises(TrainingError, match=r"/ 2 workers = 0.9 GiB for each, and 2 of them on a node of 1.0 GiB"):
+        place(settings(workers=2), [small], 1_281_167)
