@@ -1,7 +1,6 @@
 """Everything that a run is: built from settings, saved in a checkpoint, loaded from one."""
 
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import torch
@@ -12,13 +11,14 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from metaug_ray.config import MethodSettings, PretrainSettings
-from metaug_ray.method import contrast, distributed
+from metaug_ray.method import distributed
 from metaug_ray.method.algorithm import MetaStep, MetAug
+from metaug_ray.method.contrast import Contrast, build_contrast, contrast_parameters
 from metaug_ray.method.encoders import MultiViewEncoder
 from metaug_ray.method.generators import Generators
 from metaug_ray.method.memory_bank import MemoryBank
 from metaug_ray.method.model import Model
-from metaug_ray.method.objective import Contrast, Objective
+from metaug_ray.method.objective import Objective
 from metaug_ray.training.optimizers import make_optimizer
 
 
@@ -168,7 +168,7 @@ def build_state(
         ),
         encoder_optimizer,
         generator_optimizer,
-        MetaStep(**settings.method.meta.model_dump()),
+        MetaStep(**settings.method.meta.model_dump(exclude={"mode"})),
         head_optimizer=head_optimizer,
         clip_norm=training.clip_norm,
         accumulation=training.accumulation,
@@ -179,29 +179,7 @@ def build_state(
 
 def make_contrast(settings: MethodSettings, pairs: int, group: dist.ProcessGroup | None = None) -> Contrast:
     """The contrast that the settings name, for P ordered pairs of views."""
-    chosen = _contrast(settings, pairs, group)
-    return contrast.centered(chosen) if settings.centered else chosen
-
-
-def _contrast(settings: MethodSettings, pairs: int, group: dist.ProcessGroup | None) -> Contrast:
-    beta, gamma, temperature = settings.beta, settings.gamma, settings.temperature
-    match settings.contrast:
-        case "unified":
-            return partial(contrast.unified_contrast, beta=beta, gamma=gamma)
-        case "unified_eq8":
-            return partial(contrast.unified_contrast_eq8, beta=beta, margin=settings.eq8_margin)
-        case "unified_attenuated":
-            return partial(contrast.unified_contrast_attenuated, beta=beta, gamma=gamma, phi=settings.phi)
-        case "info_nce":
-            return partial(contrast.info_nce, temperature=temperature)
-        case "debiased_info_nce":
-            return partial(contrast.debiased_info_nce, temperature=temperature, class_prior=settings.class_prior)
-        case "hard_info_nce":
-            return partial(
-                contrast.hard_info_nce,
-                temperature=temperature,
-                class_prior=settings.class_prior,
-                concentration=settings.concentration,
-            )
-        case "nce":
-            return contrast.NoiseContrastiveEstimation(pairs, temperature=temperature, group=group)
+    parameters = settings.model_dump() | {"margin": settings.eq8_margin}
+    return build_contrast(
+        settings.contrast, pairs, group, **{name: parameters[name] for name in contrast_parameters(settings.contrast)}
+    )
