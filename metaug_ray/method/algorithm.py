@@ -3,23 +3,20 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from metaug_ray.choices import MetaSchedule, check_choice
 from metaug_ray.method import distributed
-from metaug_ray.method.choices import check_choice
+from metaug_ray.method.buffers import SavedBuffers
 from metaug_ray.method.memory_bank import BankSample, MemoryBank
-from metaug_ray.method.meta_gradient import MetaMode, meta_gradient, model_gradient
+from metaug_ray.method.meta_gradient import meta_gradient, model_gradient
 from metaug_ray.method.model import Model
 from metaug_ray.method.objective import Losses
 from metaug_ray.method.similarities import Similarities
-
-MetaSchedule = Literal["fused", "separate"]
-"""`fused`: the meta step takes the regular step's minibatch and shares its gradient; encoders and generators step
-together. `separate`: Algorithm 1 as printed: encoders step first, then the meta step takes its own minibatch."""
 
 
 class Minibatch(NamedTuple):
@@ -36,8 +33,7 @@ class MetaStep:
     """How and when the generators are trained.
 
     Args:
-        schedule: see :data:`MetaSchedule`.
-        mode: see :data:`~metaug_ray.method.meta_gradient.MetaMode`.
+        schedule: see :data:`~metaug_ray.choices.MetaSchedule`.
         virtual_learning_rate: l of the virtual step (Eq. 3).
         every: take the meta step on each n-th step, from step 0 on.
 
@@ -46,7 +42,6 @@ class MetaStep:
     """
 
     schedule: MetaSchedule = "fused"
-    mode: MetaMode = "jvp"
     virtual_learning_rate: float = 1e-3
     every: int = 1
 
@@ -54,7 +49,6 @@ class MetaStep:
         if self.every < 1 or self.every % 1:
             raise ValueError(f"every is {self.every}: the meta step is taken on each n-th step, n an integer from 1 on")
         check_choice("schedule", self.schedule, MetaSchedule)
-        check_choice("meta gradient mode", self.mode, MetaMode)
         if not 0 < self.virtual_learning_rate < math.inf:
             raise ValueError(f"virtual_learning_rate is {self.virtual_learning_rate}: it must be positive")
 
@@ -169,51 +163,31 @@ class MetAug:
                 has another number of indices than of images.
             IndexError: see :meth:`~metaug_ray.method.memory_bank.MemoryBank.sample`.
         """
-        meta = self.takes_meta_step(step)
-        separate = meta and self.meta.schedule == "separate"
-        if separate != (meta_minibatch is not None):
-            raise ValueError(
-                f"step {step} of schedule {self.meta.schedule!r} "
-                + ("needs a meta_minibatch: the meta step has its own" if separate else "takes no meta_minibatch")
-            )
-        for part in (minibatch, meta_minibatch):
-            if part is not None:
-                self._check(part)
-
-        encoder, heads = self.model.eager_encoder.encoders, self.model.eager_encoder.heads
-        statistics = self._statistics()
-        kept = [buffer.clone() for buffer in statistics]
-        sample = self.bank.sample(minibatch.indices, step)
+        self._check_step(step, minibatch, meta_minibatch)
+        takes_meta_step = self.takes_meta_step(step)
+        fused = takes_meta_step and meta_minibatch is None
+        statistics = SavedBuffers(self.model.eager_encoder, self.model.generators)
         theta = [parameter for parameter in self.model.encoder.parameters() if parameter.requires_grad]
+        sample = self.bank.sample(minibatch.indices, step)
         features, seen = model_gradient(self.model, minibatch.images, sample, theta, self.accumulation)
-        fused = meta and meta_minibatch is None
         if fused:
             self._meta_gradient(minibatch, sample, features)
-        norms = GradientNorms(
-            _norm(encoder), _norm(heads), _norm(self.model.generators if fused else None, like=features)
-        )
+        norms = self._norms(fused, features)
         # The one place where the host waits for the device.
-        applied = self._finite(seen.losses.total, *norms)
-        if not applied:
-            for buffer, old in zip(statistics, kept, strict=True):
-                buffer.copy_(old)
-            self.model.encoder.zero_grad()
-            if self.model.generators is not None:
-                self.model.generators.zero_grad()
-            return StepOutcome(*seen, features, norms, applied)
+        if not self._finite(seen.losses.total, *norms):
+            statistics.restore()
+            self._drop_gradients()
+            return StepOutcome(*seen, features, norms, applied=False)
 
-        self._clip(theta, torch.stack(norms[:2]).norm())
-        self.encoder_optimizer.step()
-        if self.head_optimizer is not None:
-            self.head_optimizer.step()
+        self._move_encoders(theta, norms)
         self.bank.refresh(sample, features)
+        applied = True
         if meta_minibatch is not None:
             self._meta_gradient(meta_minibatch, self.bank.sample(meta_minibatch.indices, step, stream="meta"), None)
             norms = norms._replace(generator=_norm(self.model.generators))
             applied = self._finite(norms.generator)
-        if meta and applied and self.generator_optimizer is not None and self.model.generators is not None:
-            self._clip(list(self.model.generators.parameters()), norms.generator)
-            self.generator_optimizer.step()
+        if takes_meta_step and applied:
+            self._move_generators(norms)
         return StepOutcome(*seen, features, norms, applied)
 
     def fill_bank(self, minibatch: Minibatch) -> None:
@@ -223,17 +197,30 @@ class MetAug:
         Raises:
             ValueError, IndexError: as :meth:`step`.
         """
-        self._check(minibatch)
-        statistics = self._statistics()
-        kept = [buffer.clone() for buffer in statistics]
+        self._check_minibatch(minibatch)
+        statistics = SavedBuffers(self.model.eager_encoder)
         with torch.no_grad():
             parts = zip(*(view.chunk(self.accumulation) for view in minibatch.images), strict=True)
             features = torch.cat([self.model.encode(part) for part in parts], 1)
-            for buffer, old in zip(statistics, kept, strict=True):
-                buffer.copy_(old)
+        statistics.restore()
         self.bank.fill(minibatch.indices, features)
 
-    def _check(self, minibatch: Minibatch) -> None:
+    def _check_step(self, step: int, minibatch: Minibatch, meta_minibatch: Minibatch | None) -> None:
+        needs_meta_minibatch = self.takes_meta_step(step) and self.meta.schedule == "separate"
+        if needs_meta_minibatch != (meta_minibatch is not None):
+            raise ValueError(
+                f"step {step} of schedule {self.meta.schedule!r} "
+                + (
+                    "needs a meta_minibatch: the meta step has its own"
+                    if needs_meta_minibatch
+                    else "takes no meta_minibatch"
+                )
+            )
+        for each in (minibatch, meta_minibatch):
+            if each is not None:
+                self._check_minibatch(each)
+
+    def _check_minibatch(self, minibatch: Minibatch) -> None:
         sizes = [len(images) for images in minibatch.images]
         size = len(minibatch.indices)
         if set(sizes) != {size}:
@@ -245,17 +232,12 @@ class MetAug:
             parts = f" in {self.accumulation} parts" if self.accumulation > 1 else ""
             raise ValueError(f"a minibatch of {size}{parts} is too small: give each rank at least {least}")
 
-    def _statistics(self) -> list[Tensor]:
-        modules = [self.model.eager_encoder, *([self.model.generators] if self.model.generators is not None else [])]
-        return [buffer for module in modules for buffer in module.buffers()]
-
     def _meta_gradient(self, minibatch: Minibatch, sample: BankSample, features: Tensor | None) -> None:
         meta_gradient(
             self.model,
             minibatch.images,
             sample,
             virtual_learning_rate=self.meta.virtual_learning_rate,
-            mode=self.meta.mode,
             features=features,
             accumulation=self.accumulation,
         )
@@ -265,6 +247,27 @@ class MetAug:
         together = torch.stack([value.double() for value in values])
         distributed.average([together], self.model.group)
         return bool(together.isfinite().all())
+
+    def _norms(self, fused: bool, features: Tensor) -> GradientNorms:
+        encoder = self.model.eager_encoder
+        generators = self.model.generators if fused else None
+        return GradientNorms(_norm(encoder.encoders), _norm(encoder.heads), _norm(generators, like=features))
+
+    def _drop_gradients(self) -> None:
+        self.model.encoder.zero_grad()
+        if self.model.generators is not None:
+            self.model.generators.zero_grad()
+
+    def _move_encoders(self, theta: list[nn.Parameter], norms: GradientNorms) -> None:
+        self._clip(theta, torch.stack([norms.encoder, norms.head]).norm())
+        self.encoder_optimizer.step()
+        if self.head_optimizer is not None:
+            self.head_optimizer.step()
+
+    def _move_generators(self, norms: GradientNorms) -> None:
+        if self.generator_optimizer is not None and self.model.generators is not None:
+            self._clip(list(self.model.generators.parameters()), norms.generator)
+            self.generator_optimizer.step()
 
     def _clip(self, parameters: list[nn.Parameter], norm: Tensor) -> None:
         if self.clip_norm is not None:

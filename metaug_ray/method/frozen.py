@@ -5,8 +5,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from metaug_ray.method.encoders import EncoderName, build_encoder
-from metaug_ray.method.views import VIEW_CHANNELS, split_views, validate_views
+from metaug_ray.choices import VIEW_CHANNELS, EncoderName
+from metaug_ray.method.encoders import EncoderDict, build_encoder
+from metaug_ray.method.views import split_views, validate_views
 
 
 class FrozenEncoder(nn.Module):
@@ -21,9 +22,9 @@ class FrozenEncoder(nn.Module):
         encoder, width, small_images: see :func:`~metaug_ray.method.encoders.build_encoder`.
 
     Attributes:
-        encoders: one for each view, by its name.
+        encoders: one :class:`~metaug_ray.method.encoders.Encoder` for each view, by its name.
         representation_size: V * H, numbers in an image's representation.
-        minimum_size: px, of the smallest image that it takes.
+        minimum_size: least side of an image that it takes, px.
 
     Shape: uint8 sRGB images [B, 3, H, W] to float32 representations [B, V * H].
 
@@ -36,7 +37,7 @@ class FrozenEncoder(nn.Module):
     ) -> None:
         super().__init__()
         self.views = validate_views(views)
-        self.encoders = nn.ModuleDict()
+        self.encoders = EncoderDict()
         self.representation_size = 0
         self.minimum_size = 1
         for view in self.views:

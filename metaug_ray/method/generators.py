@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from metaug_ray.method.encoders import unit
+from metaug_ray.method.unit_vectors import unit
 
 
 class Generators(nn.Module):

@@ -1,15 +1,11 @@
 """Injected margins and the regulariser that keeps augmented features informative (paper, Eq. 4-5 and appendix A.2)."""
 
-from typing import Literal
-
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from metaug_ray.choices import MarginKind, check_choice
 from metaug_ray.method import distributed
-from metaug_ray.method.choices import check_choice
-
-MarginKind = Literal["large", "medium", "small"]
 
 
 def injected_margins(

@@ -1,7 +1,7 @@
 """The memory bank: one feature of every image in every view, shared by all ranks of a process group."""
 
 import hashlib
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -9,10 +9,9 @@ from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Shard
 
+from metaug_ray.choices import NegativeSampling, check_choice
 from metaug_ray.method import distributed
-from metaug_ray.method.encoders import unit
-
-NegativeSampling = Literal["shared", "per_anchor"]
+from metaug_ray.method.unit_vectors import unit
 
 _ROWS_PER_SEED: Final = (
     1024  # initial rows are drawn in blocks of this many: part of what a seed means, never change it
@@ -98,8 +97,7 @@ class MemoryBank:
             raise ValueError(f"a memory bank of {size} rows has no negatives: it needs at least 2 images")
         if negatives < 1:
             raise ValueError(f"negatives is {negatives}: each anchor needs at least 1")
-        if sampling not in ("shared", "per_anchor"):
-            raise ValueError(f"sampling is {sampling!r}: choose shared or per_anchor")
+        check_choice("sampling", sampling, NegativeSampling)
         if not 0.0 <= momentum < 1.0:
             raise ValueError(f"momentum is {momentum}: it must lie in [0, 1)")
         self.size, self.views, self.feature_size = size, views, feature_size
@@ -204,7 +202,8 @@ class MemoryBank:
         """
         if self._world == 1:
             return {"rows": self._rows}
-        group = self._group or dist.distributed_c10d._get_default_group()
+        group = self._group or dist.group.WORLD
+        assert group is not None  # as there are several ranks
         mesh = DeviceMesh.from_group(group, self._rows.device.type)
         shape = torch.Size((self.size, self.views, self.feature_size))
         stride = (self.views * self.feature_size, self.feature_size, 1)

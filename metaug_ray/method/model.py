@@ -14,6 +14,7 @@ from metaug_ray.method.encoders import MultiViewEncoder
 from metaug_ray.method.generators import Generators
 from metaug_ray.method.memory_bank import BankSample
 from metaug_ray.method.objective import Losses, Objective
+from metaug_ray.method.precision import autocast
 from metaug_ray.method.similarities import Similarities, pair_similarities
 
 
@@ -101,13 +102,9 @@ class Model:
             seen = sample if count == 1 else sample.anchors(start, stop)
             yield [view[start:stop] for view in images], seen, local
 
-    def precision(self, images: Sequence[Tensor]) -> torch.autocast:
-        """The context that a forward pass of the encoder runs in."""
-        return torch.autocast(images[0].device.type, self.autocast, enabled=self.autocast is not None)
-
     def encode(self, images: Sequence[Tensor]) -> Tensor:
         """Unit features z [V, B, D] of one tensor [B, C_v, H, W] per view, through DDP where there is one."""
-        with self.precision(images):
+        with autocast(images[0].device, self.autocast):
             features: Tensor = self.encoder(images).features
         return features
 
@@ -125,7 +122,7 @@ class Model:
     def compare(self, features: Tensor, sample: BankSample) -> Comparison:
         """Losses and similarities of features z [V, B, D] against their bank rows, differentiable in z, theta and
         omega."""
-        with torch.autocast(features.device.type, enabled=False):
+        with autocast(features.device, None):
             original = pair_similarities(features, sample)
             augmented = None if self.generators is None else pair_similarities(self.augment(features), sample)
             return Comparison(self.objective(original, augmented), original, augmented)

@@ -1,20 +1,16 @@
-"""The objective L_MetAug (Eq. 11) and the objective of the generators (Eq. 6), for any contrast."""
+"""What encoders and generators minimise, for any contrast: L_MetAug (Eq. 11) and the generators' objective (Eq. 6)."""
 
 import math
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from metaug_ray.method.choices import check_choice
-from metaug_ray.method.margins import MarginKind, injected_margins, margin_regularization
+from metaug_ray.choices import MarginKind, check_choice
+from metaug_ray.method.contrast import Contrast
+from metaug_ray.method.margins import injected_margins, margin_regularization
 from metaug_ray.method.similarities import Similarities
-
-Contrast = Callable[[Tensor, Tensor], Tensor]
-"""(positives, negatives) to a scalar: a function of :mod:`metaug_ray.method.contrast`, its settings bound by
-`partial`."""
 
 
 class Losses(NamedTuple):
@@ -29,13 +25,14 @@ class Losses(NamedTuple):
 
 
 class Objective(nn.Module):
-    """What encoders and generators minimise.
+    """The objectives of encoders (:meth:`forward`) and of generators (:meth:`generator_objective`).
 
     The variants of the paper are its settings: CMC is NCE or InfoNCE without generators, "only OUCL" the unified
-    contrast without them, "only MAG" InfoNCE with them, MetAug the unified contrast with them.
+    contrast without them, "only MAG" InfoNCE with them, MetAug the unified contrast with them. A further term goes into
+    a subclass: the meta gradient differentiates whatever the two methods return.
 
     Args:
-        contrast: the contrast, e.g. `partial(unified_contrast, beta=16, gamma=0.25)`.
+        contrast: the contrast, e.g. `build_contrast("unified", pairs, beta=16, gamma=0.25)`.
         delta: weight of L_aug (Eq. 11).
         alpha: weight of the margin regulariser R_sigma in the generators' objective (Eq. 6).
         margin: kind of the injected margins.
@@ -56,23 +53,47 @@ class Objective(nn.Module):
         self.delta, self.alpha, self.margin = delta, alpha, margin
 
     def forward(self, original: Similarities, augmented: Similarities | None) -> Losses:
-        """L_MetAug of the similarities of original features and, where there are generators, of augmented ones."""
-        loss_original = self.contrast(original.positives, original.negatives)
+        """L_MetAug (Eq. 11), what the encoders minimise.
+
+        Args:
+            original: similarities of original features.
+            augmented: likewise of augmented ones; None without generators.
+        """
+        loss_original = self.contrast(*original)
         if augmented is None:
             return Losses(loss_original, loss_original, torch.zeros_like(loss_original))
-        loss_augmented = self.augmented(original, augmented)
+        loss_augmented = self.contrast(*(torch.cat(both, 1) for both in zip(original, augmented, strict=True)))
         return Losses(loss_original + self.delta * loss_augmented, loss_original, loss_augmented)
 
-    def augmented(self, original: Similarities, augmented: Similarities) -> Tensor:
-        """L_aug: the contrast of original and augmented pairs together."""
-        return self.contrast(
-            torch.cat([original.positives, augmented.positives], 1),
-            torch.cat([original.negatives, augmented.negatives], 1),
-        )
+    def generator_objective(
+        self,
+        losses: Losses,
+        original: Similarities,
+        augmented: Similarities | None,
+        *,
+        group: dist.ProcessGroup | None = None,
+    ) -> Tensor:
+        """L_MetAug + alpha R_sigma (Eq. 6), what the generators minimise, a scalar; a collective call.
+
+        Args:
+            losses: what :meth:`forward` gives for these similarities.
+            original: similarities of original features.
+            augmented: likewise of augmented ones; None without generators, where there is no R_sigma.
+            group: ranks that share the minibatch.
+        """
+        if augmented is None:
+            return losses.total
+        return losses.total + self.alpha * self.regularization(original, augmented, group=group)
 
     def regularization(
         self, original: Similarities, augmented: Similarities, *, group: dist.ProcessGroup | None = None
     ) -> Tensor:
-        """R_sigma, with margins over the minibatch of all ranks; a collective call."""
+        """R_sigma (Eq. 4), with margins over the minibatch of all ranks, a scalar; a collective call.
+
+        Args:
+            original: similarities of original features.
+            augmented: likewise of augmented ones.
+            group: ranks that share the minibatch.
+        """
         sigma_plus, sigma_minus = injected_margins(*original, self.margin, group=group)
         return margin_regularization(*augmented, sigma_plus, sigma_minus)

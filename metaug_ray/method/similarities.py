@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from metaug_ray.method.memory_bank import BankSample
+from metaug_ray.method.precision import autocast
 
 
 class Similarities(NamedTuple):
@@ -42,7 +43,7 @@ def pair_similarities(features: Tensor, sample: BankSample) -> Similarities:
         rows.to(dtype) for rows in (sample.positives, sample.negatives, sample.substitutes)
     )
     # beta = 256 magnifies the 2^-9 that bfloat16 leaves of d to half a unit in the exponent.
-    with torch.autocast(features.device.type, enabled=False):
+    with autocast(features.device, None):
         anchors = features.to(dtype)[queries]
         positives = _similarity(torch.einsum("pbd,pbd->bp", anchors, bank_positives[keys]))
         if sample.negatives.ndim == 4:

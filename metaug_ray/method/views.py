@@ -1,13 +1,14 @@
 """Views of one image: the colour decompositions that MetAug and CMC contrast (paper, section 4.1)."""
 
 from collections.abc import Sequence
-from typing import Final
+from typing import cast
 
 import torch
 from torch import Tensor
 
-VIEW_CHANNELS: Final[dict[str, int]] = {"rgb": 3, "l": 1, "ab": 2, "y": 1, "dbdr": 2}
-"""Channels of every view that :func:`split_views` knows."""
+from metaug_ray.choices import VIEW_CHANNELS, View, check_choice
+
+__all__ = ["VIEW_CHANNELS", "split_views", "validate_views"]
 
 # IEC 61966-2-1 linear sRGB to CIE XYZ, one row each for X, Y and Z.
 _XYZ_FROM_RGB = (
@@ -22,16 +23,15 @@ _AB_RANGE = 110.0  # sRGB colours reach a in [-86.2, 98.3] and b in [-107.9, 94.
 _DBDR_RANGE = 1.333
 
 
-def validate_views(names: Sequence[str]) -> tuple[str, ...]:
+def validate_views(names: Sequence[str]) -> tuple[View, ...]:
     """Return `names` as a tuple if they are a usable choice of views.
 
     Raises:
         ValueError: a name is unknown or repeated, or there are fewer than two of them.
     """
-    views = tuple(names)
+    views = cast("tuple[View, ...]", tuple(names))
     for name in views:
-        if name not in VIEW_CHANNELS:
-            raise ValueError(f"unknown view {name!r}: choose from {', '.join(VIEW_CHANNELS)}")
+        check_choice("view", name, View)
         if views.count(name) > 1:
             raise ValueError(f"view {name!r} is given {views.count(name)} times in {views}: name each view once")
     if len(views) < 2:
@@ -57,7 +57,7 @@ def split_views(images: Tensor, names: Sequence[str]) -> tuple[Tensor, ...]:
     views = validate_views(names)
     if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
         raise ValueError(f"images must be uint8 [B, 3, H, W], got {images.dtype} {list(images.shape)}")
-    made: dict[str, Tensor] = {}
+    made: dict[View, Tensor] = {}
     if "rgb" in views:
         made["rgb"] = (images * (1 / 127.5)).sub_(1.0)
     if "l" in views or "ab" in views:

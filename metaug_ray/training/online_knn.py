@@ -18,6 +18,7 @@ from metaug_ray.data.randomness import Draws
 from metaug_ray.knn import weighted_knn
 from metaug_ray.method import distributed
 from metaug_ray.method.model import Model
+from metaug_ray.method.precision import autocast
 from metaug_ray.method.views import split_views
 
 _BATCH = 100
@@ -111,7 +112,7 @@ class OnlineKnn:
             with torch.inference_mode():
                 for batch in loader:
                     views = split_views(batch.images, self._views)
-                    with model.precision(views):
+                    with autocast(views[0].device, model.autocast):
                         representations = encoder(views).representations
                     parts.append((representations.transpose(0, 1).flatten(1).float(), batch.labels, batch.valid))
         finally:

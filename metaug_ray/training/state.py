@@ -1,7 +1,7 @@
 """Everything that a run is: built from settings, saved in a checkpoint, loaded from one."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_args
 
 import torch
 import torch.distributed as dist
@@ -10,7 +10,7 @@ from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, se
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from metaug_ray.config.contrasts import CONTRASTS
+from metaug_ray.choices import ContrastName
 from metaug_ray.config.method import MethodSettings
 from metaug_ray.config.pretrain import PretrainSettings
 from metaug_ray.method import distributed
@@ -177,7 +177,7 @@ def _wrapped(
 
 def _check_contrasts() -> None:
     """A contrast's settings are its function's keywords; where they differ, this import fails."""
-    for name in CONTRASTS:
+    for name in get_args(ContrastName):
         settings = set(type(getattr(MethodSettings(), name)).model_fields)
         if settings != contrast_parameters(name):
             raise TypeError(

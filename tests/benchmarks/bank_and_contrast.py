@@ -1,11 +1,10 @@
 """Memory bank and contrast of one step: shared negatives against a gather per anchor that every contrast repeats.
 
-Run `uv run python -m tests.benchmarks.bank_and_contrast` (a minute on two cores). A fused step evaluates five
-contrasts: L_ori and L_aug of the regular and of the virtual step, and L_aug once more for the mixed derivative.
-    "straightforward" is what such code
-usually does, and the authors' does: each contrast draws B x K rows, gathers them from the bank of each view and
-multiplies anchor by anchor. Forward and backward to the features, and the refresh. The floor is the products of the
-five contrasts, forward and backward, alone: (B D) (D K) for every pair.
+Run `uv run python -m tests.benchmarks.bank_and_contrast` (a minute on two cores). A fused step evaluates six
+contrasts: L_ori and L_aug of the regular step, of the virtual step, and once more for the mixed derivative.
+"straightforward" is what such code usually does, and the authors' does: each contrast draws B x K rows, gathers them
+from the bank of each view and multiplies anchor by anchor. Forward and backward to the features, and the refresh. The
+floor is the products of the six contrasts, forward and backward, alone: (B D) (D K) for every pair.
 """
 
 import argparse
@@ -16,10 +15,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from metaug_ray.choices import NegativeSampling
 from metaug_ray.method.contrast import unified_contrast
-from metaug_ray.method.encoders import unit
-from metaug_ray.method.memory_bank import MemoryBank, NegativeSampling
+from metaug_ray.method.memory_bank import MemoryBank
 from metaug_ray.method.similarities import pair_similarities
+from metaug_ray.method.unit_vectors import unit
 
 BETA, GAMMA = 16.0, 0.25
 
@@ -84,7 +84,7 @@ def main() -> None:
     parser.add_argument("--negatives", type=int, default=4096)
     parser.add_argument("--dim", type=int, default=128)
     parser.add_argument("--views", type=int, default=3)
-    parser.add_argument("--contrasts", type=int, default=5)
+    parser.add_argument("--contrasts", type=int, default=6)
     parser.add_argument("--size", type=int, default=50_000, help="images in the bank")
     parser.add_argument("--steps", type=int, default=7, help="steps measured, after one to warm up")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")

@@ -1,4 +1,4 @@
-"""Time and peak memory of one training step, by how the meta gradient is made.
+"""Time and peak memory of one training step: without a meta step, with ours, and with the textbook's.
 
 Run `uv run python -m tests.benchmarks.meta_step` (about ten minutes on two cores; `--help` for sizes). Every variant
 runs in a process of its own, which measures its peak resident memory over the memory before the first step; the
@@ -18,8 +18,8 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from torch.func import functional_call
 
+from metaug_ray.choices import VIEW_CHANNELS
 from metaug_ray.method.algorithm import MetaStep, MetAug, Minibatch
 from metaug_ray.method.contrast import unified_contrast
 from metaug_ray.method.encoders import MultiViewEncoder
@@ -27,15 +27,13 @@ from metaug_ray.method.generators import Generators
 from metaug_ray.method.memory_bank import MemoryBank
 from metaug_ray.method.model import Model
 from metaug_ray.method.objective import Objective
-from metaug_ray.method.views import VIEW_CHANNELS
+from tests.method.double_backward import double_backward
 
 VIEWS = ("rgb", "l", "ab")
 VARIANTS = (
     "plain only-OUCL",
-    "fused jvp",
-    "fused difference",
-    "separate jvp",
-    "separate difference",
+    "fused",
+    "separate",
     "double back-propagation",
 )
 
@@ -63,35 +61,24 @@ def make_step(
     first, second = minibatch(1), minibatch(2)
     parameter_bytes = sum(p.nbytes for p in networks.parameters())
     if variant != "double back-propagation":
-        schedule, _, mode = variant.partition(" ")
-        meta = MetaStep() if generators is None else MetaStep(schedule, mode)
+        separate = variant == "separate"
+        meta = MetaStep("separate" if separate else "fused")
         metaug = MetAug(model, bank, encoder_optimizer, generator_optimizer, meta)
 
         def step(number: int) -> None:
-            metaug.step(number, first, second if schedule == "separate" else None)
+            metaug.step(number, first, second if separate else None)
 
         return step, parameter_bytes
 
     def double(number: int) -> None:
-        encoder_optimizer.zero_grad()
-        theta = dict(networks.named_parameters())
         sample = bank.sample(first.indices, number)
-        features = model.encode(first.images)
-        regular = torch.autograd.grad(
-            model.compare(features, sample).losses.total, list(theta.values()), create_graph=True
-        )
-        virtual = {name: p - 1e-3 * g for (name, p), g in zip(theta.items(), regular, strict=True)}
-        with model.precision(first.images):
-            moved = functional_call(networks, virtual, (first.images,)).features
-        losses, original, augmented = model.compare(moved, sample)
-        total = losses.total + objective.alpha * objective.regularization(original, augmented)
-        torch.autograd.backward(total, inputs=list(generators.parameters()))
-        for p, g in zip(theta.values(), regular, strict=True):
-            p.grad = g.detach()
+        gradients = double_backward(model, first.images, sample, virtual_learning_rate=1e-3)
+        for module, its in ((networks, gradients.theta), (generators, gradients.omega)):
+            for parameter, gradient in zip(module.parameters(), its, strict=True):
+                parameter.grad = gradient
         encoder_optimizer.step()
-        bank.refresh(sample, features)
+        bank.refresh(sample, gradients.features)
         generator_optimizer.step()
-        generator_optimizer.zero_grad()
 
     return double, parameter_bytes
 

@@ -5,13 +5,13 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from metaug_ray.choices import VIEW_CHANNELS, EncoderName, NegativeSampling
 from metaug_ray.method.contrast import unified_contrast
-from metaug_ray.method.encoders import EncoderName, MultiViewEncoder
+from metaug_ray.method.encoders import MultiViewEncoder
 from metaug_ray.method.generators import Generators
-from metaug_ray.method.memory_bank import MemoryBank, NegativeSampling
+from metaug_ray.method.memory_bank import MemoryBank
 from metaug_ray.method.model import Model
 from metaug_ray.method.objective import Objective
-from metaug_ray.method.views import VIEW_CHANNELS
 
 VIEWS = ("l", "ab")
 IMAGES = 203  # of the data set: divides by neither 2 nor 4

@@ -1,8 +1,8 @@
 import torch
 from torch import nn
 
-from metaug_ray.method.encoders import unit
 from metaug_ray.method.generators import Generators
+from metaug_ray.method.unit_vectors import unit
 
 
 def test_each_view_has_the_authors_network_of_its_own() -> None:

@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from metaug_ray.method.margins import MarginKind, injected_margins, margin_regularization
+from metaug_ray.choices import MarginKind
+from metaug_ray.method.margins import injected_margins, margin_regularization
 
 OVERLAPPING = torch.tensor([[0.3, 0.5]]), torch.tensor([[0.5, 0.9]])  # min+ 0.3, max- 0.9
 SEPARATED = torch.tensor([[1.0, 0.9]]), torch.tensor([[0.1, 0.3]])  # min+ 0.9, max- 0.3

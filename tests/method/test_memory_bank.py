@@ -4,9 +4,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from metaug_ray.method.encoders import unit
-from metaug_ray.method.memory_bank import BankSample, MemoryBank, NegativeSampling
+from metaug_ray.choices import NegativeSampling
+from metaug_ray.method.memory_bank import BankSample, MemoryBank
 from metaug_ray.method.similarities import pair_similarities
+from metaug_ray.method.unit_vectors import unit
 
 
 def rows(bank: MemoryBank) -> Tensor:
@@ -162,7 +163,7 @@ def test_imagenet_fits(ranks: int, megabytes: int) -> None:
         ({"size": 1}, "a memory bank of 1 rows has no negatives"),
         ({"negatives": 0}, "negatives is 0"),
         ({"momentum": 1.0}, r"momentum is 1.0: it must lie in \[0, 1\)"),
-        ({"sampling": "nearest"}, "sampling is 'nearest': choose shared or per_anchor"),
+        ({"sampling": "nearest"}, "unknown sampling 'nearest': choose from shared, per_anchor"),
     ],
 )
 def test_wrong_settings_are_named(settings: dict[str, object], message: str) -> None:

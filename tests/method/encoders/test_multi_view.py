@@ -1,0 +1,34 @@
+import pytest
+import torch
+
+from metaug_ray.choices import VIEW_CHANNELS
+from metaug_ray.method.encoders import MultiViewEncoder, unit
+
+
+@pytest.mark.parametrize("views", [("rgb", "l", "ab"), ("dbdr", "y")])
+def test_multi_view_encoder(views: tuple[str, ...]) -> None:
+    encoder = MultiViewEncoder(views, "conv", small_images=True, feature_size=16).eval()
+    images = [torch.randn(3, VIEW_CHANNELS[view], 32, 32) for view in views]
+    with torch.no_grad():
+        representations, features = encoder(images)
+        for view, x, h, z in zip(views, images, representations, features, strict=True):
+            torch.testing.assert_close(h, encoder.encoders[view](x))
+            torch.testing.assert_close(z, unit(encoder.heads[view].linear(h)))
+    assert representations.shape == (len(views), 3, encoder.representation_size)
+    torch.testing.assert_close(features.norm(dim=-1), torch.ones(len(views), 3))
+
+
+def test_multi_view_encoder_counts_its_inputs() -> None:
+    encoder = MultiViewEncoder(("l", "ab"), "conv", small_images=True)
+    with pytest.raises(ValueError, match=r"views \('l', 'ab'\), got 1"):
+        encoder([torch.randn(2, 1, 32, 32)])
+    with pytest.raises(ValueError, match="unknown view"):
+        MultiViewEncoder(("l", "hsv"), "conv")
+
+
+def test_features_are_unit_in_float32_under_autocast() -> None:
+    encoder = MultiViewEncoder(("l", "ab"), "conv", small_images=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        features = encoder([torch.randn(4, 1, 32, 32), torch.randn(4, 2, 32, 32)]).features
+    assert features.dtype == torch.float32
+    torch.testing.assert_close(features.norm(dim=-1), torch.ones(2, 4), rtol=0, atol=1e-6)
