@@ -156,7 +156,7 @@ class MetAug:
         if fused:
             self._meta_gradient(minibatch, sample, features)
         norms = self._norms(fused, features)
-        # The one place where the host waits for the device.
+        # The host waits for the device here, and for a meta step of its own once more, but nowhere else.
         if not self._finite(seen.losses.total, *norms):
             statistics.restore()
             self._drop_gradients()
@@ -189,16 +189,12 @@ class MetAug:
         self.bank.fill(minibatch.indices, features)
 
     def _check_step(self, step: int, minibatch: Minibatch, meta_minibatch: Minibatch | None) -> None:
-        needs_meta_minibatch = self.takes_meta_step(step) and self.meta.schedule == "separate"
-        if needs_meta_minibatch != (meta_minibatch is not None):
-            raise ValueError(
-                f"step {step} of schedule {self.meta.schedule!r} "
-                + (
-                    "needs a meta_minibatch: the meta step has its own"
-                    if needs_meta_minibatch
-                    else "takes no meta_minibatch"
-                )
-            )
+        needed = self.takes_meta_step(step) and self.meta.schedule == "separate"
+        this = f"step {step} of schedule {self.meta.schedule!r}"
+        if needed and meta_minibatch is None:
+            raise ValueError(f"{this} needs a meta_minibatch: the meta step has its own")
+        if meta_minibatch is not None and not needed:
+            raise ValueError(f"{this} takes no meta_minibatch")
         for each in (minibatch, meta_minibatch):
             if each is not None:
                 self._check_minibatch(each)
