@@ -33,9 +33,9 @@ class MetaStep:
     """How and when the generators are trained.
 
     Args:
-        schedule: see :data:`~metaug_ray.choices.MetaSchedule`.
-        virtual_learning_rate: l of the virtual step (Eq. 3).
-        every: take the meta step on each n-th step, from step 0 on.
+        schedule: one of :data:`~metaug_ray.choices.MetaSchedule`.
+        virtual_learning_rate: l of the virtual step (Eq. 3), above 0.
+        every: n, to take the meta step on each n-th step, from step 0 on.
 
     Raises:
         ValueError: an argument is none of these.
@@ -66,13 +66,13 @@ class StepOutcome(NamedTuple):
     """What one step saw, before its update, without graph."""
 
     losses: Losses
-    """Of this rank's part of the minibatch."""
+    """Losses of this rank's part of the minibatch."""
     original: Similarities
-    """Of this rank's part."""
+    """Similarities of its original features."""
     augmented: Similarities | None
-    """Of this rank's part; None without generators."""
+    """Similarities of its augmented features; None without generators."""
     features: Tensor
-    """z of this rank's part, [V, B, D]."""
+    """Its features z, [V, B, D]."""
     norms: GradientNorms
     applied: bool
     """Whether all that the step trains moved. Where a loss or a gradient is not finite, nothing does; where the
@@ -86,10 +86,10 @@ class MetAug:
         model: encoders, generators (None for the variants without) and objective. The generators of all ranks are made
             equal to the first rank's here, as DDP does with the encoder.
         bank: the memory bank.
-        encoder_optimizer: over the encoder's parameters.
-        generator_optimizer: over the generators' parameters; None without generators.
+        encoder_optimizer: optimiser of the encoder's parameters.
+        generator_optimizer: optimiser of the generators' parameters; None without generators.
         meta: how the generators are trained.
-        head_optimizer: over the projection heads' parameters, if the encoder's optimiser leaves them out.
+        head_optimizer: optimiser of the projection heads' parameters, if the encoder's leaves them out.
         clip_norm: greatest l2 norm of the gradient of encoders and heads together, and of that of the generators.
         accumulation: parts that each minibatch is taken through the encoder in, to save memory; batch norm and the
             margins of R_sigma see a part, contrast and bank the whole.
@@ -112,24 +112,7 @@ class MetAug:
         clip_norm: float | None = None,
         accumulation: int = 1,
     ) -> None:
-        if (model.generators is None) != (generator_optimizer is None):
-            raise ValueError(
-                "a model with generators needs a generator_optimizer, and one without takes none: "
-                f"got {'no ' if model.generators is None else ''}generators and "
-                f"{'no ' if generator_optimizer is None else 'a '}generator_optimizer"
-            )
-        encoder, generators = model.eager_encoder, model.generators
-        ranks = distributed.world_size(model.group)
-        if ranks > 1 and model.distributed_encoder is None:
-            raise ValueError(
-                f"the encoder of {ranks} ranks is not wrapped in DistributedDataParallel: "
-                "without it each rank would train an encoder of its own"
-            )
-        shapes = {"encoder": (len(encoder.views), encoder.feature_size), "bank": (bank.views, bank.feature_size)}
-        if generators is not None:
-            shapes["generators"] = (generators.views, generators.feature_size)
-        if len(set(shapes.values())) > 1:
-            raise ValueError(f"these differ in (views, feature size), and must not: {shapes}")
+        _check_fit(model, bank, generator_optimizer)
         if clip_norm is not None and not 0 < clip_norm < math.inf:
             raise ValueError(f"clip_norm is {clip_norm}: it must be positive, or None for no clipping")
         if accumulation < 1:
@@ -137,8 +120,8 @@ class MetAug:
         self.model, self.bank, self.meta = model, bank, meta
         self.encoder_optimizer, self.generator_optimizer = encoder_optimizer, generator_optimizer
         self.head_optimizer, self.clip_norm, self.accumulation = head_optimizer, clip_norm, accumulation
-        if generators is not None:
-            distributed.broadcast_module(generators, model.group)
+        if model.generators is not None:
+            distributed.broadcast_module(model.generators, model.group)
 
     def takes_meta_step(self, step: int) -> bool:
         """Whether step number `step` trains the generators; with the `separate` schedule it then needs a minibatch for
@@ -154,8 +137,8 @@ class MetAug:
 
         Args:
             step: number of the step, from 0 on: with the bank's seed it determines the negatives.
-            minibatch: for the regular step.
-            meta_minibatch: for the meta step of the `separate` schedule.
+            minibatch: images of the regular step.
+            meta_minibatch: images of the meta step, in the `separate` schedule.
 
         Raises:
             ValueError: `meta_minibatch` is missing, or given where none is used; a minibatch is too small (generators
@@ -173,7 +156,7 @@ class MetAug:
         if fused:
             self._meta_gradient(minibatch, sample, features)
         norms = self._norms(fused, features)
-        # The one place where the host waits for the device.
+        # The host waits for the device here, and for a meta step of its own once more, but nowhere else.
         if not self._finite(seen.losses.total, *norms):
             statistics.restore()
             self._drop_gradients()
@@ -206,16 +189,12 @@ class MetAug:
         self.bank.fill(minibatch.indices, features)
 
     def _check_step(self, step: int, minibatch: Minibatch, meta_minibatch: Minibatch | None) -> None:
-        needs_meta_minibatch = self.takes_meta_step(step) and self.meta.schedule == "separate"
-        if needs_meta_minibatch != (meta_minibatch is not None):
-            raise ValueError(
-                f"step {step} of schedule {self.meta.schedule!r} "
-                + (
-                    "needs a meta_minibatch: the meta step has its own"
-                    if needs_meta_minibatch
-                    else "takes no meta_minibatch"
-                )
-            )
+        needed = self.takes_meta_step(step) and self.meta.schedule == "separate"
+        this = f"step {step} of schedule {self.meta.schedule!r}"
+        if needed and meta_minibatch is None:
+            raise ValueError(f"{this} needs a meta_minibatch: the meta step has its own")
+        if meta_minibatch is not None and not needed:
+            raise ValueError(f"{this} takes no meta_minibatch")
         for each in (minibatch, meta_minibatch):
             if each is not None:
                 self._check_minibatch(each)
@@ -272,6 +251,27 @@ class MetAug:
     def _clip(self, parameters: list[nn.Parameter], norm: Tensor) -> None:
         if self.clip_norm is not None:
             torch.nn.utils.clip_grads_with_norm_(parameters, self.clip_norm, norm)
+
+
+def _check_fit(model: Model, bank: MemoryBank, generator_optimizer: Optimizer | None) -> None:
+    if (model.generators is None) != (generator_optimizer is None):
+        raise ValueError(
+            "a model with generators needs a generator_optimizer, and one without takes none: "
+            f"got {'no ' if model.generators is None else ''}generators and "
+            f"{'no ' if generator_optimizer is None else 'a '}generator_optimizer"
+        )
+    encoder, generators = model.eager_encoder, model.generators
+    ranks = distributed.world_size(model.group)
+    if ranks > 1 and model.distributed_encoder is None:
+        raise ValueError(
+            f"the encoder of {ranks} ranks is not wrapped in DistributedDataParallel: "
+            "without it each rank would train an encoder of its own"
+        )
+    shapes = {"encoder": (len(encoder.views), encoder.feature_size), "bank": (bank.views, bank.feature_size)}
+    if generators is not None:
+        shapes["generators"] = (generators.views, generators.feature_size)
+    if len(set(shapes.values())) > 1:
+        raise ValueError(f"these differ in (views, feature size), and must not: {shapes}")
 
 
 def _norm(module: nn.Module | None, like: Tensor | None = None) -> Tensor:

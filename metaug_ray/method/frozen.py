@@ -19,7 +19,7 @@ class FrozenEncoder(nn.Module):
 
     Args:
         views: view names, at least two, in the order in which representations are concatenated.
-        encoder, width, small_images: see :func:`~metaug_ray.method.encoders.build_encoder`.
+        encoder, width, small_images: arguments of :func:`~metaug_ray.method.encoders.build_encoder`.
 
     Attributes:
         encoders: one :class:`~metaug_ray.method.encoders.Encoder` for each view, by its name.

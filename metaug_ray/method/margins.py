@@ -19,7 +19,7 @@ def injected_margins(
     Args:
         positives: similarities of original features, any shape.
         negatives: likewise.
-        kind: how far augmented features may go.
+        kind: name of how far augmented features may go (appendix A.2).
         group: ranks that share the minibatch; a collective call.
 
     Returns:

@@ -42,7 +42,7 @@ def meta_gradient(
     for bit. A collective call.
 
     Args:
-        model: with generators.
+        model: a model with generators.
         images: one tensor [B, C_v, H, W] per view.
         sample: their bank rows.
         virtual_learning_rate: l of the virtual step theta' (Eq. 3).

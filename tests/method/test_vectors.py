@@ -60,10 +60,13 @@ def test_contrasts(case: Case) -> None:
 
 def test_objective(case: Case) -> None:
     contrast = partial(unified_contrast, beta=case.hyper["beta"], gamma=case.hyper["gamma"])
-    losses = Objective(contrast, delta=case.hyper["delta"])(case.original, case.augmented)
+    objective = Objective(contrast, delta=case.hyper["delta"], alpha=0.3)
+    losses = objective(case.original, case.augmented)
     case.check("oucl_original", losses.original)
     case.check("oucl_unified", losses.augmented)
     case.check("metaug", losses.total)
+    regularizer = objective.generator_objective(losses, case.original, case.augmented) - losses.total
+    case.check("regularizer_large", regularizer / 0.3)
 
 
 @pytest.mark.parametrize("kind", ["large", "medium", "small"])

@@ -17,9 +17,10 @@ class Encoder(nn.Module, ABC):
 
     It must be exportable, as a published encoder is a graph from `torch.export` that takes any number of images of any
     size from `minimum_size` on. The graph is traced from two images of one size, and must not bind to their number or
-    size. So keep sizes symbolic (`x.shape[-1]`; `len(x)` and a branch on a size fix it), and where an operator binds
-    to its example's sizes, compute it another way under `torch.compiler.is_exporting()`. Known ones are adaptive
-    pooling to more than one cell (see `alexnet.py`) and writing into slices of a tensor (see `views.py`).
+    size. So take sizes from `x.shape`, as `len(x)` fixes them; branch on a size only to refuse images that are too
+    small, as the graph keeps the side that its example took; and where an operator binds to its example's sizes,
+    compute it another way under `torch.compiler.is_exporting()`. Known ones are adaptive pooling to more than one cell
+    (see `alexnet.py`) and writing into slices of a tensor (see `views.py`). A test exports every encoder of the table.
     """
 
     representation_size: int

@@ -27,7 +27,7 @@ class MultiViewEncoder(nn.Module):
 
     Args:
         views: view names, at least two, in the order of the inputs.
-        encoder, width, small_images: see :func:`build_encoder`.
+        encoder, width, small_images: arguments of :func:`build_encoder`.
         feature_size: D.
 
     Raises:

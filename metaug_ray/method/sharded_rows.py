@@ -1,0 +1,158 @@
+"""Rows of unit vectors that are sharded over the ranks of a process group: the storage of the memory bank."""
+
+from typing import Any, Final
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor import DTensor, Shard
+
+from metaug_ray.method import distributed, draws
+from metaug_ray.method.unit_vectors import unit
+
+_ROWS_PER_SEED: Final = (
+    1024  # initial rows are drawn in blocks of this many: part of what a seed means, never change it
+)
+
+
+class ShardedRows:
+    """Rows M_v[n] for N images and V views, [N, V, D], of which every rank owns a part.
+
+    Rank r of W owns the rows [r c, (r + 1) c), c = ceil(N / W), of all views. Which row goes where is worked out on the
+    CPU, from indices that all ranks know.
+
+    Args:
+        size: N.
+        views: V.
+        feature_size: D.
+        seed: number that the initial rows depend on, which are uniform over the sphere.
+        dtype: type that the rows are stored in.
+        device: device that they are stored on.
+        group: ranks that share the rows; None for the default group, or for this process alone where there is none.
+
+    Attributes:
+        local: rows that this rank owns, [c, V, D]; fewer than c, or none, on the last ranks.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        views: int,
+        feature_size: int,
+        *,
+        seed: int,
+        dtype: torch.dtype,
+        device: torch.device | str,
+        group: dist.ProcessGroup | None,
+    ) -> None:
+        self.shape = torch.Size((size, views, feature_size))
+        self.group = group
+        self.rank, self.world = distributed.rank(group), distributed.world_size(group)
+        self._rows_per_rank = -(-size // self.world)
+        self._start = min(self.rank * self._rows_per_rank, size)
+        stop = min(self._start + self._rows_per_rank, size)
+        self.local = self._initial_rows(self._start, stop, seed, dtype, torch.device(device))
+
+    def fetch(self, wanted: list[Tensor]) -> Tensor:
+        """Read rows, from the ranks that own them; a collective call.
+
+        Args:
+            wanted: for every rank, the rows that it wants, int64 [R] on the CPU; the same list on all ranks.
+
+        Returns:
+            The rows that this rank wants, [V, R, D].
+        """
+        if self.world == 1:
+            return self.local[self.to_device(wanted[0])].transpose(0, 1)
+        sent = [rows[rows // self._rows_per_rank == self.rank] for rows in wanted]
+        owners = wanted[self.rank] // self._rows_per_rank
+        arrived = distributed.exchange(
+            self.local[self.to_device(torch.cat(sent) - self._start)],
+            [len(rows) for rows in sent],
+            owners.bincount(minlength=self.world).tolist(),
+            self.group,
+        )
+        # Rows arrive owner by owner: put them back in the order they were wanted in.
+        place = owners.argsort(stable=True).argsort()
+        return arrived[self.to_device(place)].transpose(0, 1)
+
+    def mix_in(self, global_index: Tensor, features: Tensor, momentum: float) -> None:
+        """M_v[n_i] <- normalise(momentum * M_v[n_i] + (1 - momentum) z_v[i]); a collective call.
+
+        A row that is given more than once takes its last feature, in the order of the global batch. A row that would
+        not be finite stays as it is.
+
+        Args:
+            global_index: rows of the global minibatch, int64 [W * B], rank by rank, on the CPU.
+            features: z of this rank's part, [V, B, D].
+            momentum: share of the old row that is kept.
+        """
+        batch = features.shape[1]
+        own = global_index[self.rank * batch : (self.rank + 1) * batch]
+        owners = own // self._rows_per_rank
+        order = owners.argsort(stable=True)
+        arriving = [rows[rows // self._rows_per_rank == self.rank] for rows in global_index.split(batch)]
+        with torch.no_grad():
+            new = distributed.exchange(
+                features.detach().transpose(0, 1)[self.to_device(order)],
+                owners.bincount(minlength=self.world).tolist(),
+                [len(rows) for rows in arriving],
+                self.group,
+            )
+            last = {row: place for place, row in enumerate(torch.cat(arriving).tolist())}
+            rows = self.to_device(torch.tensor(list(last), dtype=torch.int64) - self._start)
+            places = self.to_device(torch.tensor(list(last.values()), dtype=torch.int64))
+            old = self.local[rows].to(new.dtype)
+            mixed = unit(momentum * old + (1 - momentum) * new[places])
+            # A bank row outlives the step: a non-finite one would come back as a negative of every later step.
+            self.local[rows] = torch.where(mixed.isfinite().all(-1, keepdim=True), mixed, old).to(self.local.dtype)
+
+    def state(self) -> Tensor:
+        """All rows, [N, V, D]: a plain tensor for a process alone, a `DTensor` sharded over the group otherwise."""
+        if self.world == 1:
+            return self.local
+        group = self.group or dist.group.WORLD
+        assert group is not None  # as there are several ranks
+        mesh = DeviceMesh.from_group(group, self.local.device.type)
+        _, views, feature_size = self.shape
+        stride = (views * feature_size, feature_size, 1)
+        return DTensor.from_local(self.local, mesh, [Shard(0)], run_check=False, shape=self.shape, stride=stride)
+
+    def load(self, rows: Any) -> None:
+        """Take over rows of the form that :meth:`state` gives, or all of them as a plain tensor.
+
+        Raises:
+            ValueError: they have another shape, or are sharded otherwise.
+        """
+        if rows.shape != self.shape:
+            raise ValueError(
+                f"the saved memory bank has (images, views, feature size) = {tuple(rows.shape)}, this one "
+                f"{tuple(self.shape)}: load it with the settings and the data set it was made with"
+            )
+        local = rows.to_local() if isinstance(rows, DTensor) else rows[self._start : self._start + len(self.local)]
+        if local.shape != self.local.shape:
+            raise ValueError(
+                f"the saved memory bank is sharded in pieces of {len(local)} rows, this one in {len(self.local)}: "
+                "load it through torch.distributed.checkpoint, which moves the rows between ranks"
+            )
+        self.local.copy_(local)
+
+    def to_device(self, index: Tensor) -> Tensor:
+        """An index on the rows' device, without waiting for it."""
+        if self.local.device.type == "cuda":
+            return index.pin_memory().to(self.local.device, non_blocking=True)
+        return index.to(self.local.device)
+
+    def _initial_rows(self, start: int, stop: int, seed: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+        """Uniform unit vectors, [stop - start, V, D]."""
+        _, views, feature_size = self.shape
+        rows = torch.empty(stop - start, views, feature_size, dtype=dtype, device=device)
+        for block in range(start // _ROWS_PER_SEED, -(-stop // _ROWS_PER_SEED)):
+            random = draws.generator("rows", "", seed, block)
+            normal = torch.randn(_ROWS_PER_SEED, views, feature_size, generator=random)
+            first = block * _ROWS_PER_SEED
+            low, high = max(start, first), min(stop, first + _ROWS_PER_SEED)
+            drawn = unit(normal.to(torch.promote_types(dtype, torch.float32)))
+            rows[low - start : high - start] = drawn[low - first : high - first].to(dtype)
+        return rows
