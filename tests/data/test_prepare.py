@@ -178,8 +178,8 @@ def test_the_job_writes_and_reports(tmp_path: Path) -> None:
     done = job(*SHAPES, "--source.count", "100", "--output", output)
     assert done.returncode == 0, done.stderr
     assert f"{output}: 100 images, 8 classes, SHA-256 {sha256_of(output)}" in done.stdout
-    assert "images/s" in done.stderr
-    assert "every image read back and compared" in done.stderr
+    assert "images/s" in done.stdout
+    assert "every image read back and compared" in done.stdout
     again = job(*SHAPES, "--source.count", "100", "--output", output)
     assert again.returncode == 1
     assert again.stderr.strip().endswith("pass --overwrite to replace it, or choose another --output")
@@ -193,7 +193,7 @@ def test_the_job_writes_and_reports(tmp_path: Path) -> None:
         (["--encoding.jpeg-quality", "101"], "encoding.jpeg_quality: Input should be less than or equal to 100"),
         (["--source.size", "8"], "source.size: Input should be greater than or equal to 16"),
         (["--source.path", "somewhere"], "source.path: shapes are generated and read no path"),
-        (["--output", "x.bin"], "output: x.bin must end in .beton"),
+        (["--output", "x.bin"], "/x.bin must end in .beton"),
         (["--source.kind", "imagefolder"], "source.path: the source 'imagefolder' needs the path of its files"),
         (["--no-such-flag", "1"], "unrecognized arguments: --no-such-flag"),
         (["--encoding.preset", "huge"], "huge"),

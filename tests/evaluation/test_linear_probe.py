@@ -5,7 +5,8 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from metaug_ray.config import ProbeSettings
-from metaug_ray.evaluation.linear_probe import top_k_accuracy, train_probe
+from metaug_ray.evaluation.accuracy import top_k_accuracy
+from metaug_ray.evaluation.linear_probe import train_probe
 
 
 def clusters(count: int, seed: int) -> tuple[Tensor, Tensor]:

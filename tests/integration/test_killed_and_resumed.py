@@ -125,9 +125,9 @@ def test_everything_is_killed_and_the_command_given_again(
     history = client.get_metric_history(runs[0].info.run_id, "loss/total")
     assert sorted(metric.step for metric in history) == list(range(1, STEPS + 1))
 
+    method = settings.method.model_copy(update={"unified": Unified(beta=8.0)})
     with pytest.raises(TrainingError, match=r"method.unified.beta: 16.0 -> 8.0"):
-        unified = settings.method.unified.model_copy(update={"beta": 8.0})
-        pretrain(settings.model_copy(update={"method": settings.method.model_copy(update={"unified": unified})}))
+        pretrain(settings.model_copy(update={"method": method}))
     assert pretrain(settings).checkpoints[-1] == f"checkpoint_{STEPS:09d}"  # finished already
 
 

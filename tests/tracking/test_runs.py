@@ -20,8 +20,8 @@ from metaug_ray.tracking.errors import TrackingError
 from metaug_ray.tracking.runs import RunTracker
 
 
-def track(uri: str, folder: Path, said: list[str] | None = None, key: str = "storage/run") -> RunTracker:
-    return RunTracker(uri, "pretraining", "run", key, folder, (said if said is not None else []).append)
+def track(uri: str, folder: Path, key: str = "storage/run") -> RunTracker:
+    return RunTracker(uri, "pretraining", "run", key, folder)
 
 
 def test_a_database_that_several_open_first(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from metaug_ray.config import OptimizerSettings
+from metaug_ray.config.training import OptimizerSettings
 from metaug_ray.training.optimizers import make_optimizer
 
 

@@ -3,7 +3,7 @@ from itertools import pairwise
 
 import pytest
 
-from metaug_ray.config import ScheduleSettings
+from metaug_ray.config.training import ScheduleSettings
 from metaug_ray.training.schedule import learning_rate_factor
 
 
