@@ -62,7 +62,7 @@ class Journal:
 
     def read(self) -> list[Record]:
         """All records, from the beginning of the run."""
-        return [from_line(line) for line in self._path.read_bytes().splitlines()]
+        return self._records(self._path.read_bytes().splitlines())
 
     @property
     def waiting(self) -> int:
@@ -100,7 +100,7 @@ class Journal:
                 file.seek(self._delivered)
                 lines = [line for line, _ in zip(file, range(_BATCH), strict=False) if line.endswith(b"\n")]
             try:
-                self._deliver_all([from_line(line) for line in lines])
+                self._deliver_all(self._records(lines))
             except Exception as error:
                 if not away:
                     reason = str(error).strip().splitlines()
@@ -120,6 +120,16 @@ class Journal:
             if away:
                 _log.info("MLflow is back; what was measured meanwhile is being sent")
             wait, away = self._wait, False
+
+    def _records(self, lines: Sequence[bytes]) -> list[Record]:
+        """The records of some lines, but for those that cannot be read: a later version's, or a damaged disk's."""
+        records = []
+        for line in lines:
+            try:
+                records.append(from_line(line))
+            except ValueError as error:
+                _log.warning("a line of %s is left out: %s", self._path, error)
+        return records
 
     def _changed(self, was_closing: bool) -> bool:
         return self._abandoned or self._closing != was_closing

@@ -14,6 +14,7 @@ import ray
 from mlflow.tracking import MlflowClient
 
 from metaug_ray.config import PretrainSettings
+from metaug_ray.config.contrasts import Unified
 from metaug_ray.runtime.run_folder import RunFolder
 from metaug_ray.training.errors import TrainingError
 from metaug_ray.training.trainer import pretrain

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from metaug_ray.tracking.journal import Journal, RefusedError
-from metaug_ray.tracking.records import Record, Tags
+from metaug_ray.tracking.records import Record, Tags, to_line
 
 
 def record(n: int, **more: str) -> Tags:
@@ -117,3 +117,15 @@ def test_what_is_refused_does_not_stop_the_rest(
     assert journal.close(10) == 0
     assert receiver.taken == [record(n) for n in (0, 1, 3, 4)]
     assert any("MLflow refused a record" in sentence for sentence in log.messages)
+
+
+def test_a_line_that_cannot_be_read_is_left_out(
+    receiver: Receiver, tmp_path: Path, log: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "j.jsonl"
+    path.write_bytes(to_line(record(0)) + b'{"kind": "of a later version"}\nno record at all\n' + to_line(record(1)))
+    journal = receiver.open(path)
+    assert journal.read() == [record(0), record(1)]
+    assert journal.close(10) == 0
+    assert receiver.taken == [record(0), record(1)]
+    assert any("a record of the kind 'of a later version', which this version" in line for line in log.messages)

@@ -1,0 +1,147 @@
+"""What version 0.1.0 left behind (`tests/fixtures/c7363a0`): resumed, compared, loaded, promoted over."""
+
+import json
+import sqlite3
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import mlflow
+import pytest
+import ray
+import torch
+from mlflow.tracking import MlflowClient
+
+from metaug_ray.commands.pretrain import parse
+from metaug_ray.config import CompareSettings, EvaluateSettings, PretrainSettings, RegisterSettings
+from metaug_ray.config.places import TrackingSettings
+from metaug_ray.data.loader import EvaluationLoader
+from metaug_ray.errors import UserError
+from metaug_ray.evaluation.compare import compare
+from metaug_ray.evaluation.evaluate import evaluate
+from metaug_ray.evaluation.find_encoder import find_encoder
+from metaug_ray.evaluation.register import register_encoder
+from metaug_ray.tracking.encoders import load_encoder
+from metaug_ray.training.trainer import pretrain
+from tests.integration.jobs import logged_losses
+from tests.training.small import tensors_of
+
+pytestmark = pytest.mark.slow
+
+ARCHIVE = Path(__file__).parents[1] / "fixtures" / "c7363a0" / "run.tar.xz"
+MADE_IN = "/work/fixture/old"
+
+
+@pytest.fixture(scope="module")
+def left(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that 0.1.0 wrote, as if it had been written here."""
+    folder = tmp_path_factory.mktemp("old")
+    with tarfile.open(ARCHIVE) as archive:
+        archive.extractall(folder, filter="data")
+    for file in folder.rglob("*"):
+        if file.suffix in (".json", ".yaml", ".jsonl") or file.name == "MLmodel":
+            file.write_text(file.read_text().replace(MADE_IN, str(folder)))
+    with sqlite3.connect(folder / "mlflow.db") as database:
+        tables = [name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        for table in tables:
+            for _, column, kind, *_ in database.execute(f"PRAGMA table_info({table})").fetchall():
+                if "CHAR" in kind or "TEXT" in kind:
+                    change = f'UPDATE "{table}" SET "{column}" = replace("{column}", ?, ?)'
+                    database.execute(change, (MADE_IN, str(folder)))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_AUTH_MODE", "disabled")
+        patch.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.1")
+        ray.init(num_cpus=2, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
+        try:
+            yield
+        finally:
+            ray.shutdown()
+
+
+def again(left: Path, *arguments: str) -> PretrainSettings:
+    """The settings of `old-1`, by the file that it was started with."""
+    given = ["--config", str(left / "run.yaml"), "--name", "old-1", "--seed", "1", *arguments]
+    given += ["--storage", str(left / "runs"), "--tracking.uri", f"sqlite:///{left}/mlflow.db"]
+    return parse([*given, "--checkpoint.every-steps", "1000"])[0]
+
+
+def test_other_settings_are_still_refused(left: Path) -> None:
+    with pytest.raises(UserError) as caught:
+        pretrain(again(left, "--method.unified.gamma", "0.4"))
+    assert str(caught.value).splitlines()[1:-1] == ["  method.unified.gamma: 0.3 -> 0.4"]
+
+
+def test_an_interrupted_run_goes_on_as_it_would_have(cluster: None, left: Path, tmp_path: Path) -> None:
+    expected = json.loads((left / "expected.json").read_text())
+    settings = again(left)
+    outcome = pretrain(settings)
+    assert outcome.checkpoints[-1] == "checkpoint_000000060"
+    whole = {int(step): loss for step, loss in expected["losses"].items()}
+    assert len(whole) == 60 - expected["checkpoint_step"] > 30
+    measured = logged_losses(left / "runs/old-1")
+    # The tolerance is for processors that round otherwise than the one that 0.1.0 ran on.
+    assert {step: measured[step] for step in whole} == pytest.approx(whole, rel=1e-4)
+    tensors = tensors_of(left / "runs/old-1" / outcome.checkpoints[-1], tmp_path / "tensors.pt")
+    for name, (total, squares) in expected["final"].items():
+        values = tensors[name].double()
+        assert values.square().sum().item() == pytest.approx(squares, rel=1e-3), name
+        assert values.sum().item() == pytest.approx(total, rel=1e-2, abs=1e-2 * squares**0.5 + 1e-9), name
+    # One MLflow run, from beginning to end.
+    run = MlflowClient(settings.tracking.uri).get_run(outcome.run_id)
+    assert (run.info.status, run.data.tags["metaug.starts"]) == ("FINISHED", "2")
+    history = MlflowClient(settings.tracking.uri).get_metric_history(outcome.run_id, "loss/total")
+    assert [metric.step for metric in history] == list(range(1, 61))
+
+
+def test_its_registered_encoder_loads(left: Path) -> None:
+    uri = f"sqlite:///{left}/mlflow.db"
+    encoder = load_encoder("models:/old-encoder@champion", uri)
+    images = next(iter(EvaluationLoader(left / "data/test.beton", 4, 32, cpus=1, device=torch.device("cpu")))).images
+    published = mlflow.pytorch.load_model("models:/old-encoder@champion")
+    torch.testing.assert_close(published(images), encoder(images), rtol=1e-4, atol=1e-5)
+    untrained = find_encoder("random:old-0", str(left / "runs"), uri)
+    assert not torch.equal(untrained.encoder(images), encoder(images))
+
+
+def test_new_seeds_stand_in_its_row_and_compete_with_its_champion(cluster: None, left: Path, tmp_path: Path) -> None:
+    uri = f"sqlite:///{left}/mlflow.db"
+    client = MlflowClient(uri)
+    # Another version might have hashed the same protocol otherwise.
+    (champion,) = client.search_model_versions("name = 'old-encoder'")
+    for kind in ("knn", "linear"):
+        client.set_model_version_tag("old-encoder", "1", f"metaug.judged.{kind}", "an earlier hash")
+        experiment = client.get_experiment_by_name("metaug")
+        (evaluation,) = client.search_runs([experiment.experiment_id], "tags.`metaug.kind` = 'evaluation'")
+        client.set_tag(evaluation.info.run_id, f"metaug.judged.{kind}", "an earlier hash")
+    tracking = TrackingSettings(uri=uri)
+    settings = EvaluateSettings.model_validate(
+        {
+            "encoder": "run:old-1",
+            "train": str(left / "data/train.beton"),
+            "test": str(left / "data/test.beton"),
+            "storage": str(left / "runs"),
+            "cache": tmp_path / "cache",
+            "probe": {"seeds": 1, "epochs": 3, "label_shares": (1.0,)},
+            "views": False,
+            "plots": False,
+            "tracking": tracking,
+        }
+    )
+    judged = {result.name: result.top1[0] for result in evaluate(settings).results}
+    table = compare(CompareSettings(metrics=("knn/top1", "linear/top1"), output=tmp_path / "out", tracking=tracking))
+    rows = [line.split(" | ") for line in table.splitlines() if "MetAug, centered" in line]
+    assert [(row[3], row[4]) for row in rows] == [("20", "2")], table
+
+    wish = {"encoder": "run:old-1", "name": "old-encoder", "promote": "linear/top1", "storage": str(left / "runs")}
+    registered = register_encoder(RegisterSettings.model_validate(wish | {"tracking": tracking}))
+    assert registered.version == "2"
+    assert registered.promotion is not None
+    better = judged["linear"] > float(champion.tags["linear/top1"])
+    assert registered.promotion.promoted == better
+    now = client.get_model_version_by_alias("old-encoder", "champion")
+    assert str(now.version) == ("2" if better else "1")
