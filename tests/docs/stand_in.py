@@ -45,6 +45,15 @@ def main(program: str, arguments: list[str]) -> int:
     return status
 
 
+def write_stand_ins(folder: Path) -> None:
+    """Put programs named `uv` and `make` into a folder, for PATH."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for program in ("uv", "make"):
+        file = folder / program
+        file.write_text(f'#!/bin/sh\nexec {sys.executable} -S {Path(__file__).resolve()} {program} "$@"\n')
+        file.chmod(0o755)
+
+
 def _as_here(command: list[str]) -> list[str]:
     """What `uv run` would start, of this environment."""
     return [sys.executable if command[0] == "python" else str(Path(sys.executable).parent / command[0]), *command[1:]]

@@ -21,7 +21,7 @@ import pytest
 import ray
 
 from tests.docs.pages import PAGES, ROOT, blocks
-from tests.docs.stand_in import RECORD
+from tests.docs.stand_in import RECORD, write_stand_ins
 from tests.docs.table import NOT_RUN, SERVERS
 
 pytestmark = pytest.mark.slow
@@ -112,7 +112,7 @@ def _lay_out(folder: Path, cifar10: Path, imagenet: Path) -> None:
     """The repository's folders that commands name, and small data where the pages have large ones."""
     import pyarrow.parquet as pq
 
-    for part in ("repository", "home", "bin", "shared/data/cifar10"):
+    for part in ("repository", "home", "shared/data/cifar10"):
         (folder / part).mkdir(parents=True)
     for name in ("jobs", "examples"):
         (folder / "repository" / name).symlink_to(ROOT / name)
@@ -123,10 +123,7 @@ def _lay_out(folder: Path, cifar10: Path, imagenet: Path) -> None:
     sample.mkdir()
     for synset in sorted(imagenet.iterdir())[:4]:
         (sample / synset.name).symlink_to(synset)
-    for program in ("uv", "make"):
-        shim = folder / "bin" / program
-        shim.write_text(f'#!/bin/sh\nexec {sys.executable} -S {ROOT}/tests/docs/stand_in.py {program} "$@"\n')
-        shim.chmod(0o755)
+    write_stand_ins(folder / "bin")
     for tool in TOOLS:
         found = next((Path(place, tool) for place in os.defpath.split(":") if Path(place, tool).exists()), None)
         if found is not None:
@@ -185,14 +182,14 @@ def check_options(record: dict[str, Any], session: Session, place: str) -> None:
 
 def check_job(job: str, options: list[str], environment: dict[str, str], session: Session, said: str) -> None:
     """Reads a job's settings from its command line, and does nothing with them."""
-    from metaug_ray import command_line
+    from metaug_ray.commands import base
 
     def parse(program: str, parsed: Any, run: Any, interrupted: str) -> int:
         parsed()
         return 0
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(command_line, "run_command", parse)
+        patch.setattr(base, "run_command", parse)
         patch.setattr(sys, "argv", [job, *options])
         patch.chdir(session.folder / "repository")
         for name, value in environment.items():
@@ -201,7 +198,7 @@ def check_job(job: str, options: list[str], environment: dict[str, str], session
             runpy.run_path(job, run_name="__main__")
         except SystemExit as ended:
             status = ended.code
-        except command_line.CommandError as error:
+        except base.CommandError as error:
             pytest.fail(f"{said}: {error}")
     assert status == 0, said
 
