@@ -15,9 +15,12 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from tests.docs.table import NOT_RUN, SERVERS
+from tests.docs.warm import run_warm
 
 RECORD = "DOCS_RECORD"
 """Variable that names the file of records, a line of JSON for each command."""
+WARM = "DOCS_WARM"
+"""Variable that names the socket of a warm interpreter, if there is one."""
 
 
 def main(program: str, arguments: list[str]) -> int:
@@ -36,9 +39,9 @@ def main(program: str, arguments: list[str]) -> int:
         print(f"{command}: the tests run `uv run` only; name it in tests/docs/table.py", file=sys.stderr)
         return 1
     elif record["pattern"] in SERVERS:
-        status = _serve(_as_here(arguments[1:]), SERVERS[record["pattern"]], record)
+        status = _serve(arguments[1:], SERVERS[record["pattern"]], record)
     else:
-        status = subprocess.run(_as_here(arguments[1:])).returncode
+        status = _run(arguments[1:])
     record |= {"status": status, "seconds": round(time.monotonic() - began, 1)}
     with Path(os.environ[RECORD]).open("a", encoding="utf-8") as file:
         file.write(json.dumps(record) + "\n")
@@ -54,14 +57,28 @@ def write_stand_ins(folder: Path) -> None:
         file.chmod(0o755)
 
 
+def _run(command: list[str]) -> int:
+    program, *arguments = command
+    # The processes that decode for prepare_data.py start from its file: it needs a process of its own.
+    if program == "python" and WARM in os.environ and arguments[0].endswith(".py") and "prepare" not in arguments[0]:
+        return run_warm(os.environ[WARM], arguments)
+    return subprocess.run(_as_here(command), env=_environment()).returncode
+
+
 def _as_here(command: list[str]) -> list[str]:
-    """What `uv run` would start, of this environment."""
-    return [sys.executable if command[0] == "python" else str(Path(sys.executable).parent / command[0]), *command[1:]]
+    """What `uv run` would start, of this interpreter's environment."""
+    return [str(Path(sys.executable).parent / command[0]), *command[1:]]
+
+
+def _environment() -> dict[str, str]:
+    return os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
 
 
 def _serve(command: list[str], url: str, record: dict[str, Any]) -> int:
     with Path(os.environ[RECORD]).with_name("server.log").open("w") as output:
-        server = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
+        server = subprocess.Popen(
+            _as_here(command), env=_environment(), stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+        )
     record["server"] = server.pid
     for _ in range(600):
         time.sleep(0.2)

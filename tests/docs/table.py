@@ -18,7 +18,7 @@ NOT_RUN: Final[dict[str, str]] = {
     f"{EVALUATE} --encoder random:first *": "The README's evaluation is run; this one differs by its encoder.",
     f"{EVALUATE} * --augmented-probe.epochs *": "It takes hours; tests/integration runs it with two epochs.",
     f"{TRAIN} --config jobs/cifar10_conv.yaml *": "Each takes six to twenty minutes, and needs all of CIFAR-10.",
-    f"{EVALUATE} * --train data/cifar10*": "Each needs a run that takes minutes, and all of CIFAR-10.",
+    f"{EVALUATE} *--train data/cifar10*": "Each needs a run that takes minutes, and all of CIFAR-10.",
     "uv run python -m tests.benchmarks.*": "Measurements take minutes, and a machine that does nothing else.",
 }
 """Shell patterns of whole commands, after the shell has put in variables. What is not run has its options parsed."""

@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,21 +22,23 @@ import pytest
 import ray
 
 from tests.docs.pages import PAGES, ROOT, blocks
-from tests.docs.stand_in import RECORD, write_stand_ins
+from tests.docs.stand_in import RECORD, WARM, write_stand_ins
 from tests.docs.table import NOT_RUN, SERVERS
 
 pytestmark = pytest.mark.slow
 
 SMALL = {
-    # prepare: 96 shapes
-    "METAUG_SOURCE__COUNT": "96",
-    "METAUG_SOURCE__SIZE": "32",
     "METAUG_WORKERS": "1",
-    # pre-train: one worker
+    # Eight steps on one worker, in place of 768 on two.
     "METAUG_COMPUTE__DEVICE": "cpu",
     "METAUG_COMPUTE__WORKERS": "1",
     "METAUG_COMPUTE__CPUS_PER_WORKER": "1",
-    # evaluate
+    "METAUG_TRAINING__EPOCHS": "1",
+    "METAUG_TRAINING__BATCH_SIZE": "256",
+    "METAUG_DATA__IMAGE_SIZE": "16",
+    "METAUG_BANK__INITIAL": "random",
+    "METAUG_HEALTH__KNN__REFERENCES": "64",
+    "METAUG_HEALTH__KNN__QUERIES": "32",
     "METAUG_PROBE__EPOCHS": "1",
     "METAUG_PROBE__LEAST_STEPS": "10",
     "METAUG_PROBE__SEEDS": "1",
@@ -43,6 +46,8 @@ SMALL = {
     "METAUG_PLOTS": "false",
     "METAUG_VIEWS": "false",
 }
+"""What each command reads of its settings, where its options do not say otherwise."""
+
 TOOLS = ("bash", "cat", "curl", "grep", "head", "ls", "mkdir", "rm", "sha256sum", "tail")
 """Programs that blocks may use besides `uv run` and `make`."""
 
@@ -91,18 +96,26 @@ def session(
         "MPLCONFIGDIR": os.environ.get("MPLCONFIGDIR", str(Path.home() / ".config" / "matplotlib")),
         "RAY_AUTH_MODE": "disabled",
         "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",
+        "OMP_NUM_THREADS": "1",
         RECORD: str(folder / "records.jsonl"),
+        WARM: str(folder / "warm"),
     }
     with pytest.MonkeyPatch.context() as patch:
         # What Ray starts inherits them: the workers' home is the reader's.
-        for name in ("HOME", "PYTHONPATH", "RAY_AUTH_MODE", "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"):
+        for name in ("HOME", "PYTHONPATH", "RAY_AUTH_MODE", "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "OMP_NUM_THREADS"):
             patch.setenv(name, environment[name])
+        warm = subprocess.Popen(
+            [sys.executable, str(Path(__file__).with_name("warm.py")), environment[WARM]], env=environment
+        )
         ray.init(num_cpus=3, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
+        while not Path(environment[WARM]).exists() and warm.poll() is None:
+            time.sleep(0.05)
         began = Session(folder, environment | {"RAY_ADDRESS": ray.get_runtime_context().gcs_address})
         try:
             yield began
         finally:
             ray.shutdown()
+            warm.kill()
             for record in began.records():
                 if "server" in record:
                     os.killpg(record["server"], signal.SIGTERM)
