@@ -89,6 +89,7 @@ def _serve(command: list[str], url: str, record: dict[str, Any]) -> int:
                 return 0
         except OSError:
             continue
+    server.kill()
     print(Path(output.name).read_text(), file=sys.stderr)
     return 1
 

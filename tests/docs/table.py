@@ -11,7 +11,6 @@ NOT_RUN: Final[dict[str, str]] = {
     "uv run ray get-auth-token *": "It would write a token into the home of whoever runs the tests.",
     "uv run ray start *": "The cluster would outlive the tests.",
     "uv run ray job submit *": "It needs the cluster that `ray start --head` would begin.",
-    "uv run ray job stop *": "It needs the cluster that `ray start --head` would begin.",
     "uv run mlflow ui *": "It serves until somebody stops it.",
     f"{TRAIN} * --fork *": "A warm start is run by tests/training/test_resuming.py.",
     f"{TRAIN} * --compute.min-workers *": "It needs eight GPUs.",

@@ -8,6 +8,7 @@ import json
 import os
 import runpy
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -15,12 +16,17 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import ray
+from PIL import Image
 
+from tests.data.images import image_tree, picture
 from tests.docs.pages import PAGES, ROOT, blocks
 from tests.docs.stand_in import RECORD, WARM, write_stand_ins
 from tests.docs.table import NOT_RUN, SERVERS
@@ -37,8 +43,7 @@ SMALL = {
     "METAUG_TRAINING__BATCH_SIZE": "256",
     "METAUG_DATA__IMAGE_SIZE": "16",
     "METAUG_BANK__INITIAL": "random",
-    "METAUG_HEALTH__KNN__REFERENCES": "64",
-    "METAUG_HEALTH__KNN__QUERIES": "32",
+    "METAUG_HEALTH__KNN__EVERY": "0",
     "METAUG_PROBE__EPOCHS": "1",
     "METAUG_PROBE__LEAST_STEPS": "10",
     "METAUG_PROBE__SEEDS": "1",
@@ -77,70 +82,81 @@ class Session:
 
 
 @pytest.fixture(scope="module")
-def session(
-    tmp_path_factory: pytest.TempPathFactory, cifar10_parquet: Path, imagenet_sample: Path
-) -> Iterator[Session]:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", 5001))
-        except OSError:
-            pytest.skip("something serves on port 5001 of this machine, where the pages serve an encoder")
+def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
+    _check_port_is_free(5001)
     folder = tmp_path_factory.mktemp("docs")
-    _lay_out(folder, cifar10_parquet, imagenet_sample)
-    environment = SMALL | {
+    _lay_out(folder)
+    inherited = {
         "HOME": str(folder / "home"),
-        "PATH": str(folder / "bin"),
         "PYTHONPATH": str(ROOT),
-        "PYTHONDONTWRITEBYTECODE": "1",
-        "MPLCONFIGDIR": os.environ.get("MPLCONFIGDIR", str(Path.home() / ".config" / "matplotlib")),
-        "RAY_AUTH_MODE": "disabled",
-        "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",
         "OMP_NUM_THREADS": "1",
-        RECORD: str(folder / "records.jsonl"),
-        WARM: str(folder / "warm"),
+        "RAY_AUTH_MODE": "disabled",
+        # Reports wait for Ray Train's controller to look, every two seconds by default.
+        "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",
     }
-    with pytest.MonkeyPatch.context() as patch:
-        # What Ray starts inherits them: the workers' home is the reader's.
-        for name in ("HOME", "PYTHONPATH", "RAY_AUTH_MODE", "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "OMP_NUM_THREADS"):
-            patch.setenv(name, environment[name])
-        warm = subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("warm.py")), environment[WARM]], env=environment
-        )
-        ray.init(num_cpus=3, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
-        while not Path(environment[WARM]).exists() and warm.poll() is None:
-            time.sleep(0.05)
-        began = Session(folder, environment | {"RAY_ADDRESS": ray.get_runtime_context().gcs_address})
-        try:
+    environment = (
+        SMALL
+        | inherited
+        | {
+            "PATH": str(folder / "bin"),
+            "MPLCONFIGDIR": os.environ.get("MPLCONFIGDIR", str(Path.home() / ".config" / "matplotlib")),
+            RECORD: str(folder / "records.jsonl"),
+            WARM: str(folder / "warm"),
+        }
+    )
+    warm = subprocess.Popen([sys.executable, str(ROOT / "tests/docs/warm.py"), environment[WARM]], env=environment)
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            # So the workers' home is the reader's.
+            for name, value in inherited.items():
+                patch.setenv(name, value)
+            ray.init(num_cpus=3, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
+            while not Path(environment[WARM]).exists():
+                assert warm.poll() is None
+                time.sleep(0.05)
+            began = Session(folder, environment | {"RAY_ADDRESS": ray.get_runtime_context().gcs_address})
             yield began
-        finally:
-            ray.shutdown()
-            warm.kill()
             for record in began.records():
                 if "server" in record:
                     os.killpg(record["server"], signal.SIGTERM)
+    finally:
+        ray.shutdown()
+        warm.kill()
 
 
-def _lay_out(folder: Path, cifar10: Path, imagenet: Path) -> None:
-    """The repository's folders that commands name, and small data where the pages have large ones."""
-    import pyarrow.parquet as pq
+def _check_port_is_free(port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            pytest.skip(f"something serves on port {port} of this machine, where the pages serve an encoder")
 
+
+def _lay_out(folder: Path) -> None:
+    """The repository's folders that commands name, and small data in place of what the pages have in `../shared`."""
     for part in ("repository", "home", "shared/data/cifar10"):
         (folder / part).mkdir(parents=True)
     for name in ("jobs", "examples"):
         (folder / "repository" / name).symlink_to(ROOT / name)
-    for split in ("train", "test"):
-        rows = pq.read_table(cifar10 / f"{split}.parquet").slice(0, 96)
-        pq.write_table(rows, folder / f"shared/data/cifar10/{split}.parquet")
-    sample = folder / "shared/data/imagenet_sample"
-    sample.mkdir()
-    for synset in sorted(imagenet.iterdir())[:4]:
-        (sample / synset.name).symlink_to(synset)
+    for split, first in (("train", 0), ("test", 1000)):
+        _write_parquet(folder / f"shared/data/cifar10/{split}.parquet", first)
+    image_tree(folder / "shared/data/imagenet_sample", classes=("n01440764", "n01514859"))
     write_stand_ins(folder / "bin")
     for tool in TOOLS:
-        found = next((Path(place, tool) for place in os.defpath.split(":") if Path(place, tool).exists()), None)
+        found = shutil.which(tool, path=os.defpath)
         if found is not None:
             (folder / "bin" / tool).symlink_to(found)
+
+
+def _write_parquet(file: Path, first: int) -> None:
+    """96 images of 32 px in ten classes, in Hugging Face's columns."""
+    rows = []
+    for number in range(96):
+        png = BytesIO()
+        Image.fromarray(picture(first + number, 32, 32)).save(png, "PNG")
+        rows.append({"image": {"bytes": png.getvalue(), "path": f"{number}.png"}, "label": number % 10})
+    pq.write_table(pa.Table.from_pylist(rows), file)
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -160,7 +176,7 @@ def test_every_entry_of_the_table_is_a_command_and_every_example_was_run(session
         pytest.skip("needs all pages to have passed in this session")
     records = session.records()
     unused = (NOT_RUN.keys() | SERVERS.keys()) - {record["pattern"] for record in records}
-    assert not unused, f"no command of any page matches {unused}: remove them from tests/docs/table.py"
+    assert not unused, f"no command of any page matches {unused}: take them out of tests/docs/table.py"
     run = {word for record in records if record["run"] for word in record["argv"]}
     examples = {f"examples/{file.name}" for file in (ROOT / "examples").glob("*.py")}
     assert examples <= run, f"no page runs {examples - run}"
