@@ -1,0 +1,28 @@
+"""Which commands of the pages this machine does not run, and why. Imported by the stand-in, so it imports nothing."""
+
+from typing import Final
+
+TRAIN: Final = "uv run python jobs/imagenet_resnet50.py"
+EVALUATE: Final = "uv run python jobs/evaluate_encoder.py"
+
+NOT_RUN: Final[dict[str, str]] = {
+    "make demo": "It installs system packages and takes five minutes; the README's block trains with the same preset.",
+    "make test": "It runs this very test.",
+    "uv run ray get-auth-token *": "It would write a token into the home of whoever runs the tests.",
+    "uv run ray start *": "The cluster would outlive the tests.",
+    "uv run ray job submit *": "It needs the cluster that `ray start --head` would begin.",
+    "uv run mlflow ui *": "It serves until somebody stops it.",
+    f"{TRAIN} * --fork *": "A warm start is run by tests/training/test_resuming.py.",
+    f"{TRAIN} * --compute.min-workers *": "It needs eight GPUs.",
+    f"{EVALUATE} --encoder random:first *": "The README's evaluation is run; this one differs by its encoder.",
+    f"{EVALUATE} * --augmented-probe.epochs *": "It takes hours; tests/integration runs it with two epochs.",
+    f"{TRAIN} --config jobs/cifar10_conv.yaml *": "Each takes six to twenty minutes, and needs all of CIFAR-10.",
+    f"{EVALUATE} *--train data/cifar10*": "Each needs a run that takes minutes, and all of CIFAR-10.",
+    "uv run python -m tests.benchmarks.*": "Measurements take minutes, and a machine that does nothing else.",
+}
+"""Shell patterns of whole commands, after the shell has put in variables. What is not run has its options parsed."""
+
+SERVERS: Final[dict[str, str]] = {
+    "uv run mlflow models serve *": "http://127.0.0.1:5001/ping",
+}
+"""Commands that serve until they are stopped, and what answers when they are ready: the next command goes on then."""
