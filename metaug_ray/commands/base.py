@@ -63,6 +63,22 @@ def parse(
         raise CommandError(f"{error}; set its parts, such as {variable}") from error
 
 
+def run_job(
+    command: type[_C],
+    arguments: list[str],
+    run: Callable[[_C], None],
+    *,
+    interrupted: str,
+    variable: str = "METAUG_TRACKING__URI",
+) -> int:
+    """A command whose settings come from the command line and the environment; returns its exit status.
+
+    Args, Raises: see :func:`parse` and :func:`run_command`.
+    """
+    program = str(command.model_config["cli_prog_name"])
+    return run_command(program, lambda: parse(command, arguments, variable), run, interrupted)
+
+
 def run_command(program: str, parsed: Callable[[], _S], run: Callable[[_S], None], interrupted: str) -> int:
     """A command from its arguments to its exit status; what goes wrong is said in a sentence.
 

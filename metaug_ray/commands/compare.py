@@ -2,10 +2,8 @@
 
 from pydantic_settings import BaseSettings
 
-from metaug_ray.commands.base import command_line, parse, run_command
+from metaug_ray.commands.base import command_line, run_job
 from metaug_ray.config.compare import CompareSettings
-
-_PROGRAM = "compare_runs.py"
 
 
 class _Command(CompareSettings, BaseSettings):
@@ -14,14 +12,12 @@ class _Command(CompareSettings, BaseSettings):
     Each option may also be an environment variable, such as METAUG_TRACKING__URI.
     """
 
-    model_config = command_line(_PROGRAM)
+    model_config = command_line("compare_runs.py")
 
 
 def main(arguments: list[str]) -> int:
     """Compares as the arguments say; returns the exit status (1: nothing to compare, 2: the arguments)."""
-    return run_command(
-        _PROGRAM, lambda: parse(_Command, arguments, "METAUG_TRACKING__URI"), _compare, "nothing is lost"
-    )
+    return run_job(_Command, arguments, _compare, interrupted="nothing is lost")
 
 
 def _compare(settings: CompareSettings) -> None:

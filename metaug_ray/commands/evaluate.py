@@ -2,10 +2,8 @@
 
 from pydantic_settings import BaseSettings
 
-from metaug_ray.commands.base import command_line, parse, run_command
+from metaug_ray.commands.base import command_line, run_job
 from metaug_ray.config.evaluate import EvaluateSettings
-
-_PROGRAM = "evaluate_encoder.py"
 
 
 class _Command(EvaluateSettings, BaseSettings):
@@ -15,17 +13,12 @@ class _Command(EvaluateSettings, BaseSettings):
     METAUG_PROBE__SEEDS=5.
     """
 
-    model_config = command_line(_PROGRAM)
+    model_config = command_line("evaluate_encoder.py")
 
 
 def main(arguments: list[str]) -> int:
     """Evaluates as the arguments say; returns the exit status (1: the evaluation failed, 2: the arguments)."""
-    return run_command(
-        _PROGRAM,
-        lambda: parse(_Command, arguments, "METAUG_TRACKING__URI"),
-        _evaluate,
-        "the same command goes on with what is done",
-    )
+    return run_job(_Command, arguments, _evaluate, interrupted="the same command goes on with what is done")
 
 
 def _evaluate(settings: EvaluateSettings) -> None:

@@ -4,10 +4,8 @@ import os
 
 from pydantic_settings import BaseSettings
 
-from metaug_ray.commands.base import command_line, parse, run_command
+from metaug_ray.commands.base import command_line, run_job
 from metaug_ray.config.prepare import PrepareSettings
-
-_PROGRAM = "prepare_data.py"
 
 
 class _Command(PrepareSettings, BaseSettings):
@@ -16,17 +14,12 @@ class _Command(PrepareSettings, BaseSettings):
     Every option may also be an environment variable, such as METAUG_SOURCE__PATH.
     """
 
-    model_config = command_line(_PROGRAM)
+    model_config = command_line("prepare_data.py")
 
 
 def main(arguments: list[str]) -> int:
     """Prepares a beton as the arguments say; returns the exit status (1: the data, 2: the arguments)."""
-    return run_command(
-        _PROGRAM,
-        lambda: parse(_Command, arguments, "METAUG_SOURCE__PATH"),
-        _prepare,
-        "nothing was left behind",
-    )
+    return run_job(_Command, arguments, _prepare, interrupted="nothing was left behind", variable="METAUG_SOURCE__PATH")
 
 
 def _prepare(settings: PrepareSettings) -> None:

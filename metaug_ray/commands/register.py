@@ -2,10 +2,8 @@
 
 from pydantic_settings import BaseSettings
 
-from metaug_ray.commands.base import command_line, parse, run_command
+from metaug_ray.commands.base import command_line, run_job
 from metaug_ray.config.register import RegisterSettings
-
-_PROGRAM = "register_encoder.py"
 
 
 class _Command(RegisterSettings, BaseSettings):
@@ -14,17 +12,12 @@ class _Command(RegisterSettings, BaseSettings):
     Each option may also be an environment variable, such as METAUG_TRACKING__URI.
     """
 
-    model_config = command_line(_PROGRAM)
+    model_config = command_line("register_encoder.py")
 
 
 def main(arguments: list[str]) -> int:
     """Registers as the arguments say; returns the exit status (1: it failed, 2: the arguments)."""
-    return run_command(
-        _PROGRAM,
-        lambda: parse(_Command, arguments, "METAUG_TRACKING__URI"),
-        _register,
-        "the same command does what is missing",
-    )
+    return run_job(_Command, arguments, _register, interrupted="the same command does what is missing")
 
 
 def _register(settings: RegisterSettings) -> None:

@@ -1,14 +1,14 @@
 """The parameters of every contrast, beside its name.
 
-A contrast is its function in `metaug_ray.method.contrast`, whose keywords are the fields of its class here, a field of
-`ContrastSettings`, and a name in `metaug_ray.choices`. Where one of them is forgotten the import fails.
+A contrast is its function, which the table `metaug_ray.method.contrast.build.CONTRASTS` names, and its settings here: a
+class whose fields are the function's keywords, and a field of `Contrasts`. Where one of them is forgotten,
+`metaug_ray.training.state` fails at its import.
 """
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
 
 from pydantic import Field
 
-from metaug_ray.choices import ContrastName, check_complete
 from metaug_ray.config.base import NotNegative, Positive, Settings
 
 
@@ -17,6 +17,17 @@ class Contrast(Settings):
 
     baseline: ClassVar[str | None] = None
     """What the paper's tables call this contrast without generators; None for a kind of OUCL."""
+
+
+class UnifiedEq8(Contrast):
+    """OUCL without weights (Eq. 8)."""
+
+    beta: Positive = 16.0
+    """inverse temperature; the paper searches 2 to 256"""
+    margin: float = Field(0.25, ge=-1, le=1)
+    """margin (the paper's lambda)"""
+    centered: bool = False
+    """compare similarities less their anchor's mean negative; not in the paper"""
 
 
 class Unified(Contrast):
@@ -30,28 +41,11 @@ class Unified(Contrast):
     """compare similarities less their anchor's mean negative; not in the paper"""
 
 
-class UnifiedEq8(Contrast):
-    """OUCL without weights (Eq. 8)."""
-
-    beta: Positive = 16.0
-    """inverse temperature"""
-    margin: float = Field(0.25, ge=-1, le=1)
-    """margin (the paper's lambda)"""
-    centered: bool = False
-    """compare similarities less their anchor's mean negative; not in the paper"""
-
-
-class UnifiedAttenuated(Contrast):
+class UnifiedAttenuated(Unified):
     """OUCL with attenuated weights (Eq. 9)."""
 
-    beta: Positive = 16.0
-    """inverse temperature"""
-    gamma: float = Field(0.25, ge=0, le=1)
-    """relaxation factor"""
     phi: float = Field(6.0, ge=1)
     """attenuation of the weights; best at 6 in figure 3"""
-    centered: bool = False
-    """compare similarities less their anchor's mean negative; not in the paper"""
 
 
 class InfoNCE(Contrast):
@@ -63,26 +57,20 @@ class InfoNCE(Contrast):
     """temperature of the cosines"""
 
 
-class DebiasedInfoNCE(Contrast):
+class DebiasedInfoNCE(InfoNCE):
     """InfoNCE corrected for false negatives (Chuang et al. 2020)."""
 
     baseline = "CMC + Debiased"
 
-    temperature: Positive = 0.07
-    """temperature of the cosines"""
     class_prior: float = Field(0.1, ge=0, lt=1)
     """chance that a negative is of the anchor's class"""
 
 
-class HardInfoNCE(Contrast):
+class HardInfoNCE(DebiasedInfoNCE):
     """Debiased InfoNCE with hard negatives weighted up (Robinson et al. 2020)."""
 
     baseline = "CMC + Hard"
 
-    temperature: Positive = 0.07
-    """temperature of the cosines"""
-    class_prior: float = Field(0.1, ge=0, lt=1)
-    """chance that a negative is of the anchor's class"""
     concentration: NotNegative = 1.0
     """weight of hard negatives; 0 weighs all alike"""
 
@@ -96,12 +84,9 @@ class NCE(Contrast):
     """temperature of the cosines"""
 
 
-class ContrastSettings(Settings):
-    """Which contrast is trained, and the parameters of each: those of the one that is chosen count."""
+class Contrasts(Settings):
+    """The parameters of each contrast: those of the one that is trained count."""
 
-    contrast: ContrastName = "unified"
-    """unified: OUCL, Eq. 10; unified_eq8, unified_attenuated: its ablations, Eq. 8 and 9; info_nce, nce: CMC;
-    debiased_info_nce, hard_info_nce: CMC + Debiased, CMC + Hard"""
     unified: Unified = Unified()
     """parameters of unified"""
     unified_eq8: UnifiedEq8 = UnifiedEq8()
@@ -117,13 +102,11 @@ class ContrastSettings(Settings):
     nce: NCE = NCE()
     """parameters of nce"""
 
-    @property
-    def chosen_contrast(self) -> Contrast:
-        """Parameters of the contrast that is trained."""
-        chosen: Contrast = getattr(self, self.contrast)
-        return chosen
 
+CONTRASTS = tuple(Contrasts.model_fields)
+"""Names of all contrasts."""
 
-CONTRASTS = frozenset(ContrastSettings.model_fields) - {"contrast"}
-"""Names of the fields that hold a contrast's parameters."""
-check_complete("ContrastSettings", CONTRASTS, ContrastName)
+if TYPE_CHECKING:
+    ContrastName: TypeAlias = str
+else:
+    ContrastName = Literal[*CONTRASTS]

@@ -4,9 +4,9 @@ from typing import Final
 
 from pydantic import Field
 
-from metaug_ray.choices import ContrastName, MarginKind, MetaSchedule
+from metaug_ray.choices import MarginKind, MetaSchedule
 from metaug_ray.config.base import NotNegative, Positive, Settings
-from metaug_ray.config.contrasts import ContrastSettings
+from metaug_ray.config.contrasts import Contrast, ContrastName, Contrasts
 
 
 class MetaSettings(Settings):
@@ -20,17 +20,16 @@ class MetaSettings(Settings):
     """train the generators on each n-th step"""
 
 
-_OUCL: Final[dict[ContrastName, str]] = {
-    "unified": "",
-    "unified_eq8": " (Eq. 8)",
-    "unified_attenuated": " (Eq. 9)",
-}
+_OUCL: Final = {"unified": "", "unified_eq8": " (Eq. 8)", "unified_attenuated": " (Eq. 9)"}
 
 
-class MethodSettings(ContrastSettings):
+class MethodSettings(Contrasts):
     """The loss and the generators. MetAug is unified + generators; without generators it is "only OUCL"; info_nce +
     generators is "only MAG"; nce or info_nce without them is CMC."""
 
+    contrast: ContrastName = "unified"
+    """unified: OUCL, Eq. 10; unified_eq8, unified_attenuated: its ablations, Eq. 8 and 9; info_nce, nce: CMC;
+    debiased_info_nce, hard_info_nce: CMC + Debiased, CMC + Hard"""
     generators: bool = True
     """train meta feature augmentation generators (MAG), one per view"""
     generator_hidden_size: int = Field(2048, ge=8, le=65_536)
@@ -43,6 +42,12 @@ class MethodSettings(ContrastSettings):
     """kind of the injected margins (appendix A.2)"""
     meta: MetaSettings = MetaSettings()
     """training of the generators"""
+
+    @property
+    def chosen_contrast(self) -> Contrast:
+        """Parameters of the contrast that is trained."""
+        chosen: Contrast = getattr(self, self.contrast)
+        return chosen
 
     @property
     def variant(self) -> str:

@@ -35,5 +35,5 @@ class ModelSettings(Settings):
     @property
     def minimum_size(self) -> int:
         """The least side of an image that the encoder takes, in pixels."""
-        facts = ENCODERS[self.encoder]
-        return facts.minimum_size_small_images if self.small_images else facts.minimum_size
+        entry = ENCODERS[self.encoder]
+        return entry.minimum_size_small_images if self.small_images else entry.minimum_size

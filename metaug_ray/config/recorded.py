@@ -74,7 +74,7 @@ def fixed_settings(settings: PretrainSettings) -> dict[str, Any]:
     that is trained."""
     fixed = settings.model_dump(mode="json", exclude=_MAY_CHANGE)
     del fixed["data"]["beton"]
-    for contrast in CONTRASTS - {settings.method.contrast}:
+    for contrast in set(CONTRASTS) - {settings.method.contrast}:
         del fixed["method"][contrast]
     return fixed
 

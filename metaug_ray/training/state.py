@@ -1,7 +1,7 @@
 """Everything that a run is: built from settings, saved in a checkpoint, loaded from one."""
 
 from dataclasses import dataclass, field
-from typing import Any, get_args
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -10,12 +10,12 @@ from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, se
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from metaug_ray.choices import ContrastName
+from metaug_ray.config.contrasts import CONTRASTS
 from metaug_ray.config.method import MethodSettings
 from metaug_ray.config.pretrain import PretrainSettings
 from metaug_ray.method import distributed
 from metaug_ray.method.algorithm import MetaStep, MetAug
-from metaug_ray.method.contrast import Contrast, build_contrast, contrast_parameters
+from metaug_ray.method.contrast import Contrast, build_contrast, contrast_names, contrast_parameters
 from metaug_ray.method.encoders import MultiViewEncoder
 from metaug_ray.method.memory_bank import MemoryBank
 from metaug_ray.method.model import Model
@@ -177,13 +177,18 @@ def _wrapped(
 
 def _check_contrasts() -> None:
     """A contrast's settings are its function's keywords; where they differ, this import fails."""
-    for name in get_args(ContrastName):
-        settings = set(type(getattr(MethodSettings(), name)).model_fields)
-        if settings != contrast_parameters(name):
+    settings = {name: frozenset(type(getattr(MethodSettings(), name)).model_fields) for name in CONTRASTS}
+    functions = {name: contrast_parameters(name) for name in contrast_names()}
+    for name in settings.keys() | functions.keys():
+        if settings.get(name) != functions.get(name):
             raise TypeError(
-                f"contrast {name!r}: its settings {sorted(settings)} are not the keywords of its function, "
-                f"{sorted(contrast_parameters(name))}"
+                f"contrast {name!r}: its settings in metaug_ray.config.contrasts are {_listed(settings.get(name))}, "
+                f"the keywords of its function in metaug_ray.method.contrast {_listed(functions.get(name))}"
             )
+
+
+def _listed(names: frozenset[str] | None) -> str:
+    return "missing" if names is None else ", ".join(sorted(names)) or "none"
 
 
 _check_contrasts()

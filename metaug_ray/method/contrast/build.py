@@ -8,7 +8,6 @@ from typing import Any, Final
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from metaug_ray.choices import ContrastName, check_choice, check_complete
 from metaug_ray.method.contrast.infonce import debiased_info_nce, hard_info_nce, info_nce
 from metaug_ray.method.contrast.noise_contrastive import NoiseContrastiveEstimation
 from metaug_ray.method.contrast.unified import unified_contrast, unified_contrast_attenuated, unified_contrast_eq8
@@ -16,7 +15,7 @@ from metaug_ray.method.contrast.unified import unified_contrast, unified_contras
 Contrast = Callable[[Tensor, Tensor], Tensor]
 """A loss of positives and negatives, its parameters bound: [B, P] and [B, P, K] to a scalar, the mean over anchors."""
 
-CONTRASTS: Final[dict[ContrastName, Callable[..., Tensor] | type[nn.Module]]] = {
+CONTRASTS: Final[dict[str, Callable[..., Tensor] | type[nn.Module]]] = {
     "unified": unified_contrast,
     "unified_eq8": unified_contrast_eq8,
     "unified_attenuated": unified_contrast_attenuated,
@@ -28,10 +27,13 @@ CONTRASTS: Final[dict[ContrastName, Callable[..., Tensor] | type[nn.Module]]] = 
 """Functions (positives, negatives, *, parameters), or, of those that keep a state, modules built from (pairs, *,
 parameters, group). Parameters are the arguments that can be given by their name alone."""
 
-check_complete("contrast.build.CONTRASTS", CONTRASTS, ContrastName)
+
+def contrast_names() -> tuple[str, ...]:
+    """Names of all contrasts."""
+    return tuple(CONTRASTS)
 
 
-def contrast_parameters(name: ContrastName) -> frozenset[str]:
+def contrast_parameters(name: str) -> frozenset[str]:
     """Names of the parameters that a contrast takes, those that have a default among them.
 
     Raises:
@@ -41,7 +43,7 @@ def contrast_parameters(name: ContrastName) -> frozenset[str]:
 
 
 def build_contrast(
-    name: ContrastName, pairs: int, group: dist.ProcessGroup | None = None, **parameters: float | bool
+    name: str, pairs: int, group: dist.ProcessGroup | None = None, **parameters: float | bool
 ) -> Contrast:
     """Bind the parameters of a contrast; what they may be stands with the functions of :data:`CONTRASTS`.
 
@@ -68,8 +70,9 @@ def build_contrast(
     return partial(contrast, **parameters)
 
 
-def _parameters(name: ContrastName) -> dict[str, Any]:
+def _parameters(name: str) -> dict[str, Any]:
     """Parameters of a contrast with their defaults."""
-    check_choice("contrast", name, ContrastName)
+    if name not in CONTRASTS:
+        raise ValueError(f"unknown contrast {name!r}: choose from {', '.join(CONTRASTS)}")
     signature = inspect.signature(CONTRASTS[name]).parameters.values()
     return {p.name: p.default for p in signature if p.kind is p.KEYWORD_ONLY and p.name != "group"}

@@ -1,5 +1,7 @@
 """AlexNet encoders: the halves of a network split over the views, as in the paper."""
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
@@ -101,3 +103,7 @@ class _GridPool(nn.AdaptiveAvgPool2d):
 
 def _normalised(layer: nn.Module, norm: nn.Module) -> list[nn.Module]:
     return [layer, norm, nn.ReLU(inplace=True)]
+
+
+conv = partial(AlexNetEncoder, linear_layers=False)
+fc = partial(AlexNetEncoder, linear_layers=True)

@@ -1,15 +1,11 @@
 """The encoders by the names that users choose."""
 
-from functools import partial
+from importlib import import_module
 from typing import Final, Protocol
-
-from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from metaug_ray import choices
 from metaug_ray.choices import EncoderName
-from metaug_ray.method.encoders.alexnet import AlexNetEncoder
 from metaug_ray.method.encoders.encoder import Encoder
-from metaug_ray.method.encoders.resnet import ResNetEncoder
 
 
 class Builder(Protocol):
@@ -18,15 +14,17 @@ class Builder(Protocol):
     def __call__(self, in_channels: int, *, width: float, small_images: bool, minimum_size: int) -> Encoder: ...
 
 
-ENCODERS: Final[dict[EncoderName, Builder]] = {
-    "resnet18": partial(ResNetEncoder, BasicBlock, [2, 2, 2, 2]),
-    "resnet50": partial(ResNetEncoder, Bottleneck, [3, 4, 6, 3]),
-    "conv": partial(AlexNetEncoder, linear_layers=False),
-    "fc": partial(AlexNetEncoder, linear_layers=True),
-}
+def _builder(place: str) -> Builder:
+    module, _, name = place.rpartition(".")
+    try:
+        builder: Builder = getattr(import_module(f"metaug_ray.method.encoders.{module}"), name)
+    except (ImportError, AttributeError) as error:
+        raise TypeError(f"choices.ENCODERS: there is no {place} in metaug_ray.method.encoders ({error})") from error
+    return builder
 
-choices.check_complete("encoders.build.ENCODERS", ENCODERS, EncoderName)
-choices.check_complete("choices.ENCODERS", choices.ENCODERS, EncoderName)
+
+BUILDERS: Final = {name: _builder(entry.builder) for name, entry in choices.ENCODERS.items()}
+"""What builds each encoder, by its name."""
 
 
 def build_encoder(name: EncoderName, in_channels: int, *, width: float = 1.0, small_images: bool = False) -> Encoder:
@@ -46,6 +44,6 @@ def build_encoder(name: EncoderName, in_channels: int, *, width: float = 1.0, sm
     choices.check_choice("encoder", name, EncoderName)
     if width not in choices.WIDTHS:
         raise ValueError(f"encoder width {width} is not one of {choices.WIDTHS}")
-    facts = choices.ENCODERS[name]
-    minimum_size = facts.minimum_size_small_images if small_images else facts.minimum_size
-    return ENCODERS[name](in_channels, width=width, small_images=small_images, minimum_size=minimum_size)
+    entry = choices.ENCODERS[name]
+    minimum_size = entry.minimum_size_small_images if small_images else entry.minimum_size
+    return BUILDERS[name](in_channels, width=width, small_images=small_images, minimum_size=minimum_size)

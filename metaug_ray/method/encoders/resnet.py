@@ -1,5 +1,7 @@
 """ResNet encoders: torchvision's, of any width and for any number of channels."""
 
+from functools import partial
+
 from torch import nn
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
@@ -58,3 +60,7 @@ class ResNetEncoder(ResNet, Encoder):
             self.inplanes = round(64 * self.width)
         stage: nn.Sequential = super()._make_layer(block, round(planes * self.width), blocks, stride, dilate)
         return stage
+
+
+resnet18 = partial(ResNetEncoder, BasicBlock, [2, 2, 2, 2])
+resnet50 = partial(ResNetEncoder, Bottleneck, [3, 4, 6, 3])
