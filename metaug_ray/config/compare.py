@@ -5,7 +5,7 @@ from pathlib import Path
 from pydantic import Field
 
 from metaug_ray.config.base import LocalPath, Settings
-from metaug_ray.config.places import TrackingSettings
+from metaug_ray.config.tracking import TrackingSettings
 
 
 class CompareSettings(Settings):

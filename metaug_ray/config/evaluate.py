@@ -10,8 +10,9 @@ from metaug_ray.config.base import LocalPath, Location, NotNegative, Positive, S
 from metaug_ray.config.knn import KnnSettings
 from metaug_ray.config.machines import MachineSettings
 from metaug_ray.config.model import Precision
-from metaug_ray.config.places import PlaceSettings
 from metaug_ray.config.references import EncoderReference
+from metaug_ray.config.storage import StorageSettings
+from metaug_ray.config.tracking import TrackingSettings
 
 
 class ProbeSettings(Settings):
@@ -55,7 +56,7 @@ class AugmentedProbeSettings(Settings):
         return self
 
 
-class EvaluateSettings(PlaceSettings):
+class EvaluateSettings(StorageSettings):
     """Judging one frozen encoder by a labelled data set."""
 
     encoder: EncoderReference
@@ -91,6 +92,8 @@ class EvaluateSettings(PlaceSettings):
     """folder of this machine for representations, which another evaluation of the same encoder and data reads again"""
     compute: MachineSettings = MachineSettings()
     """machines"""
+    tracking: TrackingSettings = TrackingSettings()
+    """MLflow"""
 
     @model_validator(mode="after")
     def _check(self) -> Self:

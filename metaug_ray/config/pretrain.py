@@ -12,7 +12,8 @@ from metaug_ray.config.knn import KnnSettings
 from metaug_ray.config.machines import MachineSettings
 from metaug_ray.config.method import MethodSettings
 from metaug_ray.config.model import ModelSettings
-from metaug_ray.config.places import PlaceSettings
+from metaug_ray.config.storage import StorageSettings
+from metaug_ray.config.tracking import TrackingSettings
 from metaug_ray.config.training import TrainingSettings
 
 
@@ -87,7 +88,7 @@ class HealthSettings(Settings):
     """spread of the features (1: even over the sphere, 0: all the same) below which a collapse is reported"""
 
 
-class PretrainSettings(PlaceSettings):
+class PretrainSettings(StorageSettings):
     """One pre-training run. The defaults are the paper's ImageNet ResNet-50 setting, on CMC's basis."""
 
     name: str = Field("imagenet_resnet50", max_length=100)
@@ -115,6 +116,8 @@ class PretrainSettings(PlaceSettings):
     """checkpoints"""
     health: HealthSettings = HealthSettings()
     """measurements during training"""
+    tracking: TrackingSettings = TrackingSettings()
+    """MLflow"""
 
     @model_validator(mode="after")
     def _check(self) -> Self:

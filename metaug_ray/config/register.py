@@ -5,11 +5,12 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from metaug_ray.config.base import RUN_NAME
-from metaug_ray.config.places import PlaceSettings
 from metaug_ray.config.references import EncoderReference
+from metaug_ray.config.storage import StorageSettings
+from metaug_ray.config.tracking import TrackingSettings
 
 
-class RegisterSettings(PlaceSettings):
+class RegisterSettings(StorageSettings):
     """Publishing one frozen encoder in MLflow's registry."""
 
     encoder: EncoderReference
@@ -20,6 +21,8 @@ class RegisterSettings(PlaceSettings):
     """metric by which the version becomes the champion, if it beats the present one: knn/top1, linear/top1, ..."""
     force: bool = False
     """make it the champion whatever the metric says"""
+    tracking: TrackingSettings = TrackingSettings()
+    """MLflow"""
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from metaug_ray.config.base import explain
 from metaug_ray.config.pretrain import PretrainSettings
-from metaug_ray.config.recorded import read_settings
+from metaug_ray.config.recorded import read_fixed, read_settings
 from metaug_ray.errors import UserError
 from metaug_ray.evaluation.errors import EvaluationError
 from metaug_ray.method.encoders import MultiViewEncoder
@@ -133,5 +133,5 @@ def _describe(record: dict[str, Any], settings: PretrainSettings, checkpoint: st
         data_name=str(record["data"]["beton"]).rpartition("/")[2],
         data_sha256=record["data"]["sha256"],
         # A warm start is another run than the same settings from the beginning.
-        settings=record["fixed"] | {"fork": record.get("fork")},
+        settings=read_fixed(record["fixed"]) | {"fork": record.get("fork")},
     )

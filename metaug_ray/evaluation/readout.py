@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from metaug_ray.evaluation.find_encoder import FoundEncoder
+from metaug_ray.method.encoders import Encoder
 from metaug_ray.method.generators import Generators
 from metaug_ray.method.views import split_views
 
@@ -68,7 +69,7 @@ class Readout(nn.Module):
             stacked[AUGMENTED] = torch.cat([features, self.generators(features)], 2)
         return {part: views.transpose(0, 1).float() for part, views in stacked.items()}
 
-    def _read(self, encoder: nn.Module, view: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def _read(self, encoder: Encoder, view: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Representations [B, H], and the averages [B, C] of each stage's outputs."""
         outputs: dict[str, Tensor] = {}
 
@@ -77,7 +78,7 @@ class Readout(nn.Module):
 
         hooks = [
             module.register_forward_hook(lambda _module, _inputs, output, stage=stage: keep(stage, output))
-            for stage, module in (encoder.stages.items() if self.layers else ())  # type: ignore[union-attr,operator]
+            for stage, module in (encoder.stages.items() if self.layers else ())
         ]
         try:
             return encoder(view), outputs

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from metaug_ray.config import CompareSettings
-from metaug_ray.config.places import TrackingSettings
+from metaug_ray.config.tracking import TrackingSettings
 from metaug_ray.evaluation.compare import compare, group
 from metaug_ray.evaluation.comparison_report import Row, write
 from metaug_ray.evaluation.errors import EvaluationError

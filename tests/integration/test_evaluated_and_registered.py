@@ -28,7 +28,7 @@ from metaug_ray.config import (
     SourceSettings,
 )
 from metaug_ray.config.machines import MachineSettings
-from metaug_ray.config.places import TrackingSettings
+from metaug_ray.config.tracking import TrackingSettings
 from metaug_ray.data.errors import DataError
 from metaug_ray.data.loader import EvaluationLoader
 from metaug_ray.data.manifest import read_manifest

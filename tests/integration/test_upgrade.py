@@ -14,7 +14,7 @@ from mlflow.tracking import MlflowClient
 
 from metaug_ray.commands.pretrain import parse
 from metaug_ray.config import CompareSettings, EvaluateSettings, PretrainSettings, RegisterSettings
-from metaug_ray.config.places import TrackingSettings
+from metaug_ray.config.tracking import TrackingSettings
 from metaug_ray.data.loader import EvaluationLoader
 from metaug_ray.errors import UserError
 from metaug_ray.evaluation.compare import compare

@@ -1,4 +1,4 @@
-"""Where runs lie, and where they are tracked."""
+"""MLflow."""
 
 from pydantic import Field
 
@@ -12,12 +12,3 @@ class TrackingSettings(Settings):
     """address of MLflow: a server (http://host:5000), or a database file of this machine"""
     experiment: str = Field("metaug", min_length=1)
     """MLflow experiment"""
-
-
-class PlaceSettings(Settings):
-    """Where runs lie, and where they are tracked."""
-
-    storage: Location = "~/metaug_ray/runs"
-    """folder or URI (s3://...) of all runs; with several nodes one that all of them reach"""
-    tracking: TrackingSettings = TrackingSettings()
-    """MLflow"""
