@@ -1,35 +1,11 @@
 """What a user may choose by name, and what is known of it without PyTorch: for settings and method alike."""
 
-from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeAlias, get_args
+from typing import Any, Final, Literal, get_args
 
 View = Literal["rgb", "l", "ab", "y", "dbdr"]
 
 VIEW_CHANNELS: Final[dict[View, int]] = {"rgb": 3, "l": 1, "ab": 2, "y": 1, "dbdr": 2}
 """Channels of every view."""
-
-
-class EncoderEntry(NamedTuple):
-    """Where an encoder is built, and the least side of an image that it takes, in pixels."""
-
-    builder: str
-    """Module and name in `metaug_ray.method.encoders`."""
-    minimum_size: int
-    minimum_size_small_images: int
-    """With the stem for small images."""
-
-
-ENCODERS: Final = {
-    "resnet18": EncoderEntry("resnet.resnet18", 1, 1),
-    "resnet50": EncoderEntry("resnet.resnet50", 1, 1),
-    "conv": EncoderEntry("alexnet.conv", 63, 15),
-    "fc": EncoderEntry("alexnet.fc", 63, 15),
-}
-"""Every encoder by the name that users choose it by."""
-
-if TYPE_CHECKING:
-    EncoderName: TypeAlias = str
-else:
-    EncoderName = Literal[*ENCODERS]
 
 WIDTHS: Final = (0.5, 1.0, 2.0)
 """Multiples of all channels: those of CMC's ResNet v1, v2 and v3."""

@@ -4,8 +4,9 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from metaug_ray.choices import ENCODERS, WIDTHS, EncoderName, View
+from metaug_ray.choices import WIDTHS, View
 from metaug_ray.config.base import Settings
+from metaug_ray.encoder_table import ENCODERS, EncoderName
 
 Precision = Literal["float32", "bfloat16"]
 

@@ -25,8 +25,8 @@ from metaug_ray.data.errors import DataError
 from metaug_ray.data.manifest import Manifest, Skipped, manifest_path
 from metaug_ray.data.pool import encode_all
 from metaug_ray.data.progress import progress_options, readable_size
+from metaug_ray.data.sources.kinds import open_source
 from metaug_ray.data.sources.record import Source
-from metaug_ray.data.sources.table import open_source
 from metaug_ray.data.writable import make_writable
 
 _log = logging.getLogger(__name__)

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from metaug_ray.choices import VIEW_CHANNELS, EncoderName
+from metaug_ray.choices import VIEW_CHANNELS
+from metaug_ray.encoder_table import EncoderName
 from metaug_ray.method.encoders import EncoderDict, build_encoder
 from metaug_ray.method.views import split_views, validate_views
 

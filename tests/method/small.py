@@ -5,7 +5,8 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from metaug_ray.choices import VIEW_CHANNELS, EncoderName, NegativeSampling
+from metaug_ray.choices import VIEW_CHANNELS, NegativeSampling
+from metaug_ray.encoder_table import EncoderName
 from metaug_ray.method.contrast import unified_contrast
 from metaug_ray.method.encoders import MultiViewEncoder
 from metaug_ray.method.generators import Generators

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import metaug_ray.method.meta_gradient as module
-from metaug_ray.choices import EncoderName
+from metaug_ray.encoder_table import EncoderName
 from metaug_ray.method.contrast import unified_contrast
 from metaug_ray.method.meta_gradient import meta_gradient
 from metaug_ray.method.model import Model

@@ -1,1 +1,1 @@
-"""Data sets as users have them on disk, each an iterable of records; `table` opens them by name."""
+"""Data sets as users have them on disk, each an iterable of records; `kinds` opens them by name."""

@@ -3,8 +3,8 @@
 from importlib import import_module
 from typing import Final, Protocol
 
-from metaug_ray import choices
-from metaug_ray.choices import EncoderName
+from metaug_ray import choices, encoder_table
+from metaug_ray.encoder_table import EncoderName
 from metaug_ray.method.encoders.encoder import Encoder
 
 
@@ -19,11 +19,13 @@ def _builder(place: str) -> Builder:
     try:
         builder: Builder = getattr(import_module(f"metaug_ray.method.encoders.{module}"), name)
     except (ImportError, AttributeError) as error:
-        raise TypeError(f"choices.ENCODERS: there is no {place} in metaug_ray.method.encoders ({error})") from error
+        raise TypeError(
+            f"encoder_table.ENCODERS: there is no {place} in metaug_ray.method.encoders ({error})"
+        ) from error
     return builder
 
 
-BUILDERS: Final = {name: _builder(entry.builder) for name, entry in choices.ENCODERS.items()}
+BUILDERS: Final = {name: _builder(entry.builder) for name, entry in encoder_table.ENCODERS.items()}
 """What builds each encoder, by its name."""
 
 
@@ -44,6 +46,6 @@ def build_encoder(name: EncoderName, in_channels: int, *, width: float = 1.0, sm
     choices.check_choice("encoder", name, EncoderName)
     if width not in choices.WIDTHS:
         raise ValueError(f"encoder width {width} is not one of {choices.WIDTHS}")
-    entry = choices.ENCODERS[name]
+    entry = encoder_table.ENCODERS[name]
     minimum_size = entry.minimum_size_small_images if small_images else entry.minimum_size
     return BUILDERS[name](in_channels, width=width, small_images=small_images, minimum_size=minimum_size)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 class Encoder(nn.Module, ABC):
     """The encoder of one view: images [B, C_v, H, W] to representations [B, representation_size].
 
-    A new one is a file with a subclass, and an entry in :data:`metaug_ray.choices.ENCODERS`.
+    A new one is a file with a subclass, and an entry in :data:`metaug_ray.encoder_table.ENCODERS`.
 
     It must be exportable, as a published encoder is a graph from `torch.export` that takes any number of images of any
     size from `minimum_size` on. The graph is traced from two images of one size, and must not bind to their number or
@@ -25,7 +25,7 @@ class Encoder(nn.Module, ABC):
     representation_size: int
     """H, numbers in a representation."""
     minimum_size: int
-    """Least side of an image in pixels, from :data:`metaug_ray.choices.ENCODERS`."""
+    """Least side of an image in pixels, from :data:`metaug_ray.encoder_table.ENCODERS`."""
 
     @property
     @abstractmethod

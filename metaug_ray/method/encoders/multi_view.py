@@ -6,7 +6,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from metaug_ray.choices import VIEW_CHANNELS, EncoderName
+from metaug_ray.choices import VIEW_CHANNELS
+from metaug_ray.encoder_table import EncoderName
 from metaug_ray.method.encoders.build import build_encoder
 from metaug_ray.method.encoders.encoder import EncoderDict
 from metaug_ray.method.heads import ProjectionHead

@@ -2,7 +2,7 @@ import pytest
 import torch
 import torchvision
 
-from metaug_ray.choices import EncoderName
+from metaug_ray.encoder_table import EncoderName
 from metaug_ray.method.encoders import build_encoder
 
 
