@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.fx.experimental import _config as export_settings
 
-from metaug_ray.encoder_table import EncoderName
+from metaug_ray.encoder_table import ENCODERS, EncoderName
 from metaug_ray.method.encoders import Encoder, build_encoder
 
 
@@ -30,7 +30,7 @@ def test_full_size_images(name: EncoderName) -> None:
 @pytest.mark.parametrize("small_images", [False, True])
 def test_it_takes_images_from_its_minimum_size_on(name: EncoderName, small_images: bool) -> None:
     encoder = build_encoder(name, 3, width=0.5, small_images=small_images).eval()
-    facts = encoder_table.ENCODERS[name]
+    facts = ENCODERS[name]
     least = facts.minimum_size_small_images if small_images else facts.minimum_size
     assert isinstance(encoder, Encoder)
     assert encoder.minimum_size == least
