@@ -10,6 +10,7 @@ import pytest
 
 from metaug_ray.config import EncodingSettings, PrepareSettings, SourceSettings
 from metaug_ray.data.prepare import prepare
+from tests.log import Log
 
 # Not the cluster that someone runs on this machine, or that `ray start` left in its files when it was killed.
 os.environ["RAY_ADDRESS"] = "local"
@@ -50,10 +51,10 @@ def shapes_beton(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def log(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+def log(caplog: pytest.LogCaptureFixture) -> Log:
     """What the package logs, as a command shows it."""
     caplog.set_level(logging.INFO, "metaug_ray")
-    return caplog
+    return Log(caplog)
 
 
 @pytest.fixture

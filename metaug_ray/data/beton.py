@@ -9,24 +9,25 @@ from types import TracebackType
 
 import cv2
 import numpy as np
-from ffcv.fields import IntField, RGBImageField
-from ffcv.fields.rgb_image import IMAGE_MODES
-from ffcv.libffcv import imdecode
-from ffcv.reader import Reader
-from ffcv.types import (
-    ALLOC_TABLE_TYPE,
-    CURRENT_VERSION,
-    TYPE_ID_HANDLER,
-    FieldDescType,
-    HeaderType,
-    get_metadata_type,
-)
-from ffcv.utils import align_to_page
 from numpy.typing import NDArray
 
 from metaug_ray.data.checksum import sha256_of_stream
 from metaug_ray.data.encoding import EncodedImage
 from metaug_ray.data.errors import DataError
+from metaug_ray.data.ffcv_api import (
+    ALLOC_TABLE_TYPE,
+    CURRENT_VERSION,
+    IMAGE_MODES,
+    TYPE_ID_HANDLER,
+    FieldDescType,
+    HeaderType,
+    IntField,
+    Reader,
+    RGBImageField,
+    align_to_page,
+    get_metadata_type,
+    imdecode,
+)
 
 IMAGE_FIELD = "image"
 LABEL_FIELD = "label"

@@ -5,13 +5,17 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from ffcv.fields.decoders import SimpleRGBImageDecoder
-from ffcv.fields.rgb_image import IMAGE_MODES
-from ffcv.libffcv import imdecode, resize_crop
-from ffcv.pipeline.allocation_query import AllocationQuery
-from ffcv.pipeline.compiler import Compiler
-from ffcv.pipeline.state import State
 from numpy.typing import NDArray
+
+from metaug_ray.data.ffcv_api import (
+    IMAGE_MODES,
+    AllocationQuery,
+    Compiler,
+    SimpleRGBImageDecoder,
+    State,
+    imdecode,
+    resize_crop,
+)
 
 _INDEX, _TOP, _LEFT, _HEIGHT, _WIDTH, _FLIP = range(6)
 

@@ -8,9 +8,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from ffcv.loader import Loader
-from ffcv.loader.epoch_iterator import EpochIterator
-from ffcv.transforms import ToTensor
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -21,6 +18,7 @@ from metaug_ray.data.cpus import available_cpus
 from metaug_ray.data.crops import central_crops, random_resized_crops
 from metaug_ray.data.decoder import CroppedImageDecoder, decoding_rows
 from metaug_ray.data.errors import DataError
+from metaug_ray.data.ffcv_api import EpochIterator, Loader, ToTensor
 from metaug_ray.data.manifest import read_manifest
 from metaug_ray.data.order import check_natural, check_part, evaluation_steps, training_step_count, training_steps
 from metaug_ray.data.randomness import Draws

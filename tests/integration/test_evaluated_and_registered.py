@@ -50,6 +50,7 @@ from metaug_ray.tracking.errors import TrackingError
 from metaug_ray.tracking.registry import Promotion
 from tests.evaluation.finished import FinishedRun, finish_run
 from tests.integration.jobs import workers_of
+from tests.log import Log
 
 pytestmark = pytest.mark.slow
 
@@ -86,7 +87,7 @@ def test_beton(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_any_number_of_workers_gives_the_same_and_it_is_kept(
-    cluster: Path, run: FinishedRun, test_beton: Path, tmp_path: Path, log: pytest.LogCaptureFixture
+    cluster: Path, run: FinishedRun, test_beton: Path, tmp_path: Path, log: Log
 ) -> None:
     source = find_encoder("run:small", run.storage, run.uri)
     readout = Readout(source, layers=True, augmented=True)
@@ -160,7 +161,7 @@ def test_representations_in_blocks_are_classified_as_in_one(cluster: Path, monke
 
 
 def test_a_full_linear_evaluation_goes_on_where_its_worker_was_killed(
-    cluster: Path, run: FinishedRun, shapes_beton: Path, test_beton: Path, tmp_path: Path, log: pytest.LogCaptureFixture
+    cluster: Path, run: FinishedRun, shapes_beton: Path, test_beton: Path, tmp_path: Path, log: Log
 ) -> None:
     readout = Readout(find_encoder("run:small", run.storage, run.uri))
 

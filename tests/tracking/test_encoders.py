@@ -14,7 +14,7 @@ from torchvision.models import resnet50
 from metaug_ray.config import ModelSettings
 from metaug_ray.method.encoders import EncoderName
 from metaug_ray.method.frozen import FrozenEncoder
-from metaug_ray.tracking import encoders
+from metaug_ray.tracking import export
 from metaug_ray.tracking.connection import connect, find_experiment
 from metaug_ray.tracking.description import EncoderDescription
 from metaug_ray.tracking.encoders import load_encoder, read_encoder
@@ -103,7 +103,7 @@ def test_an_interrupted_export_leaves_no_model(tmp_path: Path, monkeypatch: pyte
         raise KeyboardInterrupt
 
     description = describe(encoder="conv", width=0.5, small_images=True)
-    monkeypatch.setattr(encoders, "_check_equal", interrupt)
+    monkeypatch.setattr(export, "_check_equal", interrupt)
     with pytest.raises(KeyboardInterrupt):
         log(trained(description), description, tmp_path)
     client = connect(f"sqlite:///{tmp_path}/mlflow.db")

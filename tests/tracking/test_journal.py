@@ -6,6 +6,7 @@ import pytest
 
 from metaug_ray.tracking.journal import Journal, RefusedError
 from metaug_ray.tracking.records import Record, Tags, to_line
+from tests.log import Log
 
 
 def record(n: int, **more: str) -> Tags:
@@ -43,7 +44,7 @@ def receiver() -> Receiver:
     return Receiver()
 
 
-def test_delivers_in_order(receiver: Receiver, tmp_path: Path, log: pytest.LogCaptureFixture) -> None:
+def test_delivers_in_order(receiver: Receiver, tmp_path: Path, log: Log) -> None:
     journal = receiver.open(tmp_path / "j.jsonl")
     records = [record(n) for n in range(1000)]
     for entry in records:
@@ -53,9 +54,7 @@ def test_delivers_in_order(receiver: Receiver, tmp_path: Path, log: pytest.LogCa
     assert not log.messages
 
 
-def test_what_was_measured_while_it_is_away_arrives_later(
-    receiver: Receiver, tmp_path: Path, log: pytest.LogCaptureFixture
-) -> None:
+def test_what_was_measured_while_it_is_away_arrives_later(receiver: Receiver, tmp_path: Path, log: Log) -> None:
     journal = receiver.open(tmp_path / "j.jsonl")
     journal.append(record(0))
     until(lambda: receiver.taken == [record(0)])
@@ -105,9 +104,7 @@ def test_another_receiver_gets_everything(receiver: Receiver, tmp_path: Path) ->
     assert receiver.taken == records + records
 
 
-def test_what_is_refused_does_not_stop_the_rest(
-    receiver: Receiver, tmp_path: Path, log: pytest.LogCaptureFixture
-) -> None:
+def test_what_is_refused_does_not_stop_the_rest(receiver: Receiver, tmp_path: Path, log: Log) -> None:
     path = tmp_path / "j.jsonl"
     receiver.away = True
     journal = receiver.open(path)
@@ -119,9 +116,7 @@ def test_what_is_refused_does_not_stop_the_rest(
     assert any("MLflow refused a record" in sentence for sentence in log.messages)
 
 
-def test_a_line_that_cannot_be_read_is_left_out(
-    receiver: Receiver, tmp_path: Path, log: pytest.LogCaptureFixture
-) -> None:
+def test_a_line_that_cannot_be_read_is_left_out(receiver: Receiver, tmp_path: Path, log: Log) -> None:
     path = tmp_path / "j.jsonl"
     path.write_bytes(to_line(record(0)) + b'{"kind": "of a later version"}\nno record at all\n' + to_line(record(1)))
     journal = receiver.open(path)
