@@ -18,6 +18,7 @@ from mlflow.tracking import MlflowClient
 from metaug_ray.tracking.connection import resolve_uri
 from metaug_ray.tracking.errors import TrackingError
 from metaug_ray.tracking.runs import RunTracker
+from tests.log import Log
 
 
 def track(uri: str, folder: Path, key: str = "storage/run") -> RunTracker:
@@ -27,7 +28,6 @@ def track(uri: str, folder: Path, key: str = "storage/run") -> RunTracker:
 def test_a_database_that_several_open_first(tmp_path: Path) -> None:
     """Each would make the tables."""
     code = "import sys; from metaug_ray.tracking.connection import connect; connect(sys.argv[1])"
-from tests.log import Log
     command = [sys.executable, "-c", code, f"sqlite:///{tmp_path}/new/mlflow.db"]
     processes = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(3)]
     failures = [process.communicate(timeout=120)[1] for process in processes]
@@ -139,9 +139,7 @@ def server(folder: Path, port: int) -> Iterator[str]:
 
 
 @pytest.mark.slow
-def test_a_server_that_goes_away_neither_stops_nor_slows_and_gets_everything(
-    tmp_path: Path, log: Log
-) -> None:
+def test_a_server_that_goes_away_neither_stops_nor_slows_and_gets_everything(tmp_path: Path, log: Log) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
