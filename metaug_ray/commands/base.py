@@ -3,18 +3,19 @@
 import signal
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import FrameType
 from typing import TypeVar
 
 from pydantic import ValidationError
 from pydantic_settings import BaseSettings, CliApp, SettingsConfigDict, SettingsError
 
-from metaug_ray.config.base import explain, explain_renamed
+from metaug_ray.config.base import Settings, explain
 from metaug_ray.errors import UserError
 from metaug_ray.runtime.log import shown_log
 
 _C = TypeVar("_C", bound=BaseSettings)
+_P = TypeVar("_P", bound=Settings)
 _S = TypeVar("_S")
 
 
@@ -51,32 +52,55 @@ def parse(
         CommandError: an argument or variable is wrong.
         SystemExit: after `--help`.
     """
+    known = renamed or {}
     for argument in arguments:
-        name = argument.partition("=")[0].removeprefix("--").removeprefix("no-").replace("-", "_")
-        if argument.startswith("--") and name in (renamed or {}):
-            raise CommandError(explain_renamed(name, (renamed or {})[name]))
+        option = argument.partition("=")[0]
+        name = option.removeprefix("--").removeprefix("no-").replace("-", "_")
+        if option.startswith("--") and name in known:
+            raise CommandError(_say_renamed(option, [f"--{new.replace('_', '-')}" for new in known[name]]))
     try:
         return CliApp.run(command, arguments)
     except ValidationError as error:
-        raise CommandError(explain(error, renamed)) from error
+        fields = [".".join(map(str, problem["loc"])) for problem in error.errors()]
+        old = [_say_renamed(_variable(name), map(_variable, known[name])) for name in fields if name in known]
+        raise CommandError("\n".join(old) or explain(error)) from error
     except SettingsError as error:
         raise CommandError(f"{error}; set its parts, such as {variable}") from error
 
 
+def _variable(name: str) -> str:
+    return f"METAUG_{name.replace('.', '__').upper()}"
+
+
+def _say_renamed(old: str, new: Iterable[str]) -> str:
+    """Why an old name is refused, and what to write."""
+    names = list(new)
+    if not names:
+        return f"{old}: does not exist any more (CHANGELOG.md says why); leave it out"
+    if len(names) == 1:
+        return f"{old}: is called {names[0]} now"
+    return f"{old}: each contrast has its own now, {' or '.join(names)}"
+
+
 def run_job(
-    command: type[_C],
+    command: type[BaseSettings],
+    settings: type[_P],
     arguments: list[str],
-    run: Callable[[_C], None],
+    run: Callable[[_P], None],
     *,
     interrupted: str,
     variable: str = "METAUG_TRACKING__URI",
 ) -> int:
     """A command whose settings come from the command line and the environment; returns its exit status.
 
-    Args, Raises: see :func:`parse` and :func:`run_command`.
+    Args, Raises: see :func:`parse` and :func:`run_command`; `run` gets plain `settings`, which know of neither.
     """
     program = str(command.model_config["cli_prog_name"])
-    return run_command(program, lambda: parse(command, arguments, variable), run, interrupted)
+
+    def parsed() -> _P:
+        return settings.model_validate(parse(command, arguments, variable).model_dump())
+
+    return run_command(program, parsed, run, interrupted)
 
 
 def run_command(program: str, parsed: Callable[[], _S], run: Callable[[_S], None], interrupted: str) -> int:

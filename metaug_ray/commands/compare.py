@@ -17,7 +17,7 @@ class _Command(CompareSettings, BaseSettings):
 
 def main(arguments: list[str]) -> int:
     """Compares as the arguments say; returns the exit status (1: nothing to compare, 2: the arguments)."""
-    return run_job(_Command, arguments, _compare, interrupted="nothing is lost")
+    return run_job(_Command, CompareSettings, arguments, _compare, interrupted="nothing is lost")
 
 
 def _compare(settings: CompareSettings) -> None:

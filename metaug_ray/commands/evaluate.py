@@ -18,7 +18,9 @@ class _Command(EvaluateSettings, BaseSettings):
 
 def main(arguments: list[str]) -> int:
     """Evaluates as the arguments say; returns the exit status (1: the evaluation failed, 2: the arguments)."""
-    return run_job(_Command, arguments, _evaluate, interrupted="the same command goes on with what is done")
+    return run_job(
+        _Command, EvaluateSettings, arguments, _evaluate, interrupted="the same command goes on with what is done"
+    )
 
 
 def _evaluate(settings: EvaluateSettings) -> None:

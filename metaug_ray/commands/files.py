@@ -1,5 +1,6 @@
 """Settings of a run from a preset and from a YAML file, as sources beneath the command line and the environment."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +9,11 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import PydanticBaseSettingsSource
 
 from metaug_ray.commands.base import CommandError
+from metaug_ray.config.base import absolute
 from metaug_ray.config.presets import PRESETS
-from metaug_ray.config.recorded import migrated
+from metaug_ray.config.recorded import lost, migrated
+
+_log = logging.getLogger(__name__)
 
 
 class _NamedSource(PydanticBaseSettingsSource):
@@ -30,13 +34,15 @@ class FileSource(_NamedSource):
         name = self.current_state.get("config")
         if name is None:
             return {}
-        path = Path(name).expanduser()
+        path = absolute(Path(name))
         try:
             content = yaml.safe_load(path.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             raise CommandError(f"config: {path} cannot be read ({' '.join(str(error).split())})") from error
         if not isinstance(content, dict):
             raise CommandError(f"config: {path} holds no settings by name; write one with --print-config")
+        if change := lost(content):
+            _log.warning("%s: %s", path, change)
         return migrated(content)
 
 
@@ -45,4 +51,5 @@ class PresetSource(_NamedSource):
 
     def __call__(self) -> dict[str, Any]:
         # Where it is none of them, the settings say so; without data they would say that data is missing, not beton.
-        return {"data": {}} | PRESETS.get(self.current_state.get("preset", ""), {})
+        name = self.current_state.get("preset")
+        return {"data": {}} | next((values for preset, values in PRESETS.items() if preset == name), {})

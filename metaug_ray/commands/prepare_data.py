@@ -19,7 +19,14 @@ class _Command(PrepareSettings, BaseSettings):
 
 def main(arguments: list[str]) -> int:
     """Prepares a beton as the arguments say; returns the exit status (1: the data, 2: the arguments)."""
-    return run_job(_Command, arguments, _prepare, interrupted="nothing was left behind", variable="METAUG_SOURCE__PATH")
+    return run_job(
+        _Command,
+        PrepareSettings,
+        arguments,
+        _prepare,
+        interrupted="nothing was left behind",
+        variable="METAUG_SOURCE__PATH",
+    )
 
 
 def _prepare(settings: PrepareSettings) -> None:

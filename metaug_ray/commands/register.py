@@ -17,7 +17,9 @@ class _Command(RegisterSettings, BaseSettings):
 
 def main(arguments: list[str]) -> int:
     """Registers as the arguments say; returns the exit status (1: it failed, 2: the arguments)."""
-    return run_job(_Command, arguments, _register, interrupted="the same command does what is missing")
+    return run_job(
+        _Command, RegisterSettings, arguments, _register, interrupted="the same command does what is missing"
+    )
 
 
 def _register(settings: RegisterSettings) -> None:

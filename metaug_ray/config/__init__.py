@@ -5,29 +5,53 @@ has or that several commands share. `recorded` reads what earlier versions wrote
 """
 
 from metaug_ray.config.augmentation import AugmentationSettings, ColorJitterSettings, RandAugmentSettings
+from metaug_ray.config.bank import BankSettings
+from metaug_ray.config.base import Settings, explain
 from metaug_ray.config.compare import CompareSettings
 from metaug_ray.config.evaluate import AugmentedProbeSettings, EvaluateSettings, ProbeSettings
 from metaug_ray.config.knn import KnnSettings
-from metaug_ray.config.method import MethodSettings
+from metaug_ray.config.machines import MachineSettings
+from metaug_ray.config.method import MetaSettings, MethodSettings
 from metaug_ray.config.model import ModelSettings
 from metaug_ray.config.prepare import EncodingSettings, PrepareSettings, SourceSettings
-from metaug_ray.config.pretrain import PretrainSettings
+from metaug_ray.config.pretrain import (
+    CheckpointSettings,
+    ComputeSettings,
+    DataSettings,
+    HealthSettings,
+    PretrainSettings,
+)
 from metaug_ray.config.register import RegisterSettings
+from metaug_ray.config.tracking import TrackingSettings
+from metaug_ray.config.training import OptimizerSettings, ScheduleSettings, TrainingSettings
 
 __all__ = [
     "AugmentationSettings",
     "AugmentedProbeSettings",
+    "BankSettings",
+    "CheckpointSettings",
     "ColorJitterSettings",
     "CompareSettings",
+    "ComputeSettings",
+    "DataSettings",
     "EncodingSettings",
     "EvaluateSettings",
+    "HealthSettings",
     "KnnSettings",
+    "MachineSettings",
+    "MetaSettings",
     "MethodSettings",
     "ModelSettings",
+    "OptimizerSettings",
     "PrepareSettings",
     "PretrainSettings",
     "ProbeSettings",
     "RandAugmentSettings",
     "RegisterSettings",
+    "ScheduleSettings",
+    "Settings",
     "SourceSettings",
+    "TrackingSettings",
+    "TrainingSettings",
+    "explain",
 ]

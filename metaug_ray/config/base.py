@@ -1,7 +1,6 @@
 """What all settings share: their base class, the types of their values, and an error's words."""
 
 import re
-from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Final
@@ -25,7 +24,8 @@ RUN_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 """Pattern of the names of runs and registered encoders, which become folders and parts of URIs."""
 
 
-def _absolute(path: Path) -> Path:
+def absolute(path: Path) -> Path:
+    """A path from the root on; ~ is the home folder."""
     with suppress(RuntimeError):  # ~name, where nobody has that name: a file may be called so
         path = path.expanduser()
     return path.absolute()
@@ -34,15 +34,15 @@ def _absolute(path: Path) -> Path:
 def _located(place: str) -> str:
     scheme, separator, rest = place.partition("://")
     if not separator:
-        return str(_absolute(Path(place)))
+        return str(absolute(Path(place)))
     # A database file's URI has a path after its third slash; other URIs mean what they say.
     if scheme == "sqlite" and rest.startswith("/"):
-        return f"sqlite:///{_absolute(Path(rest[1:]))}"
+        return f"sqlite:///{absolute(Path(rest[1:]))}"
     return place
 
 
 # Relative to where the command was given: workers have other working directories.
-LocalPath = Annotated[Path, AfterValidator(_absolute)]
+LocalPath = Annotated[Path, AfterValidator(absolute)]
 """A path of this machine, made absolute; ~ is the home folder."""
 Location = Annotated[str, Field(min_length=1), AfterValidator(_located)]
 """A path, made absolute as a `LocalPath`, or a URI, which stays as it is (in sqlite:///path the path is made absolute
@@ -52,21 +52,13 @@ too)."""
 _NAMED: Final = re.compile(r"[\w.]+: ")
 
 
-def explain(error: ValidationError, renamed: Mapping[str, Sequence[str]] | None = None) -> str:
-    """A validation error as one line per field: the field, the value and what is allowed.
-
-    Args:
-        error: what pydantic raised.
-        renamed: new names of settings by their old ones, for those that are given by an old name.
-    """
+def explain(error: ValidationError) -> str:
+    """A validation error as one line per field: the field, the value and what is allowed."""
     lines = []
     for problem in error.errors():
         field = ".".join(map(str, problem["loc"]))
         # Of a tuple whose every entry is wrong pydantic says besides that it has none.
         if problem["type"] == "too_short" and any(other["loc"][:-1] == problem["loc"] for other in error.errors()):
-            continue
-        if problem["type"] == "extra_forbidden" and field in (renamed or {}):
-            lines.append(explain_renamed(field, (renamed or {})[field]))
             continue
         message = problem["msg"].removeprefix("Value error, ")
         if problem["type"] == "missing":
@@ -76,10 +68,3 @@ def explain(error: ValidationError, renamed: Mapping[str, Sequence[str]] | None 
         separator = "." if problem["type"] == "value_error" and _NAMED.match(message) else ": "
         lines.append(f"{field}{separator}{message}{value}" if field else message)
     return "\n".join(lines)
-
-
-def explain_renamed(old: str, new: Sequence[str]) -> str:
-    """Why a setting's old name is refused, and what to write."""
-    if not new:
-        return f"{old}: does not exist any more (CHANGELOG.md says why); leave it out"
-    return f"{old}: is called {' or '.join(new)} now"

@@ -15,5 +15,5 @@ class CompareSettings(Settings):
     """metrics that are compared, by the names that evaluations give them"""
     output: LocalPath = Path("comparison")
     """folder for comparison.md, comparison.csv and a figure for each data set"""
-    tracking: TrackingSettings = TrackingSettings()
+    tracking: TrackingSettings = Field(default_factory=TrackingSettings)
     """MLflow"""

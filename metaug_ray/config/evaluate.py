@@ -92,7 +92,7 @@ class EvaluateSettings(StorageSettings):
     """folder of this machine for representations, which another evaluation of the same encoder and data reads again"""
     compute: MachineSettings = MachineSettings()
     """machines"""
-    tracking: TrackingSettings = TrackingSettings()
+    tracking: TrackingSettings = Field(default_factory=TrackingSettings)
     """MLflow"""
 
     @model_validator(mode="after")

@@ -1,12 +1,12 @@
 """The loss and the generators: what makes MetAug of CMC."""
 
-from typing import Final
+from typing import Any, Final
 
 from pydantic import Field
 
 from metaug_ray.choices import MarginKind, MetaSchedule
 from metaug_ray.config.base import NotNegative, Positive, Settings
-from metaug_ray.config.contrasts import Contrast, ContrastName, Contrasts
+from metaug_ray.config.contrasts import CONTRASTS, Contrast, ContrastName, Contrasts
 
 
 class MetaSettings(Settings):
@@ -48,6 +48,17 @@ class MethodSettings(Contrasts):
         """Parameters of the contrast that is trained."""
         chosen: Contrast = getattr(self, self.contrast)
         return chosen
+
+    @property
+    def idle_parameters(self) -> dict[str, Any]:
+        """Parameters of contrasts that are not trained, by dotted name, where somebody set them."""
+        found: dict[str, Any] = {}
+        for name in set(CONTRASTS) - {self.contrast}:
+            parameters: Contrast = getattr(self, name)
+            found |= {
+                f"method.{name}.{key}": value for key, value in parameters.model_dump(exclude_defaults=True).items()
+            }
+        return dict(sorted(found.items()))
 
     @property
     def variant(self) -> str:

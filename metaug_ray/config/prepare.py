@@ -1,5 +1,6 @@
 """Settings of `jobs/prepare_data.py`."""
 
+from glob import has_magic
 from pathlib import Path
 from typing import Final, Literal, Self
 
@@ -39,8 +40,8 @@ class SourceSettings(Settings):
                 raise ValueError(f"path: shapes are generated and read no path (got {self.path!r}); leave it out")
         elif self.path is None:
             raise ValueError(f"path: the source {self.kind!r} needs the path of its files")
-        # A path of Parquet files may be a glob; the source says so if nothing matches it.
-        elif self.kind != "parquet" and not Path(self.path).exists():
+        # Where nothing matches a glob of Parquet files, the source says so.
+        elif not Path(self.path).exists() and not (self.kind == "parquet" and has_magic(self.path)):
             raise ValueError(f"path: {self.path} does not exist")
         allowed = SPLITS.get(self.kind, ())
         if self.split is not None and self.split not in allowed:

@@ -116,7 +116,7 @@ class PretrainSettings(StorageSettings):
     """checkpoints"""
     health: HealthSettings = HealthSettings()
     """measurements during training"""
-    tracking: TrackingSettings = TrackingSettings()
+    tracking: TrackingSettings = Field(default_factory=TrackingSettings)
     """MLflow"""
 
     @model_validator(mode="after")
@@ -129,8 +129,8 @@ class PretrainSettings(StorageSettings):
         least = self.model.minimum_size
         if self.data.image_size < least:
             raise ValueError(
-                f"data.image_size: the {self.model.encoder} encoder needs {least} px or model.small_images "
-                f"(got {self.data.image_size})"
+                f"data.image_size: the {self.model.encoder} encoder needs {least} px"
+                f"{'' if self.model.small_images else ' or model.small_images'} (got {self.data.image_size})"
             )
         compute = self.compute
         if compute.min_workers is not None and (compute.workers is None or compute.min_workers > compute.workers):

@@ -60,6 +60,14 @@ def migrated(recorded: Mapping[str, Any]) -> dict[str, Any]:
     return settings
 
 
+def lost(recorded: Mapping[str, Any]) -> str | None:
+    """What a record says that this version cannot do in the same way, in words; None where there is nothing."""
+    mode = recorded.get("method", {}).get("meta", {}).get("mode", "jvp")
+    if mode == "jvp":
+        return None
+    return f"method.meta.mode {mode} was given up in 0.2.0: the meta gradient is the exact one (jvp) from here on"
+
+
 def read_settings(recorded: Mapping[str, Any]) -> PretrainSettings:
     """The settings of a run, from a record of this version or an earlier one.
 

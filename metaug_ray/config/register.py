@@ -21,7 +21,7 @@ class RegisterSettings(StorageSettings):
     """metric by which the version becomes the champion, if it beats the present one: knn/top1, linear/top1, ..."""
     force: bool = False
     """make it the champion whatever the metric says"""
-    tracking: TrackingSettings = TrackingSettings()
+    tracking: TrackingSettings = Field(default_factory=TrackingSettings)
     """MLflow"""
 
     @model_validator(mode="after")

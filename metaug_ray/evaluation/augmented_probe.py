@@ -17,7 +17,8 @@ from metaug_ray.data.manifest import Manifest
 from metaug_ray.evaluation.augmented_probe_worker import ProbeTask, train_worker
 from metaug_ray.evaluation.errors import EvaluationError
 from metaug_ray.evaluation.readout import Readout
-from metaug_ray.runtime.messages import FailureMessages, Message, Note, WorkersFailed, describe_failures, listening
+from metaug_ray.runtime.mailbox import FailureMessages, describe_failures, listening
+from metaug_ray.runtime.messages import Message, Note, WorkersFailed
 from metaug_ray.runtime.placement import Placement
 from metaug_ray.runtime.run_folder import RunFolder
 from metaug_ray.runtime.words import counted, first_line

@@ -27,7 +27,8 @@ from metaug_ray.method import distributed
 from metaug_ray.method.frozen import FrozenEncoder
 from metaug_ray.method.precision import autocast
 from metaug_ray.runtime.device import autocast_dtype, prepare_device
-from metaug_ray.runtime.messages import Note, post
+from metaug_ray.runtime.mailbox import post
+from metaug_ray.runtime.messages import Note
 from metaug_ray.runtime.words import duration
 
 _STATE: Final = "classifier.pt"

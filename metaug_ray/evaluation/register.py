@@ -88,7 +88,8 @@ def _evaluations(settings: RegisterSettings, run_id: str, step: int) -> list[Eva
 def _champion(settings: RegisterSettings) -> ModelVersion | None:
     """The present champion, if there is one to be compared with."""
     uri = settings.tracking.uri
-    champion = None if settings.promote is None else find_champion(settings.name, uri=uri)
+    compared = settings.promote is not None and not settings.force
+    champion = find_champion(settings.name, uri=uri) if compared else None
     if champion is None:
         return None
     run_id, step = champion.tags.get("metaug.run_id", ""), champion.tags.get("metaug.step", "0")

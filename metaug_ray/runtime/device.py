@@ -5,15 +5,17 @@ import torch
 from metaug_ray.config.model import Precision
 
 
-def prepare_device(device: torch.device, cpus: int) -> torch.device:
+def prepare_device(device: torch.device, cpus: int, *, tune: bool = False) -> torch.device:
     """Let PyTorch use its share of this machine, and no more; returns the device.
 
     Args:
         device: of this worker.
         cpus: number of CPUs that it may compute on.
+        tune: try the algorithms of each convolution on a GPU and take the fastest, which may be another one, and round
+            otherwise, in the next process.
     """
     if device.type == "cuda":
-        torch.backends.cudnn.benchmark = True
+        torch.backends.cudnn.benchmark = tune
     else:
         torch.set_num_threads(cpus)
     return device

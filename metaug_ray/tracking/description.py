@@ -21,7 +21,7 @@ class EncoderDescription(Settings):
     image_size: int = Field(ge=1)
     """side in pixels of the images that it was trained on"""
     variant: str
-    """of the method, by the paper's name"""
+    """the method, by the paper's name"""
     run: str
     """name of the training run"""
     run_id: str | None
@@ -82,12 +82,12 @@ def read_deciding(recorded: Mapping[str, Any]) -> dict[str, Any]:
     Args:
         recorded: the fixed settings of a run, with `fork` and `data_sha256`; of untrained networks `model` alone.
     """
-    if set(recorded) == {"model"}:
-        return {"model": ModelSettings.model_validate(recorded["model"]).model_dump(mode="json")}
     # A warm start is another run than the same settings from the beginning.
     beside = {name: recorded.get(name) for name in ("fork", "data_sha256")}
     try:
+        if set(recorded) == {"model"}:
+            return {"model": ModelSettings.model_validate(recorded["model"]).model_dump(mode="json")}
         fixed = read_fixed({"name": "unknown"} | {k: v for k, v in recorded.items() if k not in beside})
-    except ValidationError:  # a later version's
-        fixed = dict(recorded)
+    except ValidationError:  # a later version's, or of an encoder that somebody added
+        return {name: value for name, value in recorded.items() if name not in ("name", "seed")}
     return {name: value for name, value in fixed.items() if name not in ("name", "seed")} | beside

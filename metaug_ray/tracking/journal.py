@@ -43,6 +43,7 @@ class Journal:
     ) -> None:
         self._path, self._deliver, self._wait = path, deliver, wait
         self._receiver = receiver
+        self._left_out: set[bytes] = set()
         path.parent.mkdir(parents=True, exist_ok=True)
         self._mark = path.with_suffix(".delivered")
         self._file = path.open("ab")
@@ -128,7 +129,9 @@ class Journal:
             try:
                 records.append(from_line(line))
             except ValueError as error:
-                _log.warning("a line of %s is left out: %s", self._path, error)
+                if line not in self._left_out:
+                    _log.warning("a line of %s is left out: %s", self._path, error)
+                self._left_out.add(line)
         return records
 
     def _changed(self, was_closing: bool) -> bool:

@@ -79,8 +79,13 @@ def from_line(line: bytes) -> Record:
         ValueError: it is none that this version knows.
     """
     content = json.loads(line)
-    kind = content.pop("kind", None)
+    kind = content.get("kind") if isinstance(content, dict) else None
+    known = _KINDS.get(kind) if isinstance(kind, str) else None
+    if known is None:
+        raise ValueError(f"a record of the kind {kind!r}, which this version of metaug_ray does not know")
+    names = {field.name for field in dataclasses.fields(known)}
     try:
-        return _KINDS[kind](**content)
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"a record of the kind {kind!r}, which this version of metaug_ray does not know") from error
+        # A later version may say more.
+        return known(**{name: value for name, value in content.items() if name in names})
+    except TypeError as error:
+        raise ValueError(f"a record of the kind {kind!r} that lacks something ({error})") from error

@@ -51,7 +51,7 @@ def register(name: str, model: str, tags: Mapping[str, str], card: str, *, run_i
 
     Args:
         name: of the registered model; made where it is not there.
-        model: `models:/...`, as :func:`~metaug_ray.tracking.encoders.log_encoder` gives it.
+        model: `models:/...`, as :func:`~metaug_ray.tracking.export.log_encoder` gives it.
         tags: of the version.
         card: Markdown, its description.
         run_id: of the MLflow run that it comes from.

@@ -20,7 +20,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from ray.util.queue import Queue
 
 from metaug_ray.config.pretrain import PretrainSettings
-from metaug_ray.runtime.messages import describe_failures, listening
+from metaug_ray.runtime.mailbox import describe_failures, listening
 from metaug_ray.runtime.placement import Placement
 from metaug_ray.runtime.run_folder import RunFolder
 from metaug_ray.runtime.words import counted, duration

@@ -7,16 +7,8 @@ from typing import Any, assert_never
 from ray.train import Checkpoint
 
 from metaug_ray.config.pretrain import PretrainSettings
-from metaug_ray.runtime.messages import (
-    CheckpointWritten,
-    FailureMessages,
-    Histograms,
-    Measured,
-    Message,
-    Note,
-    WorkersFailed,
-    post,
-)
+from metaug_ray.runtime.mailbox import FailureMessages, post
+from metaug_ray.runtime.messages import CheckpointWritten, Histograms, Measured, Message, Note, WorkersFailed
 from metaug_ray.runtime.run_folder import RunFolder
 from metaug_ray.tracking.runs import RunTracker
 from metaug_ray.training.progress_line import progress_line

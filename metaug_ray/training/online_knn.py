@@ -15,6 +15,7 @@ from metaug_ray.data.errors import DataError
 from metaug_ray.data.loader import EvaluationLoader
 from metaug_ray.data.manifest import read_manifest
 from metaug_ray.data.randomness import Draws
+from metaug_ray.data.staging import staged
 from metaug_ray.knn import weighted_knn
 from metaug_ray.method import distributed
 from metaug_ray.method.model import Model
@@ -124,7 +125,6 @@ class OnlineKnn:
 def open_knn(
     settings: PretrainSettings,
     beton: Path,
-    queries: Path | None,
     *,
     cpus: int,
     device: torch.device,
@@ -133,10 +133,18 @@ def open_knn(
 ) -> OnlineKnn | None:
     """The kNN that the settings ask for; None where they ask for none, or the training beton has no labels.
 
-    Args, Raises: see :class:`OnlineKnn`.
+    Args:
+        settings: of the run.
+        beton: the training beton, as this rank reads it.
+        cpus, device, rank, world_size: of this rank.
+
+    Raises:
+        DataError: too few images have labels, or the queries' beton is missing or broken.
     """
     if not settings.health.knn.every or not read_manifest(beton).classes:
         return None
+    place = settings.health.knn.beton
+    queries = None if place is None else staged(place, settings.compute.staging)
     return OnlineKnn(settings, beton, queries, cpus=cpus, device=device, rank=rank, world_size=world_size)
 
 

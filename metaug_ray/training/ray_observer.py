@@ -16,7 +16,8 @@ from ray.util.queue import Queue
 
 from metaug_ray.config.pretrain import PretrainSettings
 from metaug_ray.runtime.checkpoint import snapshot, write
-from metaug_ray.runtime.messages import Histograms, Measured, Message, Note, post
+from metaug_ray.runtime.mailbox import post
+from metaug_ray.runtime.messages import Histograms, Measured, Message, Note
 from metaug_ray.runtime.run_folder import checkpoint_name
 from metaug_ray.training.state import TrainingState
 

@@ -1,5 +1,6 @@
 """Resuming a run: whether it may go on with given settings, and what its next start begins with."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -7,12 +8,15 @@ from pydantic import ValidationError
 from ray.train import Checkpoint
 
 from metaug_ray.config.base import explain
+from metaug_ray.config.contrasts import CONTRASTS
 from metaug_ray.config.pretrain import PretrainSettings
-from metaug_ray.config.recorded import fixed_settings, read_fixed
+from metaug_ray.config.recorded import fixed_settings, lost, read_fixed
 from metaug_ray.runtime.checkpoint import load
 from metaug_ray.runtime.run_folder import RunFolder
 from metaug_ray.training.errors import TrainingError
 from metaug_ray.training.state import TrainingState
+
+_log = logging.getLogger(__name__)
 
 
 def check_resumable(recorded: dict[str, Any], settings: PretrainSettings, sha256: str) -> None:
@@ -33,7 +37,15 @@ def check_resumable(recorded: dict[str, Any], settings: PretrainSettings, sha256
             f"name: run {settings.name!r} was made by a version of metaug_ray that this one cannot go on with "
             f"({explain(error)}); use that version, or give a new --name"
         ) from error
-    differences = _differences(old, fixed_settings(settings))
+    if change := lost(recorded["fixed"]):
+        _log.warning(change)
+    new = fixed_settings(settings)
+    # Parameters of another contrast say no more than its name.
+    for contrast in CONTRASTS:
+        if not (contrast in old["method"] and contrast in new["method"]):
+            old["method"].pop(contrast, None)
+            new["method"].pop(contrast, None)
+    differences = _differences(old, new)
     if recorded["data"]["sha256"] != sha256:
         differences.append(
             f"  data.beton: {recorded['data']['beton']} (SHA-256 {recorded['data']['sha256'][:12]}...) -> "

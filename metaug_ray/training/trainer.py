@@ -79,6 +79,9 @@ def pretrain(settings: PretrainSettings) -> Outcome:
 
 def _pretrain(settings: PretrainSettings, folder: RunFolder, manifest: Manifest) -> Outcome:
     record = folder.record
+    if idle := settings.method.idle_parameters:
+        set_ones = ", ".join(f"{name} {value}" for name, value in idle.items())
+        _log.warning("method.contrast is %s, so these have no effect: %s", settings.method.contrast, set_ones)
     if record is None:
         record = _new_record(settings, manifest)
     else:

@@ -64,7 +64,7 @@ def run_worker(config: dict[str, WorkerTask]) -> str | None:
     """
     task = config["task"]
     settings = task.settings
-    device = prepare_device(ray.train.torch.get_device(), task.cpus)
+    device = prepare_device(ray.train.torch.get_device(), task.cpus, tune=True)
     # Of its own, as a checkpoint is written beside the training's collectives. Nodes may stage for hours.
     group = dist.new_group(backend="gloo", timeout=_STAGING_TIMEOUT)
     observer = RayObserver(settings, task.queue, task.record, group)
@@ -121,14 +121,12 @@ def _open_inputs(task: WorkerTask, device: torch.device) -> _Inputs:
     checkpoint = ray.train.get_checkpoint()
     if rank == 0:
         check_progress(settings, checkpoint)
-    staging = settings.compute.staging
-    beton = staged(settings.data.beton, staging)
+    beton = staged(settings.data.beton, settings.compute.staging)
     _check_same_data(beton, task.record["data"]["sha256"])
     place: dict[str, Any] = {"cpus": task.cpus, "device": device, "rank": rank, "world_size": world_size}
     batches = open_batches(settings, beton, **place)
     check_gpu_memory(settings, batches.samples, world_size, device)
-    queries = settings.health.knn.beton
-    knn = open_knn(settings, beton, None if queries is None else staged(queries, staging), **place)
+    knn = open_knn(settings, beton, **place)
     new = checkpoint is None and task.warm_start is not None
     return _Inputs(batches, knn, checkpoint, task.warm_start.download() if new and task.warm_start else None)
 

@@ -9,6 +9,7 @@ from metaug_ray.commands.base import CommandError
 from metaug_ray.commands.pretrain import parse
 from metaug_ray.config import PretrainSettings
 from metaug_ray.config.recorded import to_yaml
+from tests.log import Log
 
 JOB = Path(__file__).resolve().parents[2] / "jobs" / "imagenet_resnet50.py"
 BETON = ["--data.beton", "/x.beton"]
@@ -108,6 +109,7 @@ def test_every_field_is_an_option_with_words_and_default() -> None:
         ([*BETON, "--method.unified.beta", "x"], "method.unified.beta: Input should be a valid number"),
         ([*BETON, "--preset", "cifar"], "preset: Input should be 'imagenet_resnet50' or 'demo' (got 'cifar')"),
         ([*BETON, "--config", "/nowhere.yaml"], "config: /nowhere.yaml cannot be read"),
+        ([*BETON, "--config", "~nobody-here/x.yaml"], "~nobody-here/x.yaml cannot be read"),
     ],
 )
 def test_wrong_arguments_are_named(arguments: list[str], message: str) -> None:
@@ -163,10 +165,13 @@ def test_preset_and_file_may_come_from_the_environment(tmp_path: Path, monkeypat
 @pytest.mark.parametrize(
     ("old", "new"),
     [
-        ("--checkpoint.storage=/x", "checkpoint.storage: is called storage now"),
-        ("--health.knn-every=3", "health.knn_every: is called health.knn.every now"),
-        ("--no-method.centered", "method.centered: is called method.unified.centered or method.unified_eq8.centered"),
-        ("--method.meta.mode=jvp", "method.meta.mode: does not exist any more (CHANGELOG.md says why); leave it out"),
+        ("--checkpoint.storage=/x", "--checkpoint.storage: is called --storage now"),
+        ("--health.knn-every=3", "--health.knn-every: is called --health.knn.every now"),
+        (
+            "--no-method.centered",
+            "--no-method.centered: each contrast has its own now, --method.unified.centered or --method.unified-eq8",
+        ),
+        ("--method.meta.mode=jvp", "--method.meta.mode: does not exist any more (CHANGELOG.md says why); leave it out"),
     ],
 )
 def test_old_options_answer_with_their_new_names(old: str, new: str) -> None:
@@ -177,11 +182,13 @@ def test_old_options_answer_with_their_new_names(old: str, new: str) -> None:
 
 def test_old_variables_answer_with_their_new_names(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("METAUG_METHOD__TEMPERATURE", "0.1")
-    with pytest.raises(CommandError, match=r"method.temperature: is called method.info_nce.temperature or "):
+    with pytest.raises(
+        CommandError, match=r"METAUG_METHOD__TEMPERATURE: each contrast has its own now, METAUG_METHOD__INFO_NCE__TEMP"
+    ):
         parse(BETON)
 
 
-def test_files_that_earlier_versions_printed_are_read(tmp_path: Path) -> None:
+def test_files_that_earlier_versions_printed_are_read(tmp_path: Path, log: Log) -> None:
     file = tmp_path / "old.yaml"
     file.write_text(
         "data: {beton: /x.beton}\n"
@@ -191,3 +198,18 @@ def test_files_that_earlier_versions_printed_are_read(tmp_path: Path) -> None:
     settings, _ = parse(["--config", str(file), "--method.unified.gamma", "0.5"])
     assert (settings.storage, settings.checkpoint.keep, settings.health.knn.every) == ("/runs", 3, 7)
     assert (settings.method.nce.temperature, settings.method.unified.beta, settings.method.meta.every) == (0.2, 4, 2)
+    # What has no effect is told when the run starts.
+    assert settings.method.idle_parameters["method.unified.gamma"] == 0.5
+    assert "method.nce.temperature" not in settings.method.idle_parameters
+    assert any("method.meta.mode difference was given up" in line for line in log.messages)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("preset: [a]\n", "preset: Input should be"), ("preset: cifar\n", "preset: Input should be")],
+)
+def test_a_preset_in_a_file_that_is_none_is_named(tmp_path: Path, text: str, message: str) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text(text)
+    with pytest.raises(CommandError, match=message):
+        parse([*BETON, "--config", str(file)])

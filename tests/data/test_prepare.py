@@ -193,7 +193,7 @@ def test_the_job_writes_and_reports(tmp_path: Path) -> None:
         (["--encoding.jpeg-quality", "101"], "encoding.jpeg_quality: Input should be less than or equal to 100"),
         (["--source.size", "8"], "source.size: Input should be greater than or equal to 16"),
         (["--source.path", "somewhere"], "source.path: shapes are generated and read no path"),
-        (["--output", "x.bin"], "/x.bin must end in .beton"),
+        (["--output", "x.bin"], "output: " + str(Path("x.bin").absolute()) + " must end in .beton"),
         (["--source.kind", "imagefolder"], "source.path: the source 'imagefolder' needs the path of its files"),
         (["--no-such-flag", "1"], "unrecognized arguments: --no-such-flag"),
         (["--encoding.preset", "huge"], "huge"),

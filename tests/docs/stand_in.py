@@ -15,12 +15,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from tests.docs.table import NOT_RUN, SERVERS
-from tests.docs.warm import run_warm
 
 RECORD = "DOCS_RECORD"
 """Variable that names the file of records, a line of JSON for each command."""
-WARM = "DOCS_WARM"
-"""Variable that names the socket of a warm interpreter, if there is one."""
 
 
 def main(program: str, arguments: list[str]) -> int:
@@ -58,10 +55,6 @@ def write_stand_ins(folder: Path) -> None:
 
 
 def _run(command: list[str]) -> int:
-    program, *arguments = command
-    # The processes that decode for prepare_data.py start from its file: it needs a process of its own.
-    if program == "python" and WARM in os.environ and arguments[0].endswith(".py") and "prepare" not in arguments[0]:
-        return run_warm(os.environ[WARM], arguments)
     return subprocess.run(_as_here(command), env=_environment()).returncode
 
 

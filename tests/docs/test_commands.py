@@ -13,7 +13,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from io import BytesIO
@@ -28,7 +27,7 @@ from PIL import Image
 
 from tests.data.images import image_tree, picture
 from tests.docs.pages import PAGES, ROOT, blocks
-from tests.docs.stand_in import RECORD, WARM, write_stand_ins
+from tests.docs.stand_in import RECORD, write_stand_ins
 from tests.docs.table import NOT_RUN, SERVERS
 
 pytestmark = pytest.mark.slow
@@ -66,15 +65,19 @@ class Session:
     done: set[str] = field(default_factory=set)
 
     def run(self, text: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            ["bash", "-euo", "pipefail", "-c", text],
-            cwd=self.folder / "repository",
-            env=self.environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=300,
-        )
+        try:
+            return subprocess.run(
+                ["bash", "-euo", "pipefail", "-c", text],
+                cwd=self.folder / "repository",
+                env=self.environment,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                timeout=300,
+            )
+        except subprocess.TimeoutExpired as error:
+            said = error.output.decode() if isinstance(error.output, bytes) else error.output
+            pytest.fail(f"no end within {error.timeout:.0f} s:\n{text}\n{said}")
 
     def records(self) -> list[dict[str, Any]]:
         file = Path(self.environment[RECORD])
@@ -101,19 +104,14 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
             "PATH": str(folder / "bin"),
             "MPLCONFIGDIR": os.environ.get("MPLCONFIGDIR", str(Path.home() / ".config" / "matplotlib")),
             RECORD: str(folder / "records.jsonl"),
-            WARM: str(folder / "warm"),
         }
     )
-    warm = subprocess.Popen([sys.executable, str(ROOT / "tests/docs/warm.py"), environment[WARM]], env=environment)
     try:
         with pytest.MonkeyPatch.context() as patch:
             # So the workers' home is the reader's.
             for name, value in inherited.items():
                 patch.setenv(name, value)
             ray.init(num_cpus=3, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
-            while not Path(environment[WARM]).exists():
-                assert warm.poll() is None
-                time.sleep(0.05)
             began = Session(folder, environment | {"RAY_ADDRESS": ray.get_runtime_context().gcs_address})
             yield began
             for record in began.records():
@@ -121,7 +119,6 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
                     os.killpg(record["server"], signal.SIGTERM)
     finally:
         ray.shutdown()
-        warm.kill()
 
 
 def _check_port_is_free(port: int) -> None:

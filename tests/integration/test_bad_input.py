@@ -11,7 +11,7 @@ from metaug_ray.config import EncodingSettings, PrepareSettings, PretrainSetting
 from metaug_ray.config.recorded import fixed_settings
 from metaug_ray.data.errors import DataError
 from metaug_ray.data.prepare import prepare
-from metaug_ray.errors import UserError
+from metaug_ray.runtime.errors import ClusterError, StorageError
 from metaug_ray.runtime.run_folder import RunFolder
 from metaug_ray.tracking.errors import TrackingError
 from metaug_ray.training.errors import TrainingError
@@ -75,7 +75,7 @@ def test_a_storage_that_cannot_be_written(tmp_path: Path, shapes_beton: Path) ->
     refused = as_nobody(tmp_path, RunFolder(str(tmp_path / "runs"), "small").make)
     assert "cannot be written" in refused
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match=r"storage: .*file/small cannot be written"):
+    with pytest.raises(StorageError, match=r"storage: .*file/small cannot be written"):
         pretrain(at(tmp_path, shapes_beton, storage=str(tmp_path / "file")))
 
 
@@ -105,7 +105,7 @@ def test_two_drivers_of_one_run(tmp_path: Path, shapes_beton: Path) -> None:
     folder.make()
     lock = folder.lock()
     assert lock is not None
-    with pytest.raises(UserError, match="run 'small' is already running"):
+    with pytest.raises(StorageError, match="run 'small' is already running"):
         pretrain(settings)
     lock.release()
 
@@ -114,12 +114,12 @@ def test_two_drivers_of_one_run(tmp_path: Path, shapes_beton: Path) -> None:
 def test_what_the_cluster_cannot_hold(tmp_path: Path, shapes_beton: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     began = time.monotonic()
-    with pytest.raises(UserError, match=r"64 workers x 1 CPUs = 64 CPUs, but the cluster has room for"):
+    with pytest.raises(ClusterError, match=r"64 workers x 1 CPUs = 64 CPUs, but the cluster has room for"):
         pretrain(at(tmp_path, shapes_beton, training={"batch_size": 128}, compute={"workers": 64}))
     assert time.monotonic() - began < 60  # Ray by itself would try for ever
     # A refused run leaves nothing, neither here nor in MLflow.
     assert not list((tmp_path / "runs").iterdir())
     client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
     assert not client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])
-    with pytest.raises(UserError, match=r"compute.address: no Ray cluster at 127.0.0.1:9"):
+    with pytest.raises(ClusterError, match=r"compute.address: no Ray cluster at 127.0.0.1:9"):
         pretrain(at(tmp_path, shapes_beton, compute={"address": "127.0.0.1:9"}))

@@ -16,13 +16,16 @@ from metaug_ray.commands.pretrain import parse
 from metaug_ray.config import CompareSettings, EvaluateSettings, PretrainSettings, RegisterSettings
 from metaug_ray.config.tracking import TrackingSettings
 from metaug_ray.data.loader import EvaluationLoader
+from metaug_ray.data.manifest import read_manifest
 from metaug_ray.errors import UserError
 from metaug_ray.evaluation.compare import compare
 from metaug_ray.evaluation.evaluate import evaluate
 from metaug_ray.evaluation.find_encoder import find_encoder
 from metaug_ray.evaluation.register import register_encoder
 from metaug_ray.tracking.encoders import load_encoder
+from metaug_ray.training.state import build_state
 from metaug_ray.training.trainer import pretrain
+from metaug_ray.training.warm_start import find_warm_start
 from tests.integration.jobs import logged_losses
 from tests.training.small import tensors_of
 
@@ -76,6 +79,22 @@ def test_other_settings_are_still_refused(left: Path) -> None:
     assert str(caught.value).splitlines()[1:-1] == ["  method.unified.gamma: 0.3 -> 0.4"]
 
 
+def test_a_new_run_begins_with_its_weights(left: Path) -> None:
+    settings = again(left, "--method.unified.beta", "2").model_copy(update={"name": "new", "fork": "old-1"})
+    manifest = read_manifest(left / "data/train.beton")
+    warm_start = find_warm_start(settings, "old-1", manifest)
+    assert (warm_start.checkpoint, warm_start.bank, warm_start.generators) == ("checkpoint_000000024", True, True)
+    state = build_state(settings, manifest.samples, torch.device("cpu"))
+    before = {name: value.clone() for name, value in state.networks()["encoder"].items()}
+    assert warm_start.load(state, warm_start.download()) == "begins with the weights of old-1, checkpoint_000000024"
+    trained = find_encoder("run:old-1", str(left / "runs"), settings.tracking.uri).encoder.state_dict()
+    for name, value in trained.items():
+        assert torch.equal(state.networks()["encoder"][name], value), name
+    assert any(not torch.equal(before[name], trained[name]) for name in trained)
+    other = settings.model_copy(update={"method": settings.method.model_copy(update={"generator_hidden_size": 8})})
+    assert not find_warm_start(other, "old-1", manifest.model_copy(update={"sha256": "0" * 64})).generators
+
+
 def test_an_interrupted_run_goes_on_as_it_would_have(cluster: None, left: Path, tmp_path: Path) -> None:
     expected = json.loads((left / "expected.json").read_text())
     settings = again(left)
@@ -112,12 +131,13 @@ def test_new_seeds_stand_in_its_row_and_compete_with_its_champion(cluster: None,
     uri = f"sqlite:///{left}/mlflow.db"
     client = MlflowClient(uri)
     # Another version might have hashed the same protocol otherwise.
-    (champion,) = client.search_model_versions("name = 'old-encoder'")
     for kind in ("knn", "linear"):
         client.set_model_version_tag("old-encoder", "1", f"metaug.judged.{kind}", "an earlier hash")
         experiment = client.get_experiment_by_name("metaug")
         (evaluation,) = client.search_runs([experiment.experiment_id], "tags.`metaug.kind` = 'evaluation'")
         client.set_tag(evaluation.info.run_id, f"metaug.judged.{kind}", "an earlier hash")
+    # So that it is promoted over.
+    client.set_model_version_tag("old-encoder", "1", "linear/top1", "0.01")
     tracking = TrackingSettings(uri=uri)
     settings = EvaluateSettings.model_validate(
         {
@@ -141,7 +161,7 @@ def test_new_seeds_stand_in_its_row_and_compete_with_its_champion(cluster: None,
     registered = register_encoder(RegisterSettings.model_validate(wish | {"tracking": tracking}))
     assert registered.version == "2"
     assert registered.promotion is not None
-    better = judged["linear"] > float(champion.tags["linear/top1"])
-    assert registered.promotion.promoted == better
+    assert registered.promotion.promoted
     now = client.get_model_version_by_alias("old-encoder", "champion")
-    assert str(now.version) == ("2" if better else "1")
+    assert str(now.version) == "2"
+    assert float(now.tags["linear/top1"]) == pytest.approx(judged["linear"], abs=1e-5)

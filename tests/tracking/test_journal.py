@@ -118,9 +118,16 @@ def test_what_is_refused_does_not_stop_the_rest(receiver: Receiver, tmp_path: Pa
 
 def test_a_line_that_cannot_be_read_is_left_out(receiver: Receiver, tmp_path: Path, log: Log) -> None:
     path = tmp_path / "j.jsonl"
-    path.write_bytes(to_line(record(0)) + b'{"kind": "of a later version"}\nno record at all\n' + to_line(record(1)))
+    path.write_bytes(
+        to_line(record(0))
+        + b'{"kind": "of a later version"}\nno record at all\n5\n{"kind": "tags"}\n'
+        + to_line(record(1))
+    )
+    with path.open("ab") as file:
+        file.write(b'{"kind": "tags", "values": {"n": "2"}, "more": "of a later version"}\n')
     journal = receiver.open(path)
-    assert journal.read() == [record(0), record(1)]
+    assert journal.read() == journal.read() == [record(0), record(1), record(2)]
     assert journal.close(10) == 0
-    assert receiver.taken == [record(0), record(1)]
+    assert receiver.taken == [record(0), record(1), record(2)]
+    assert len(log.messages) == 4  # each once
     assert any("a record of the kind 'of a later version', which this version" in line for line in log.messages)

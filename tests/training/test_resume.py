@@ -43,3 +43,10 @@ def test_what_results_depend_on_may_not_and_is_shown() -> None:
 def test_another_data_set_under_the_same_path() -> None:
     with pytest.raises(TrainingError, match=r"data.beton: /a.beton \(SHA-256 1+\.\.\.\) -> /a.beton"):
         check_resumable(RECORD, OLD, "2" * 64)
+
+
+def test_another_contrast_is_one_difference() -> None:
+    other = small_settings(Path("/a.beton"), method={"contrast": "info_nce", "info_nce": {"temperature": 0.5}})
+    with pytest.raises(TrainingError) as caught:
+        check_resumable(RECORD, other, "1" * 64)
+    assert str(caught.value).splitlines()[1:-1] == ["  method.contrast: unified -> info_nce"]

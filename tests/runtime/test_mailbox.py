@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 
-from metaug_ray.runtime.messages import describe_failures
+from metaug_ray.runtime.mailbox import describe_failures
 
 
 @pytest.mark.parametrize(
