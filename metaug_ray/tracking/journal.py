@@ -129,9 +129,9 @@ class Journal:
             try:
                 records.append(from_line(line))
             except ValueError as error:
-                if line not in self._left_out:
+                if line.rstrip() not in self._left_out:
                     _log.warning("a line of %s is left out: %s", self._path, error)
-                self._left_out.add(line)
+                self._left_out.add(line.rstrip())
         return records
 
     def _changed(self, was_closing: bool) -> bool:

@@ -1,6 +1,7 @@
 """How an encoder was judged: all that its accuracies depend on besides itself."""
 
 import ast
+import re
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -78,7 +79,7 @@ def nested(flat: Mapping[str, str]) -> dict[str, Any]:
         except (ValueError, SyntaxError):
             value = text
         # A checksum may look like a number.
-        holder[name] = value if str(value) == text else text
+        holder[name] = value if str(value) == text and not re.fullmatch(r"\d{64}", text) else text
     return settings
 
 
