@@ -62,7 +62,8 @@ def migrated(recorded: Mapping[str, Any]) -> dict[str, Any]:
 
 def lost(recorded: Mapping[str, Any]) -> str | None:
     """What a record says that this version cannot do in the same way, in words; None where there is nothing."""
-    mode = recorded.get("method", {}).get("meta", {}).get("mode", "jvp")
+    meta = _part(dict(recorded), ["method", "meta"], make=False) or {}
+    mode = meta.get("mode", "jvp")
     if mode == "jvp":
         return None
     return f"method.meta.mode {mode} was given up in 0.2.0: the meta gradient is the exact one (jvp) from here on"

@@ -125,6 +125,7 @@ def test_wrong_arguments_are_named(arguments: list[str], message: str) -> None:
         ("metod: {beta: 2}", "metod: Extra inputs are not permitted"),
         ("- 1", "holds no settings by name; write one with --print-config"),
         ("a: [", "cannot be read (while parsing"),
+        ("method: 3", "method: Input should be a valid dictionary"),
     ],
 )
 def test_wrong_files_are_named(tmp_path: Path, text: str, message: str) -> None:
