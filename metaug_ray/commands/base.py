@@ -1,13 +1,17 @@
 """What the jobs' command lines have in common: settings from their sources, and a command from start to exit status."""
 
+import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import redirect_stderr
+from difflib import get_close_matches
+from io import StringIO
 from types import FrameType
-from typing import TypeVar
+from typing import TypeVar, get_args
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from pydantic_settings import BaseSettings, CliApp, SettingsConfigDict, SettingsError
 
 from metaug_ray.config.base import Settings, explain
@@ -33,6 +37,9 @@ def command_line(program: str) -> SettingsConfigDict:
         cli_implicit_flags=True,
         cli_avoid_json=True,
         cli_hide_none_type=True,
+        # As the help says it.
+        cli_parse_none_str="none",
+        env_parse_none_str="none",
     )
 
 
@@ -53,19 +60,55 @@ def parse(
         SystemExit: after `--help`.
     """
     known = renamed or {}
-    for argument in arguments:
-        option = argument.partition("=")[0]
-        name = option.removeprefix("--").removeprefix("no-").replace("-", "_")
-        if option.startswith("--") and name in known:
-            raise CommandError(_say_renamed(option, [f"--{new.replace('_', '-')}" for new in known[name]]))
+    options = {argument.partition("=")[0] for argument in arguments if argument.startswith("--")}
+    names = {option: option.removeprefix("--").removeprefix("no-").replace("-", "_") for option in sorted(options)}
+    old = [_say_renamed(option, map(_option, known[name])) for option, name in names.items() if name in known]
+    if old:
+        raise CommandError("\n".join(old))
+    complaint = StringIO()
     try:
-        return CliApp.run(command, arguments)
+        with redirect_stderr(complaint):
+            return CliApp.run(command, arguments)
+    except SystemExit as ended:
+        if not ended.code:
+            raise
+        # Before its last line argparse says all options that there are.
+        said = complaint.getvalue().strip().rpartition("error: ")[2]
+        raise CommandError(f"{said}{_suggestion(command, options)} (--help lists all options)") from ended
     except ValidationError as error:
         fields = [".".join(map(str, problem["loc"])) for problem in error.errors()]
         old = [_say_renamed(_variable(name), map(_variable, known[name])) for name in fields if name in known]
-        raise CommandError("\n".join(old) or explain(error)) from error
+        raise CommandError("\n".join(old) or explain(error, _named)) from error
     except SettingsError as error:
         raise CommandError(f"{error}; set its parts, such as {variable}") from error
+
+
+def _suggestion(command: type[BaseSettings], given: set[str]) -> str:
+    """What somebody who gave an option that there is not may have meant."""
+    there_are = [_option(name) for name in _names(command)]
+    unknown = sorted(option for option in given if option.replace("--no-", "--") not in there_are)
+    close = [get_close_matches(option.replace("_", "-"), there_are, 1, 0.8) for option in unknown]
+    return "".join(f"; did you mean {found[0]}" for found in close[:1] if found)
+
+
+def _names(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """All settings by dotted name."""
+    for name, field in model.model_fields.items():
+        parts = [part for part in (field.annotation, *get_args(field.annotation)) if isinstance(part, type)]
+        inner = [part for part in parts if issubclass(part, BaseModel)]
+        for part in inner:
+            yield from _names(part, f"{prefix}{name}.")
+        if not inner:
+            yield prefix + name
+
+
+def _named(field: str) -> str:
+    """A field, by the variable that set it if one did."""
+    return _variable(field) if _variable(field) in os.environ else field
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 def _variable(name: str) -> str:
@@ -79,7 +122,7 @@ def _say_renamed(old: str, new: Iterable[str]) -> str:
         return f"{old}: does not exist any more (CHANGELOG.md says why); leave it out"
     if len(names) == 1:
         return f"{old}: is called {names[0]} now"
-    return f"{old}: each contrast has its own now, {' or '.join(names)}"
+    return f"{old}: each contrast has a parameter of its own now, {', '.join(names[:-1])} or {names[-1]}"
 
 
 def run_job(

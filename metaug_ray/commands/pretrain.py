@@ -17,7 +17,7 @@ _PROGRAM = "imagenet_resnet50.py"
 def main(arguments: list[str]) -> int:
     """Runs a pre-training as the arguments say; returns the exit status (1: the run failed, 2: the arguments)."""
     return base.run_command(
-        _PROGRAM, lambda: parse(arguments), _run, "the same command goes on from the last checkpoint"
+        _PROGRAM, lambda: parse(arguments), _run, "the same command goes on from the last checkpoint, if there is one"
     )
 
 

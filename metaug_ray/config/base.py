@@ -1,6 +1,7 @@
 """What all settings share: their base class, the types of their values, and an error's words."""
 
 import re
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Final
@@ -52,11 +53,16 @@ too)."""
 _NAMED: Final = re.compile(r"[\w.]+: ")
 
 
-def explain(error: ValidationError) -> str:
-    """A validation error as one line per field: the field, the value and what is allowed."""
+def explain(error: ValidationError, named: Callable[[str], str] = str) -> str:
+    """A validation error as one line per field: the field, the value and what is allowed.
+
+    Args:
+        error: what pydantic raised.
+        named: what a user calls a field, given by its dotted name.
+    """
     lines = []
     for problem in error.errors():
-        field = ".".join(map(str, problem["loc"]))
+        field = named(".".join(map(str, problem["loc"])))
         # Of a tuple whose every entry is wrong pydantic says besides that it has none.
         if problem["type"] == "too_short" and any(other["loc"][:-1] == problem["loc"] for other in error.errors()):
             continue

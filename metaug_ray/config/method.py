@@ -51,13 +51,16 @@ class MethodSettings(Contrasts):
 
     @property
     def idle_parameters(self) -> dict[str, Any]:
-        """Parameters of contrasts that are not trained, by dotted name, where somebody set them."""
+        """Parameters of contrasts that are not trained, by dotted name, where somebody set them.
+
+        What the trained contrast has too, at the same value, is left out: 0.1.0 had one for all contrasts.
+        """
         found: dict[str, Any] = {}
+        trained = self.chosen_contrast.model_dump()
         for name in set(CONTRASTS) - {self.contrast}:
             parameters: Contrast = getattr(self, name)
-            found |= {
-                f"method.{name}.{key}": value for key, value in parameters.model_dump(exclude_defaults=True).items()
-            }
+            given = parameters.model_dump(exclude_defaults=True)
+            found |= {f"method.{name}.{key}": value for key, value in given.items() if trained.get(key) != value}
         return dict(sorted(found.items()))
 
     @property

@@ -107,8 +107,12 @@ def _checkpoint(folder: RunFolder, which: str) -> str:
         return names[-1]
     if which in known:
         return known[which]
+    if not known:
+        raise EvaluationError(
+            f"encoder: run {folder.name!r} has no checkpoint yet; random:{folder.name} is its beginning"
+        )
     raise EvaluationError(
-        f"encoder: run {folder.name!r} has no checkpoint {which!r}; it has {', '.join(sorted(known)) or 'none yet'}"
+        f"encoder: run {folder.name!r} has no checkpoint {which!r}; it has {', '.join(sorted(known))}"
     )
 
 

@@ -1,6 +1,7 @@
 """Resuming a run: whether it may go on with given settings, and what its next start begins with."""
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,16 @@ from metaug_ray.training.state import TrainingState
 _log = logging.getLogger(__name__)
 
 
-def check_resumable(recorded: dict[str, Any], settings: PretrainSettings, sha256: str) -> None:
+def check_resumable(
+    recorded: dict[str, Any], settings: PretrainSettings, sha256: str, checkpoints: Sequence[str]
+) -> None:
     """Compare a run's record, by this version or an earlier one, with what it shall go on with.
 
     Args:
         recorded: the run's record: `fixed` settings and `data` with its `sha256`.
         settings: the new ones.
         sha256: of the beton that they name.
+        checkpoints: of the run.
 
     Raises:
         TrainingError: they differ in what results depend on; the message says where.
@@ -52,11 +56,14 @@ def check_resumable(recorded: dict[str, Any], settings: PretrainSettings, sha256
             f"{settings.data.beton} (SHA-256 {sha256[:12]}...)"
         )
     if differences:
+        listed = "\n".join(differences)
+        advice = (
+            f"begin a new run with its weights: --name NEW --fork {settings.name}"
+            if checkpoints
+            else "begin a new run: --name NEW (this one has no checkpoint yet)"
+        )
         raise TrainingError(
-            f"name: run {settings.name!r} was made with other settings:\n"
-            + "\n".join(differences)
-            + "\nGo on with the "
-            f"old ones, or begin a new run with its weights: --name NEW --fork {settings.name}"
+            f"name: run {settings.name!r} was made with other settings:\n{listed}\nGo on with the old ones, or {advice}"
         )
 
 

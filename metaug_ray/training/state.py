@@ -181,14 +181,18 @@ def _check_contrasts() -> None:
     functions = {name: contrast_parameters(name) for name in contrast_names()}
     for name in settings.keys() | functions.keys():
         if settings.get(name) != functions.get(name):
+            function = _described(functions.get(name), "function in metaug_ray/method/contrast/build.py")
+            field = _described(settings.get(name), "field in the class Contrasts of metaug_ray/config/contrasts.py")
             raise TypeError(
-                f"contrast {name!r}: its settings in metaug_ray.config.contrasts are {_listed(settings.get(name))}, "
-                f"the keywords of its function in metaug_ray.method.contrast {_listed(functions.get(name))}"
+                f"contrast {name!r}: {function}, and {field}; both must be there, with the same parameters "
+                "(docs/extending.md)"
             )
 
 
-def _listed(names: frozenset[str] | None) -> str:
-    return "missing" if names is None else ", ".join(sorted(names)) or "none"
+def _described(parameters: frozenset[str] | None, what: str) -> str:
+    if parameters is None:
+        return f"it has no {what}"
+    return f"its {what} has the parameters {', '.join(sorted(parameters)) or 'none'}"
 
 
 _check_contrasts()

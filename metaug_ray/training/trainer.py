@@ -85,7 +85,7 @@ def _pretrain(settings: PretrainSettings, folder: RunFolder, manifest: Manifest)
     if record is None:
         record = _new_record(settings, manifest)
     else:
-        check_resumable(record, settings, manifest.sha256)
+        check_resumable(record, settings, manifest.sha256, folder.checkpoints())
     # Before a cluster is joined or started for nothing.
     connect(settings.tracking.uri)
     if "finished" in record:

@@ -170,7 +170,7 @@ def test_preset_and_file_may_come_from_the_environment(tmp_path: Path, monkeypat
         ("--health.knn-every=3", "--health.knn-every: is called --health.knn.every now"),
         (
             "--no-method.centered",
-            "--no-method.centered: each contrast has its own now, --method.unified.centered or --method.unified-eq8",
+            "--no-method.centered: each contrast has a parameter of its own now, --method.unif",
         ),
         ("--method.meta.mode=jvp", "--method.meta.mode: does not exist any more (CHANGELOG.md says why); leave it out"),
     ],
@@ -184,7 +184,8 @@ def test_old_options_answer_with_their_new_names(old: str, new: str) -> None:
 def test_old_variables_answer_with_their_new_names(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("METAUG_METHOD__TEMPERATURE", "0.1")
     with pytest.raises(
-        CommandError, match=r"METAUG_METHOD__TEMPERATURE: each contrast has its own now, METAUG_METHOD__INFO_NCE__TEMP"
+        CommandError,
+        match=r"METAUG_METHOD__TEMPERATURE: each contrast has a parameter of its own now, METAUG_ME",
     ):
         parse(BETON)
 
@@ -214,3 +215,45 @@ def test_a_preset_in_a_file_that_is_none_is_named(tmp_path: Path, text: str, mes
     file.write_text(text)
     with pytest.raises(CommandError, match=message):
         parse([*BETON, "--config", str(file)])
+
+
+def test_all_old_options_are_answered_at_once() -> None:
+    with pytest.raises(CommandError) as caught:
+        parse([*BETON, "--method.beta", "3", "--health.knn-every", "1"])
+    assert [line.partition(":")[0] for line in str(caught.value).splitlines()] == [
+        "--health.knn-every",
+        "--method.beta",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("option", "meant"),
+    [
+        ("--method.unified.beat", "--method.unified.beta"),
+        ("--method.info_nce.temperature", "--method.info-nce.temperature"),
+    ],
+)
+def test_an_option_that_is_none_is_answered_in_a_line(option: str, meant: str) -> None:
+    with pytest.raises(CommandError) as caught:
+        parse([*BETON, option, "3"])
+    assert str(caught.value) == f"unrecognized arguments: {option} 3; did you mean {meant} (--help lists all options)"
+
+
+def test_none_is_written_as_the_help_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("METAUG_CHECKPOINT__EVERY_MINUTES", "none")
+    settings, _ = parse([*BETON, "--training.clip-norm", "none", "--checkpoint.every-steps", "5"])
+    assert (settings.training.clip_norm, settings.checkpoint.every_minutes) == (None, None)
+
+
+def test_a_wrong_variable_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("METAUG_TRAINING__EPOCH", "2")
+    with pytest.raises(CommandError, match="METAUG_TRAINING__EPOCH: Extra inputs are not permitted"):
+        parse(BETON)
+
+
+def test_parameters_without_effect_are_those_that_somebody_set(tmp_path: Path) -> None:
+    file = tmp_path / "old.yaml"
+    file.write_text("method: {contrast: unified, beta: 8.0, centered: true}\n")
+    assert parse([*BETON, "--config", str(file)])[0].method.idle_parameters == {}
+    given = ["--method.contrast", "info_nce", "--method.unified.beta", "8"]
+    assert parse([*BETON, *given])[0].method.idle_parameters == {"method.unified.beta": 8}

@@ -211,7 +211,7 @@ def test_options_from_the_environment(tmp_path: Path) -> None:
     variables = {"SOURCE__KIND": "shapes", "ENCODING__PRESET": "huge", "OUTPUT": str(tmp_path / "x.beton")}
     done = job(env={f"METAUG_{name}": value for name, value in variables.items()})
     assert done.returncode == 2
-    assert "encoding.preset: Input should be 'imagenet', 'imagenet-fast' or 'small' (got 'huge')" in done.stderr
+    assert "METAUG_ENCODING__PRESET: Input should be 'imagenet', 'imagenet-fast' or 'small' (got 'huge')" in done.stderr
     done = job(env={"METAUG_SOURCE": "abc"})
     assert done.returncode == 2
     assert "Traceback" not in done.stderr

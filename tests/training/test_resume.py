@@ -20,7 +20,7 @@ def test_what_no_result_depends_on_may_change() -> None:
         tracking={"experiment": "other"},
         fork="another",
     )
-    check_resumable(RECORD, other, "1" * 64)
+    check_resumable(RECORD, other, "1" * 64, ["checkpoint_000000007"])
 
 
 def test_what_results_depend_on_may_not_and_is_shown() -> None:
@@ -28,7 +28,7 @@ def test_what_results_depend_on_may_not_and_is_shown() -> None:
         Path("/b.beton"), method={"unified": {"beta": 64.0}, "meta": {"every": 2}}, training={"epochs": 9}, seed=1
     )
     with pytest.raises(TrainingError) as caught:
-        check_resumable(RECORD, other, "2" * 64)
+        check_resumable(RECORD, other, "2" * 64, ["checkpoint_000000007"])
     assert str(caught.value).splitlines() == [
         "name: run 'small' was made with other settings:",
         "  seed: 0 -> 1",
@@ -42,11 +42,16 @@ def test_what_results_depend_on_may_not_and_is_shown() -> None:
 
 def test_another_data_set_under_the_same_path() -> None:
     with pytest.raises(TrainingError, match=r"data.beton: /a.beton \(SHA-256 1+\.\.\.\) -> /a.beton"):
-        check_resumable(RECORD, OLD, "2" * 64)
+        check_resumable(RECORD, OLD, "2" * 64, [])
 
 
 def test_another_contrast_is_one_difference() -> None:
     other = small_settings(Path("/a.beton"), method={"contrast": "info_nce", "info_nce": {"temperature": 0.5}})
     with pytest.raises(TrainingError) as caught:
-        check_resumable(RECORD, other, "1" * 64)
+        check_resumable(RECORD, other, "1" * 64, ["checkpoint_000000007"])
     assert str(caught.value).splitlines()[1:-1] == ["  method.contrast: unified -> info_nce"]
+
+
+def test_a_run_without_a_checkpoint_has_no_weights_to_begin_with() -> None:
+    with pytest.raises(TrainingError, match=r"begin a new run: --name NEW \(this one has no checkpoint yet\)"):
+        check_resumable(RECORD, OLD, "2" * 64, [])

@@ -99,9 +99,18 @@ def test_a_checkpoint_that_cannot_be_written_is_named(shapes_beton: Path, small_
 @pytest.mark.parametrize(
     ("functions", "message"),
     [
-        ({"triplet": frozenset({"margin"})}, "'triplet': its settings in .* are missing, the keywords .* margin"),
-        ({"nce": frozenset({"temperature", "noise"})}, "'nce': its settings .* temperature, the .* noise, temperature"),
-        ({"nce": None}, "'nce': its settings .* are temperature, the keywords .* missing"),
+        (
+            {"triplet": frozenset({"margin"})},
+            "'triplet': its function in .* margin, and it has no field in the class Con",
+        ),
+        (
+            {"nce": frozenset({"temperature", "noise"})},
+            "'nce': its function .* noise, temperature, and its field .* the",
+        ),
+        (
+            {"nce": None},
+            "'nce': it has no function in metaug_ray/method/contrast/build.py, and its field .* temperature",
+        ),
     ],
 )
 def test_a_contrast_without_its_settings_or_function_is_named(
