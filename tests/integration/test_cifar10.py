@@ -20,7 +20,7 @@ from metaug_ray.method.objective import Objective
 from metaug_ray.method.views import split_views
 
 VIEWS = ("l", "ab")
-TRAIN, TEST, BATCH, EPOCHS = 4096, 1000, 64, 7
+TRAIN, TEST, BATCH, EPOCHS = 4096, 1000, 64, 6
 
 
 def load(path: Path, count: int) -> tuple[Tensor, Tensor]:
@@ -95,7 +95,7 @@ def test_metaug_learns_on_cifar10(cifar10_parquet: Path) -> None:
     loss, gap = (torch.stack(values).unflatten(0, (EPOCHS, -1)).mean(1) for values in (losses, gaps))
     print(f"loss by epoch {loss.tolist()}, gap {gap.tolist()}, kNN {random_init:.3f} -> {trained:.3f}")
     # In the first epoch the positives are random rows: the loss falls from the second on, when they are features.
-    assert loss[-1] < loss[1] - 0.03  # measured: 1.017 to 0.946
-    # Not collapsed: positives are more similar than negatives, by 0.06 of d's range of 1 (measured: 0.079).
+    assert loss[-1] < loss[1] - 0.03  # measured: 1.017 to 0.950
+    # Not collapsed: positives are more similar than negatives, by 0.06 of d's range of 1 (measured: 0.074).
     assert gap[-1] > 0.06
-    assert trained > random_init + 0.02  # measured: 0.284 to 0.340
+    assert trained > random_init + 0.02  # measured: 0.284 to 0.338
