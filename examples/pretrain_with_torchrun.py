@@ -4,6 +4,7 @@ The loop, the step and the state are those of the main job. Ray adds placement, 
 an observer of a few lines prints instead.
 """
 
+import gc
 import sys
 from pathlib import Path
 
@@ -55,4 +56,8 @@ if torch.cuda.is_available():
 batches = open_batches(settings, beton, cpus=1, device=device, rank=dist.get_rank(), world_size=dist.get_world_size())
 state = build_state(settings, batches.samples, device)
 train(settings, state, batches, Printer(), device=device)
+# The ranks end together, and what holds their group is gone before it: its threads must not outlive Python.
+dist.barrier()
+del state, batches
+gc.collect()
 dist.destroy_process_group()
