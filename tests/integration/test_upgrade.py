@@ -32,7 +32,6 @@ from tests.training.small import tensors_of
 pytestmark = pytest.mark.slow
 
 ARCHIVE = Path(__file__).parents[1] / "fixtures" / "c7363a0" / "run.tar.xz"
-MADE_IN = "/work/fixture/old"
 
 
 @pytest.fixture(scope="module")
@@ -41,16 +40,18 @@ def left(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("old")
     with tarfile.open(ARCHIVE) as archive:
         archive.extractall(folder, filter="data")
+    record = json.loads((folder / "runs/old-1/run.json").read_text())
+    made_in = record["data"]["beton"].removesuffix("/data/train.beton")
     for file in folder.rglob("*"):
         if file.suffix in (".json", ".yaml", ".jsonl") or file.name == "MLmodel":
-            file.write_text(file.read_text().replace(MADE_IN, str(folder)))
+            file.write_text(file.read_text().replace(made_in, str(folder)))
     with sqlite3.connect(folder / "mlflow.db") as database:
         tables = [name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
         for table in tables:
             for _, column, kind, *_ in database.execute(f"PRAGMA table_info({table})").fetchall():
                 if "CHAR" in kind or "TEXT" in kind:
                     change = f'UPDATE "{table}" SET "{column}" = replace("{column}", ?, ?)'
-                    database.execute(change, (MADE_IN, str(folder)))
+                    database.execute(change, (made_in, str(folder)))
     return folder
 
 
