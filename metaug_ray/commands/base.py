@@ -4,17 +4,17 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import redirect_stderr
 from difflib import get_close_matches
 from io import StringIO
 from types import FrameType
-from typing import TypeVar, get_args
+from typing import TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 from pydantic_settings import BaseSettings, CliApp, SettingsConfigDict, SettingsError
 
-from metaug_ray.config.base import Settings, explain
+from metaug_ray.config.base import Settings, explain, setting_names
 from metaug_ray.errors import UserError
 from metaug_ray.runtime.log import shown_log
 
@@ -85,21 +85,10 @@ def parse(
 
 def _suggestion(command: type[BaseSettings], given: set[str]) -> str:
     """What somebody who gave an option that there is not may have meant."""
-    there_are = [_option(name) for name in _names(command)]
+    there_are = [_option(name) for name in setting_names(command)]
     unknown = sorted(option for option in given if option.replace("--no-", "--") not in there_are)
     close = [get_close_matches(option.replace("_", "-"), there_are, 1, 0.8) for option in unknown]
     return "".join(f"; did you mean {found[0]}" for found in close[:1] if found)
-
-
-def _names(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
-    """All settings by dotted name."""
-    for name, field in model.model_fields.items():
-        parts = [part for part in (field.annotation, *get_args(field.annotation)) if isinstance(part, type)]
-        inner = [part for part in parts if issubclass(part, BaseModel)]
-        for part in inner:
-            yield from _names(part, f"{prefix}{name}.")
-        if not inner:
-            yield prefix + name
 
 
 def _named(field: str) -> str:

@@ -5,8 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic.fields import FieldInfo
-from pydantic_settings import PydanticBaseSettingsSource
+from pydantic_settings import InitSettingsSource
 
 from metaug_ray.commands.base import CommandError
 from metaug_ray.config.base import absolute
@@ -16,14 +15,7 @@ from metaug_ray.config.recorded import lost, migrated
 _log = logging.getLogger(__name__)
 
 
-class _NamedSource(PydanticBaseSettingsSource):
-    """Nested settings, chosen by what stronger sources gave for some field."""
-
-    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
-        raise NotImplementedError  # all fields at once, in __call__
-
-
-class FileSource(_NamedSource):
+class FileSource(InitSettingsSource):
     """The file that `config` names: on the command line or in the environment.
 
     Raises:
@@ -46,7 +38,7 @@ class FileSource(_NamedSource):
         return migrated(content)
 
 
-class PresetSource(_NamedSource):
+class PresetSource(InitSettingsSource):
     """The preset that `preset` names: on the command line, in the environment or in the file."""
 
     def __call__(self) -> dict[str, Any]:

@@ -62,7 +62,7 @@ class _Command(PretrainSettings, BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        return init_settings, env_settings, FileSource(settings_cls), PresetSource(settings_cls)
+        return init_settings, env_settings, FileSource(settings_cls, {}), PresetSource(settings_cls, {})
 
 
 def _run(parsed: tuple[PretrainSettings, bool]) -> None:

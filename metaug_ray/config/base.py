@@ -1,10 +1,10 @@
 """What all settings share: their base class, the types of their values, and an error's words."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Final, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
@@ -48,6 +48,17 @@ LocalPath = Annotated[Path, AfterValidator(absolute)]
 Location = Annotated[str, Field(min_length=1), AfterValidator(_located)]
 """A path, made absolute as a `LocalPath`, or a URI, which stays as it is (in sqlite:///path the path is made absolute
 too)."""
+
+
+def setting_names(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """All settings of a model by dotted name, without the groups that they stand in."""
+    for name, field in model.model_fields.items():
+        parts = [part for part in (field.annotation, *get_args(field.annotation)) if isinstance(part, type)]
+        groups = [part for part in parts if issubclass(part, BaseModel)]
+        for group in groups:
+            yield from setting_names(group, f"{prefix}{name}.")
+        if not groups:
+            yield prefix + name
 
 
 _NAMED: Final = re.compile(r"[\w.]+: ")

@@ -85,8 +85,9 @@ class PretrainingLoader:
         self._reader = _BetonReader(beton, batch_size, image_size, cpus, device)
         self._augmentation = augmentation
         self._seed = seed
-        self._part = (len(self._reader.labels), batch_size, rank, world_size)
-        self.steps_per_epoch = training_step_count(len(self._reader.labels), batch_size, world_size)
+        self.samples = len(self._reader.labels)
+        self._part = (self.samples, batch_size, rank, world_size)
+        self.steps_per_epoch = training_step_count(self.samples, batch_size, world_size)
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
         """The batches of an epoch, from `start_step` on: those that an uninterrupted epoch would still have given.

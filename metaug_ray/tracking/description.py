@@ -82,12 +82,14 @@ def read_deciding(recorded: Mapping[str, Any]) -> dict[str, Any]:
     Args:
         recorded: the fixed settings of a run, with `fork` and `data_sha256`; of untrained networks `model` alone.
     """
+    deciding = {name: value for name, value in recorded.items() if name not in ("name", "seed")}
     # A warm start is another run than the same settings from the beginning.
-    beside = {name: recorded.get(name) for name in ("fork", "data_sha256")}
+    beside = {name: deciding.get(name) for name in ("fork", "data_sha256")}
     try:
-        if set(recorded) == {"model"}:
-            return {"model": ModelSettings.model_validate(recorded["model"]).model_dump(mode="json")}
-        fixed = read_fixed({"name": "unknown"} | {k: v for k, v in recorded.items() if k not in beside})
+        if set(deciding) == {"model"}:
+            return {"model": ModelSettings.model_validate(deciding["model"]).model_dump(mode="json")}
+        fixed = read_fixed({name: value for name, value in deciding.items() if name not in beside})
     except ValidationError:  # a later version's, or of an encoder that somebody added
-        return {name: value for name, value in recorded.items() if name not in ("name", "seed")}
-    return {name: value for name, value in fixed.items() if name not in ("name", "seed")} | beside
+        return deciding
+    del fixed["name"], fixed["seed"]
+    return fixed | beside

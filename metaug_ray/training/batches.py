@@ -9,7 +9,6 @@ import torch
 
 from metaug_ray.config.pretrain import PretrainSettings
 from metaug_ray.data.loader import PretrainingLoader
-from metaug_ray.data.manifest import read_manifest
 from metaug_ray.method.algorithm import Minibatch
 from metaug_ray.method.views import split_views
 
@@ -64,7 +63,7 @@ def open_batches(
     views = settings.model.views
     separate = settings.method.generators and settings.method.meta.schedule == "separate"
     return Batches(
-        read_manifest(beton).samples,
+        loader.samples,
         loader.steps_per_epoch,
         partial(_minibatches, loader, views),
         partial(_minibatches, make_loader(seed=settings.seed + _META_SEED), views) if separate else None,

@@ -127,8 +127,8 @@ def _open_inputs(task: WorkerTask, device: torch.device) -> _Inputs:
     batches = open_batches(settings, beton, **place)
     check_gpu_memory(settings, batches.samples, world_size, device)
     knn = open_knn(settings, beton, **place)
-    new = checkpoint is None and task.warm_start is not None
-    return _Inputs(batches, knn, checkpoint, task.warm_start.download() if new and task.warm_start else None)
+    warm_start = task.warm_start if checkpoint is None else None
+    return _Inputs(batches, knn, checkpoint, None if warm_start is None else warm_start.download())
 
 
 def _check_same_data(beton: Path, recorded: str) -> None:

@@ -2,34 +2,22 @@
 
 import re
 import tomllib
-import typing
-from typing import Any
 
 import pytest
 from pydantic import BaseModel
 
 from metaug_ray import config
+from metaug_ray.config.base import setting_names
 from tests.docs.pages import EXTENDING, PAGES, ROOT, blocks, code_words, prose, read
 
 ALL = (*PAGES, EXTENDING, "CHANGELOG.md", "jobs/README.md", "cluster/README.md", "docker/README.md")
 COMMANDS = ("PrepareSettings", "PretrainSettings", "EvaluateSettings", "RegisterSettings", "CompareSettings")
 
 
-def models_in(annotation: Any) -> list[type[BaseModel]]:
-    """The settings that a field holds, also where they may be None."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [model for part in typing.get_args(annotation) for model in models_in(part)]
-
-
-def fields(model: type[BaseModel], prefix: str = "") -> set[str]:
+def fields(model: type[BaseModel]) -> set[str]:
     """All settings below a model as `part.field_name`, the parts themselves among them."""
-    found = set()
-    for name, field in model.model_fields.items():
-        found.add(prefix + name)
-        for part in models_in(field.annotation):
-            found |= fields(part, f"{prefix}{name}.")
-    return found
+    names = [name.split(".") for name in setting_names(model)]
+    return {".".join(name[:depth]) for name in names for depth in range(1, len(name) + 1)}
 
 
 @pytest.fixture(scope="module")

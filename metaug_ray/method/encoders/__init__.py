@@ -4,8 +4,6 @@ from metaug_ray.encoder_table import EncoderName
 from metaug_ray.method.encoders.build import build_encoder
 from metaug_ray.method.encoders.encoder import Encoder, EncoderDict
 from metaug_ray.method.encoders.multi_view import MultiViewEncoder, MultiViewOutput
-from metaug_ray.method.heads import ProjectionHead
-from metaug_ray.method.unit_vectors import unit
 
 __all__ = [
     "Encoder",
@@ -13,7 +11,5 @@ __all__ = [
     "EncoderName",
     "MultiViewEncoder",
     "MultiViewOutput",
-    "ProjectionHead",
     "build_encoder",
-    "unit",
 ]

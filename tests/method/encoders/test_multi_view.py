@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from metaug_ray.choices import VIEW_CHANNELS
-from metaug_ray.method.encoders import MultiViewEncoder, unit
+from metaug_ray.method.encoders import MultiViewEncoder
+from metaug_ray.method.unit_vectors import unit
 
 
 @pytest.mark.parametrize("views", [("rgb", "l", "ab"), ("dbdr", "y")])
