@@ -8,8 +8,8 @@ import logging
 from typing import Final
 
 import ray.exceptions
-from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
-from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train import TrainingFailedError
+from ray.train.torch import TorchTrainer
 from ray.util.queue import Queue
 
 from metaug_ray.config.evaluate import EvaluateSettings
@@ -22,6 +22,7 @@ from metaug_ray.runtime.messages import Message, Note, WorkersFailed
 from metaug_ray.runtime.placement import Placement
 from metaug_ray.runtime.run_folder import RunFolder
 from metaug_ray.runtime.words import counted, first_line
+from metaug_ray.runtime.workers import torch_trainer
 
 _MOST_FAILURES: Final = 3
 _log = logging.getLogger(__name__)
@@ -107,23 +108,17 @@ def _trainer(
     queue: Queue,
 ) -> TorchTrainer:
     task = ProbeTask(settings, readout.encoder, image_size, len(train.classes), placement.cpus, queue)
-    return TorchTrainer(
+    return torch_trainer(
         train_worker,
-        train_loop_config={"task": task},
-        scaling_config=ScalingConfig(
-            num_workers=placement.workers, use_gpu=placement.gpu, resources_per_worker=placement.worker
-        ),
-        torch_config=TorchConfig(backend=placement.backend),
-        run_config=RunConfig(
-            # Names what it is of: an interrupted one goes on, another one begins anew.
-            name=f"augmented-probe-{readout.checksum[:16]}-{train.sha256[:8]}-{_digest(settings, image_size)}",
-            # With the runs, where all nodes reach it.
-            storage_path=RunFolder(settings.storage, "").storage,
-            failure_config=FailureConfig(max_failures=_MOST_FAILURES),
-            checkpoint_config=CheckpointConfig(num_to_keep=1),
-            callbacks=[FailureMessages(queue)],
-            worker_runtime_env=placement.runtime_env,
-        ),
+        task,
+        placement,
+        FailureMessages(queue),
+        # Names what it is of: an interrupted one goes on, another one begins anew.
+        name=f"augmented-probe-{readout.checksum[:16]}-{train.sha256[:8]}-{_digest(settings, image_size)}",
+        # With the runs, where all nodes reach it.
+        storage=RunFolder(settings.storage, "").storage,
+        max_failures=_MOST_FAILURES,
+        keep=1,
     )
 
 

@@ -7,23 +7,15 @@ from functools import partial
 from typing import Any
 
 import ray.exceptions
-from ray.train import (
-    CheckpointConfig,
-    ControllerError,
-    FailureConfig,
-    Result,
-    RunConfig,
-    ScalingConfig,
-    TrainingFailedError,
-)
-from ray.train.torch import TorchConfig, TorchTrainer
-from ray.util.queue import Queue
+from ray.train import ControllerError, Result, TrainingFailedError
+from ray.train.torch import TorchTrainer
 
 from metaug_ray.config.pretrain import PretrainSettings
 from metaug_ray.runtime.mailbox import describe_failures, listening
 from metaug_ray.runtime.placement import Placement
 from metaug_ray.runtime.run_folder import RunFolder
 from metaug_ray.runtime.words import counted, duration
+from metaug_ray.runtime.workers import torch_trainer
 from metaug_ray.tracking.runs import RunTracker
 from metaug_ray.training.errors import TrainingError
 from metaug_ray.training.monitor import ControllerMessages, Monitor
@@ -59,7 +51,17 @@ def fit(
     try:
         with listening(monitor.take) as queue:
             task = WorkerTask(settings, placement.cpus, queue, record, warm_start)
-            make_trainer = partial(_trainer, task, folder, placement, queue)
+            make_trainer = partial(
+                torch_trainer,
+                run_worker,
+                task,
+                placement,
+                ControllerMessages(queue),
+                name=settings.name,
+                storage=folder.storage,
+                max_failures=settings.compute.max_failures,
+                keep=settings.checkpoint.keep,
+            )
             result = _fit_persistently(make_trainer, settings.compute.max_failures_in_row)
     except TrainingFailedError as error:
         failures = getattr(error, "worker_failures", None)
@@ -77,29 +79,6 @@ def fit(
     if stopped is not None:
         raise TrainingError(f"{stopped}; the last failure: {monitor.failure}" if monitor.failure else stopped)
     _log.info("run %r is finished after %s", settings.name, duration(time.monotonic() - began))
-
-
-def _trainer(task: WorkerTask, folder: RunFolder, placement: Placement, queue: Queue) -> TorchTrainer:
-    settings = task.settings
-    elastic = placement.min_workers < placement.workers
-    return TorchTrainer(
-        run_worker,
-        train_loop_config={"task": task},
-        scaling_config=ScalingConfig(
-            num_workers=(placement.min_workers, placement.workers) if elastic else placement.workers,
-            use_gpu=placement.gpu,
-            resources_per_worker=placement.worker,
-        ),
-        torch_config=TorchConfig(backend=placement.backend),
-        run_config=RunConfig(
-            name=settings.name,
-            storage_path=folder.storage,
-            failure_config=FailureConfig(max_failures=settings.compute.max_failures),
-            checkpoint_config=CheckpointConfig(num_to_keep=settings.checkpoint.keep),
-            callbacks=[ControllerMessages(queue)],
-            worker_runtime_env=placement.runtime_env,
-        ),
-    )
 
 
 def _fit_persistently(make_trainer: Callable[[], TorchTrainer], retries: int) -> Result:

@@ -1,0 +1,53 @@
+"""Ray Train's workers, as a placement has them: the same for training and for the full linear evaluation."""
+
+from collections.abc import Callable
+from typing import Any
+
+from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, UserCallback
+from ray.train.torch import TorchConfig, TorchTrainer
+
+from metaug_ray.runtime.placement import Placement
+
+
+def torch_trainer(
+    work: Callable[[dict[str, Any]], Any],
+    task: object,
+    placement: Placement,
+    callback: UserCallback,
+    *,
+    name: str,
+    storage: str,
+    max_failures: int,
+    keep: int,
+) -> TorchTrainer:
+    """A trainer whose `fit` runs `work` on all workers, from the last checkpoint under this name on.
+
+    Args:
+        work: what each worker does; it gets a dictionary with the `task`.
+        task: what it needs to know.
+        placement: of the workers; elastic where their least and greatest number differ.
+        callback: of Ray Train's controller.
+        name: of the folder for checkpoints.
+        storage: folder or URI that it lies in.
+        max_failures: failures of workers after each of which it goes on.
+        keep: number of the last checkpoints that stay.
+    """
+    elastic = placement.min_workers < placement.workers
+    return TorchTrainer(
+        work,
+        train_loop_config={"task": task},
+        scaling_config=ScalingConfig(
+            num_workers=(placement.min_workers, placement.workers) if elastic else placement.workers,
+            use_gpu=placement.gpu,
+            resources_per_worker=placement.worker,
+        ),
+        torch_config=TorchConfig(backend=placement.backend),
+        run_config=RunConfig(
+            name=name,
+            storage_path=storage,
+            failure_config=FailureConfig(max_failures=max_failures),
+            checkpoint_config=CheckpointConfig(num_to_keep=keep),
+            callbacks=[callback],
+            worker_runtime_env=placement.runtime_env,
+        ),
+    )
