@@ -2,7 +2,7 @@
 
 A contrast is its function, which the table `metaug_ray.method.contrast.build.CONTRASTS` names, and its settings here: a
 class whose fields are the function's keywords, and a field of `Contrasts`. Where one of them is forgotten,
-`metaug_ray.training.state` fails at its import.
+`metaug_ray.training.contrasts` fails at its import.
 """
 
 from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias

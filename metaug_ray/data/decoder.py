@@ -5,19 +5,22 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from numba import prange
 from numpy.typing import NDArray
 
+from metaug_ray.data.compiled import compiled
 from metaug_ray.data.ffcv_api import (
     IMAGE_MODES,
     AllocationQuery,
     Compiler,
     SimpleRGBImageDecoder,
     State,
-    imdecode,
-    resize_crop,
+    c_imdecode,
+    c_resize,
 )
 
 _INDEX, _TOP, _LEFT, _HEIGHT, _WIDTH, _FLIP = range(6)
+_JPEG = IMAGE_MODES["jpg"]
 
 
 def decoding_rows(indices: NDArray[np.int64], boxes: NDArray[np.int64], flips: NDArray[np.bool_]) -> NDArray[np.int64]:
@@ -43,40 +46,65 @@ class CroppedImageDecoder(SimpleRGBImageDecoder):  # type: ignore[misc]
         """uint8 [size, size, 3] an image."""
         shape = (self._size, self._size, 3)
         dtype = np.dtype("<u1")
-        return replace(previous_state, jit_mode=True, shape=shape, dtype=dtype), AllocationQuery(shape, dtype)
+        return replace(previous_state, jit_mode=False, shape=shape, dtype=dtype), AllocationQuery(shape, dtype)
 
-    def generate_code(self) -> Callable[..., Any]:
-        """The function that FFCV compiles and calls with a batch of rows."""
-        read = self.memory_read
-        decode_jpeg = Compiler.compile(imdecode)
-        resize = Compiler.compile(resize_crop)
-        images_of_batch = Compiler.get_iterator()
-        jpeg = IMAGE_MODES["jpg"]
-        size = self._size
+    def generate_code(self) -> Callable[..., NDArray[np.uint8]]:
+        """The function that FFCV calls with a batch of rows."""
+        decode = _decode_in_parallel if Compiler.num_threads > 1 else _decode_in_order
 
-        def decode(rows, destination, metadata, storage_state):  # type: ignore[no-untyped-def]
-            for slot in images_of_batch(len(rows)):
-                row = rows[slot]
-                field = metadata[row[_INDEX]]
-                height, width = np.int64(field["height"]), np.int64(field["width"])
-                stored = read(field["data_ptr"], storage_state)
-                if field["mode"] == jpeg:
-                    pixels = np.empty((height, width, 3), np.uint8)
-                    decode_jpeg(stored, pixels, height, width, height, width, 0, 0, 1, 1, False, False)
-                else:
-                    pixels = stored.reshape(height, width, 3)
-                top, left = row[_TOP], row[_LEFT]
-                target = destination[slot]
-                resize(pixels, top, top + row[_HEIGHT], left, left + row[_WIDTH], target)
-                if row[_FLIP]:
-                    for y in range(size):
-                        for x in range(size // 2):
-                            for channel in range(3):
-                                mirrored = size - 1 - x
-                                kept = target[y, x, channel]
-                                target[y, x, channel] = target[y, mirrored, channel]
-                                target[y, mirrored, channel] = kept
+        def decode_batch(
+            rows: NDArray[np.int64], destination: NDArray[np.uint8], metadata: NDArray[np.void], storage: Any
+        ) -> NDArray[np.uint8]:
+            decode(rows, metadata, *storage, destination)
             return destination[: len(rows)]
 
-        decode.is_parallel = True  # type: ignore[attr-defined]
-        return decode
+        return decode_batch
+
+
+@compiled()
+def _decode_image(row, field, content, starts, sizes, target):  # type: ignore[no-untyped-def]
+    """Decode the image of one row.
+
+    Args:
+        row: of `decoding_rows`.
+        field: mode, height, width and place of the stored image.
+        content: bytes of the beton.
+        starts, sizes: places and lengths of all images in it, sorted by place.
+        target: uint8 [size, size, 3], which is filled.
+    """
+    height, width = np.int64(field["height"]), np.int64(field["width"])
+    start = field["data_ptr"]
+    stored = content[start : start + sizes[np.searchsorted(starts, start)]]
+    if field["mode"] == _JPEG:
+        pixels = np.empty((height, width, 3), np.uint8)
+        size = np.uint32(height), np.uint32(width)
+        c_imdecode(stored.ctypes.data, len(stored), *size, pixels.ctypes.data, *size, 0, 0, 1, 1, 0, 0)
+    else:
+        pixels = stored.reshape(height, width, 3)
+    top, left = row[_TOP], row[_LEFT]
+    bottom, right = top + row[_HEIGHT], left + row[_WIDTH]
+    sides = target.shape[:2]
+    c_resize(0, pixels.ctypes.data, height, width, top, bottom, left, right, target.ctypes.data, *sides)
+    if row[_FLIP]:
+        side = len(target)
+        for y in range(side):
+            for x in range(side // 2):
+                for channel in range(3):
+                    mirrored = side - 1 - x
+                    kept = target[y, x, channel]
+                    target[y, x, channel] = target[y, mirrored, channel]
+                    target[y, mirrored, channel] = kept
+
+
+@compiled()
+def _decode_in_order(rows, metadata, content, starts, sizes, destination):  # type: ignore[no-untyped-def]
+    for slot in range(len(rows)):
+        row = rows[slot]
+        _decode_image(row, metadata[row[_INDEX]], content, starts, sizes, destination[slot])
+
+
+@compiled(parallel=True)
+def _decode_in_parallel(rows, metadata, content, starts, sizes, destination):  # type: ignore[no-untyped-def]
+    for slot in prange(len(rows)):
+        row = rows[slot]
+        _decode_image(row, metadata[row[_INDEX]], content, starts, sizes, destination[slot])

@@ -1,9 +1,13 @@
 """What this package uses of FFCV, most of it undocumented: what an upgrade of FFCV may break, all in one place."""
 
+import ctypes
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numba.typed
+from llvmlite.binding import add_symbol  # type: ignore[import-untyped]
+from numba import types
 
 
 @contextmanager
@@ -21,7 +25,7 @@ with _plain_dictionary():
     from ffcv.fields import IntField, RGBImageField
     from ffcv.fields.decoders import SimpleRGBImageDecoder
     from ffcv.fields.rgb_image import IMAGE_MODES
-    from ffcv.libffcv import imdecode, resize_crop
+    from ffcv.libffcv import imdecode, lib
     from ffcv.loader import Loader
     from ffcv.loader.epoch_iterator import EpochIterator
     from ffcv.pipeline.allocation_query import AllocationQuery
@@ -38,6 +42,25 @@ with _plain_dictionary():
         get_metadata_type,
     )
     from ffcv.utils import align_to_page
+
+# FFCV would have numba compile the pipeline of each loader in each process; what takes long here is compiled already.
+Compiler.set_enabled(False)
+
+
+_UINT32 = (types.uint32,) * 8
+
+
+def _external(name: str, result: types.Type, *arguments: types.Type) -> Any:
+    """A function of FFCV's library for compiled code, which is kept on disk and finds it by a name: the library lies at
+    another address in each process."""
+    symbol = f"metaug_ray_ffcv_{name}"
+    add_symbol(symbol, ctypes.cast(getattr(lib, name), ctypes.c_void_p).value)
+    return types.ExternalFunction(symbol, result(*arguments))
+
+
+# Pointers are whole numbers here, and truth values are wider than C's, which is how both are handed over.
+c_imdecode = _external("imdecode", types.int32, types.uint64, types.uint64, *_UINT32[:2], types.uint64, *_UINT32)
+c_resize = _external("resize", types.void, *(types.int64,) * 11)
 
 __all__ = [
     "ALLOC_TABLE_TYPE",
@@ -57,7 +80,8 @@ __all__ = [
     "State",
     "ToTensor",
     "align_to_page",
+    "c_imdecode",
+    "c_resize",
     "get_metadata_type",
     "imdecode",
-    "resize_crop",
 ]

@@ -9,7 +9,6 @@ from typing import Final
 
 import ray.exceptions
 from ray.train import TrainingFailedError
-from ray.train.torch import TorchTrainer
 from ray.util.queue import Queue
 
 from metaug_ray.config.evaluate import EvaluateSettings
@@ -21,6 +20,7 @@ from metaug_ray.runtime.mailbox import FailureMessages, describe_failures, liste
 from metaug_ray.runtime.messages import Message, Note, WorkersFailed
 from metaug_ray.runtime.placement import Placement
 from metaug_ray.runtime.run_folder import RunFolder
+from metaug_ray.runtime.trainer import DriverTrainer
 from metaug_ray.runtime.words import counted, first_line
 from metaug_ray.runtime.workers import torch_trainer
 
@@ -106,7 +106,7 @@ def _trainer(
     train: Manifest,
     placement: Placement,
     queue: Queue,
-) -> TorchTrainer:
+) -> DriverTrainer:
     task = ProbeTask(settings, readout.encoder, image_size, len(train.classes), placement.cpus, queue)
     return torch_trainer(
         train_worker,

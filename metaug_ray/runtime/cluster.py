@@ -29,7 +29,6 @@ def cluster(address: str | None, *, start_timeout: int = 300) -> Iterator[None]:
     Raises:
         ClusterError: there is no cluster.
     """
-    os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(start_timeout))
     already = ray.is_initialized()
     found = address

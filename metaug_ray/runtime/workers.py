@@ -1,12 +1,14 @@
 """Ray Train's workers, as a placement has them: the same for training and for the full linear evaluation."""
 
+import os
 from collections.abc import Callable
 from typing import Any
 
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, UserCallback
-from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.torch import TorchConfig
 
 from metaug_ray.runtime.placement import Placement
+from metaug_ray.runtime.trainer import DriverTrainer
 
 
 def torch_trainer(
@@ -19,7 +21,7 @@ def torch_trainer(
     storage: str,
     max_failures: int,
     keep: int,
-) -> TorchTrainer:
+) -> DriverTrainer:
     """A trainer whose `fit` runs `work` on all workers, from the last checkpoint under this name on.
 
     Args:
@@ -33,8 +35,8 @@ def torch_trainer(
         keep: number of the last checkpoints that stay.
     """
     elastic = placement.min_workers < placement.workers
-    return TorchTrainer(
-        work,
+    return DriverTrainer(
+        _with_share(work, placement.cpus),
         train_loop_config={"task": task},
         scaling_config=ScalingConfig(
             num_workers=(placement.min_workers, placement.workers) if elastic else placement.workers,
@@ -48,6 +50,14 @@ def torch_trainer(
             failure_config=FailureConfig(max_failures=max_failures),
             checkpoint_config=CheckpointConfig(num_to_keep=keep),
             callbacks=[callback],
-            worker_runtime_env=placement.runtime_env,
         ),
     )
+
+
+def _with_share(work: Callable[[dict[str, Any]], Any], cpus: int) -> Callable[[dict[str, Any]], Any]:
+    def begin(config: dict[str, Any]) -> Any:
+        # numba, which nothing has imported yet, makes as many threads as the machine has CPUs, whatever a share is.
+        os.environ["NUMBA_NUM_THREADS"] = str(cpus)
+        return work(config)
+
+    return begin

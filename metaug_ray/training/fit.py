@@ -8,19 +8,20 @@ from typing import Any
 
 import ray.exceptions
 from ray.train import ControllerError, Result, TrainingFailedError
-from ray.train.torch import TorchTrainer
 
 from metaug_ray.config.pretrain import PretrainSettings
 from metaug_ray.runtime.mailbox import describe_failures, listening
 from metaug_ray.runtime.placement import Placement
 from metaug_ray.runtime.run_folder import RunFolder
+from metaug_ray.runtime.trainer import DriverTrainer
 from metaug_ray.runtime.words import counted, duration
 from metaug_ray.runtime.workers import torch_trainer
 from metaug_ray.tracking.runs import RunTracker
+from metaug_ray.training.controller import ControllerMessages
 from metaug_ray.training.errors import TrainingError
-from metaug_ray.training.monitor import ControllerMessages, Monitor
+from metaug_ray.training.monitor import Monitor
+from metaug_ray.training.task import WorkerTask, run_worker
 from metaug_ray.training.warm_start import WarmStart
-from metaug_ray.training.worker import WorkerTask, run_worker
 
 _log = logging.getLogger(__name__)
 
@@ -81,7 +82,7 @@ def fit(
     _log.info("run %r is finished after %s", settings.name, duration(time.monotonic() - began))
 
 
-def _fit_persistently(make_trainer: Callable[[], TorchTrainer], retries: int) -> Result:
+def _fit_persistently(make_trainer: Callable[[], DriverTrainer], retries: int) -> Result:
     """Ray Train starts workers again that it loses in training, and gives up where it loses them as they start."""
     while True:
         try:

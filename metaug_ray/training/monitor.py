@@ -2,12 +2,9 @@
 
 import logging
 from collections.abc import Mapping
-from typing import Any, assert_never
-
-from ray.train import Checkpoint
+from typing import assert_never
 
 from metaug_ray.config.pretrain import PretrainSettings
-from metaug_ray.runtime.mailbox import FailureMessages, post
 from metaug_ray.runtime.messages import CheckpointWritten, Histograms, Measured, Message, Note, WorkersFailed
 from metaug_ray.runtime.run_folder import RunFolder
 from metaug_ray.tracking.runs import RunTracker
@@ -72,13 +69,3 @@ class Monitor:
             )
             self._tracker.tags({"metaug.warning": f"features collapsed at step {step}: spread {spread:.3f}"})
         self._collapsed = spread < least
-
-
-class ControllerMessages(FailureMessages):
-    """Tells the monitor besides when a checkpoint is whole."""
-
-    def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Checkpoint | None) -> None:
-        if checkpoint is not None:
-            name = checkpoint.path.rstrip("/").rpartition("/")[2]
-            accuracy = metrics[0].get("knn/accuracy")
-            post(self._queue, CheckpointWritten(name, metrics[0]["step"], accuracy))

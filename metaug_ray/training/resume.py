@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 from ray.train import Checkpoint
@@ -12,10 +12,11 @@ from metaug_ray.config.base import explain
 from metaug_ray.config.contrasts import CONTRASTS
 from metaug_ray.config.pretrain import PretrainSettings
 from metaug_ray.config.recorded import fixed_settings, lost, read_fixed
-from metaug_ray.runtime.checkpoint import load
 from metaug_ray.runtime.run_folder import RunFolder
 from metaug_ray.training.errors import TrainingError
-from metaug_ray.training.state import TrainingState
+
+if TYPE_CHECKING:
+    from metaug_ray.training.state import TrainingState
 
 _log = logging.getLogger(__name__)
 
@@ -67,12 +68,14 @@ def check_resumable(
         )
 
 
-def restore(state: TrainingState, checkpoint: Checkpoint) -> str:
+def restore(state: "TrainingState", checkpoint: Checkpoint) -> str:
     """Take over a checkpoint of this run; returns what was done, in words. A collective call.
 
     Raises:
         CheckpointError: it cannot be read.
     """
+    from metaug_ray.runtime.checkpoint import load
+
     with checkpoint.as_directory() as folder:
         load(state, Path(folder))
     return f"goes on from step {state.step:,}"

@@ -10,18 +10,17 @@ from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, se
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from metaug_ray.config.contrasts import CONTRASTS
 from metaug_ray.config.method import MethodSettings
 from metaug_ray.config.pretrain import PretrainSettings
 from metaug_ray.method import distributed
 from metaug_ray.method.algorithm import MetaStep, MetAug
-from metaug_ray.method.contrast import Contrast, build_contrast, contrast_names, contrast_parameters
 from metaug_ray.method.encoders import MultiViewEncoder
 from metaug_ray.method.memory_bank import MemoryBank
 from metaug_ray.method.model import Model
 from metaug_ray.method.objective import Objective
 from metaug_ray.runtime.device import autocast_dtype
 from metaug_ray.runtime.networks import build_networks
+from metaug_ray.training.contrasts import make_contrast
 from metaug_ray.training.optimizers import make_optimizer
 
 
@@ -134,11 +133,6 @@ def build_state(
     return TrainingState(metaug, base_rates=rates)
 
 
-def make_contrast(settings: MethodSettings, pairs: int, group: dist.ProcessGroup | None = None) -> Contrast:
-    """The contrast that the settings name, for P ordered pairs of views."""
-    return build_contrast(settings.contrast, pairs, group, **settings.chosen_contrast.model_dump())
-
-
 def _objective(settings: MethodSettings, views: int, group: dist.ProcessGroup | None) -> Objective:
     contrast = make_contrast(settings, views * (views - 1), group)
     return Objective(contrast, delta=settings.delta, alpha=settings.alpha, margin=settings.margin)
@@ -173,26 +167,3 @@ def _wrapped(
         process_group=group,
         gradient_as_bucket_view=True,
     )
-
-
-def _check_contrasts() -> None:
-    """A contrast's settings are its function's keywords; where they differ, this import fails."""
-    settings = {name: frozenset(type(getattr(MethodSettings(), name)).model_fields) for name in CONTRASTS}
-    functions = {name: contrast_parameters(name) for name in contrast_names()}
-    for name in settings.keys() | functions.keys():
-        if settings.get(name) != functions.get(name):
-            function = _described(functions.get(name), "function in metaug_ray/method/contrast/build.py")
-            field = _described(settings.get(name), "field in the class Contrasts of metaug_ray/config/contrasts.py")
-            raise TypeError(
-                f"contrast {name!r}: {function}, and {field}; both must be there, with the same parameters "
-                "(docs/extending.md)"
-            )
-
-
-def _described(parameters: frozenset[str] | None, what: str) -> str:
-    if parameters is None:
-        return f"it has no {what}"
-    return f"its {what} has the parameters {', '.join(sorted(parameters)) or 'none'}"
-
-
-_check_contrasts()

@@ -21,6 +21,7 @@ from metaug_ray.tracking.connection import connect
 from metaug_ray.tracking.records import RunStatus
 from metaug_ray.tracking.runs import RunTracker
 from metaug_ray.training.capacity import place
+from metaug_ray.training.contrasts import make_contrast
 from metaug_ray.training.errors import TrainingError
 from metaug_ray.training.fit import fit
 from metaug_ray.training.resume import check_resumable
@@ -64,6 +65,8 @@ def pretrain(settings: PretrainSettings) -> Outcome:
         UserError: settings, data, storage, cluster or MLflow do not allow the run, or workers failed more often than
             allowed.
     """
+    # Of no use here, but one whose settings and function differ fails before a worker starts.
+    make_contrast(settings.method, pairs=1)
     manifest = find_manifest(settings.data.beton)
     _check_knn(settings, manifest)
     folder = RunFolder(settings.storage, settings.name)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
@@ -9,10 +10,11 @@ from metaug_ray.config.base import explain
 from metaug_ray.config.pretrain import PretrainSettings
 from metaug_ray.config.recorded import fixed_settings, read_fixed
 from metaug_ray.data.manifest import Manifest
-from metaug_ray.runtime.checkpoint import load_part
 from metaug_ray.runtime.run_folder import RunFolder
 from metaug_ray.training.errors import TrainingError
-from metaug_ray.training.state import TrainingState
+
+if TYPE_CHECKING:
+    from metaug_ray.training.state import TrainingState
 
 
 @dataclass(frozen=True)
@@ -35,12 +37,14 @@ class WarmStart:
         """A local folder with the checkpoint."""
         return RunFolder(self.storage, self.name).download(self.checkpoint)
 
-    def load(self, state: TrainingState, folder: Path) -> str:
+    def load(self, state: "TrainingState", folder: Path) -> str:
         """Take over what fits; returns what was done, in words. A collective call.
 
         Raises:
             CheckpointError: the checkpoint cannot be read, or is of other networks.
         """
+        from metaug_ray.runtime.checkpoint import load_part
+
         fits = {"bank": self.bank, "generators": self.generators}
         load_part({part: value for part, value in state.networks().items() if fits.get(part, True)}, folder)
         new = [part for part, same in fits.items() if not same]

@@ -14,9 +14,7 @@ import ray.train.torch
 import torch
 import torch.distributed as dist
 from ray.train import Checkpoint
-from ray.util.queue import Queue
 
-from metaug_ray.config.pretrain import PretrainSettings
 from metaug_ray.data.errors import DataError
 from metaug_ray.data.manifest import read_manifest
 from metaug_ray.data.staging import staged
@@ -29,40 +27,17 @@ from metaug_ray.training.online_knn import OnlineKnn, open_knn
 from metaug_ray.training.ray_observer import RayObserver
 from metaug_ray.training.resume import check_progress, restore
 from metaug_ray.training.state import TrainingState, build_state
-from metaug_ray.training.warm_start import WarmStart
+from metaug_ray.training.task import WorkerTask
 
 _STAGING_TIMEOUT: Final = timedelta(hours=12)
 
 
-@dataclass(frozen=True)
-class WorkerTask:
-    """What the driver gives each worker.
-
-    Attributes:
-        settings: of the run.
-        cpus: of this worker.
-        queue: to the driver.
-        record: that each checkpoint carries.
-        warm_start: where a new run finds its weights; None without.
-    """
-
-    settings: PretrainSettings
-    cpus: int
-    queue: Queue
-    record: dict[str, Any]
-    warm_start: WarmStart | None
-
-
-def run_worker(config: dict[str, WorkerTask]) -> str | None:
-    """Train on this worker to the end of the run. Called by Ray Train on all workers.
-
-    Args:
-        config: the `task`.
+def work(task: WorkerTask) -> str | None:
+    """Train on this worker to the end of the run.
 
     Returns:
         Why trying again would not help; None where the run is finished.
     """
-    task = config["task"]
     settings = task.settings
     device = prepare_device(ray.train.torch.get_device(), task.cpus, tune=True)
     # Of its own, as a checkpoint is written beside the training's collectives. Nodes may stage for hours.

@@ -5,7 +5,6 @@ import torch
 
 from metaug_ray.runtime.checkpoint import describe, load, snapshot, write
 from metaug_ray.runtime.errors import CheckpointError
-from metaug_ray.training import state
 from metaug_ray.training.state import build_state
 from metaug_ray.training.warm_start import WarmStart
 from tests.training.small import run_plain, small_settings
@@ -94,31 +93,3 @@ def test_a_checkpoint_that_cannot_be_written_is_named(shapes_beton: Path, small_
     _, state = run_plain(0, small_settings(shapes_beton, training={"epochs": 1}, model={"encoder": "resnet50"}))
     with pytest.raises(CheckpointError, match=r"cannot be written .*is the disk full"):
         write(snapshot(state), small_disk / "checkpoint", {})
-
-
-@pytest.mark.parametrize(
-    ("functions", "message"),
-    [
-        (
-            {"triplet": frozenset({"margin"})},
-            "'triplet': its function in .* margin, and it has no field in the class Con",
-        ),
-        (
-            {"nce": frozenset({"temperature", "noise"})},
-            "'nce': its function .* noise, temperature, and its field .* the",
-        ),
-        (
-            {"nce": None},
-            "'nce': it has no function in metaug_ray/method/contrast/build.py, and its field .* temperature",
-        ),
-    ],
-)
-def test_a_contrast_without_its_settings_or_function_is_named(
-    functions: dict[str, frozenset[str] | None], message: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    known = {name: state.contrast_parameters(name) for name in state.contrast_names()} | functions
-    known = {name: keywords for name, keywords in known.items() if keywords is not None}
-    monkeypatch.setattr(state, "contrast_names", lambda: tuple(known))
-    monkeypatch.setattr(state, "contrast_parameters", known.__getitem__)
-    with pytest.raises(TypeError, match=message):
-        state._check_contrasts()

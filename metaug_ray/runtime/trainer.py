@@ -1,0 +1,91 @@
+"""Ray Train's trainer with its controller in the driver's own process, which is there when workers may start.
+
+Ray Train gives the controller a process of its own, which has to start, to import Ray and torch, and dies with the
+driver in any case. What this uses of Ray Train is private: an upgrade of Ray may break it.
+"""
+
+import asyncio
+import logging
+import os
+from typing import Any, Final
+
+import ray
+from ray.actor import ActorHandle
+from ray.runtime_env import RuntimeEnv
+from ray.train import Result
+from ray.train.torch import TorchTrainer
+from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
+from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+from ray.train.v2._internal.constants import (
+    ENABLE_PREEMPTION_WATCHER_ENV_VAR,
+    RAY_WARN_BLOCKING_GET_INSIDE_ASYNC_ENV_VAR,
+    WORKER_GROUP_START_TIMEOUT_S_ENV_VAR,
+)
+from ray.train.v2._internal.execution.callback import RayTrainCallback
+from ray.train.v2._internal.execution.controller import TrainController
+from ray.train.v2._internal.execution.worker_group import Worker, WorkerGroup
+
+# Each has a process. One serves Ray's data sets; the other removes what a lost controller had reserved, and what a lost
+# driver had reserved Ray removes by itself.
+_NOT_NEEDED: Final = (DatasetsCallback, PlacementGroupCleanerCallback)
+_OF_THE_CONTROLLER: Final = {
+    ENABLE_PREEMPTION_WATCHER_ENV_VAR,
+    RAY_WARN_BLOCKING_GET_INSIDE_ASYNC_ENV_VAR,
+    WORKER_GROUP_START_TIMEOUT_S_ENV_VAR,
+}
+
+
+class DriverTrainer(TorchTrainer):  # type: ignore[misc]
+    """A `TorchTrainer` whose `fit` runs the controller itself. It takes no data sets of Ray."""
+
+    def _create_default_callbacks(self) -> list[RayTrainCallback]:
+        callbacks: list[RayTrainCallback] = super()._create_default_callbacks()
+        return [callback for callback in callbacks if not isinstance(callback, _NOT_NEEDED)]
+
+    def _initialize_and_run_controller(self, **options: Any) -> Result:
+        # One process more, for runs that their checkpoints bring over the loss of a node in any case.
+        os.environ.setdefault(ENABLE_PREEMPTION_WATCHER_ENV_VAR, "0")
+        # Ray warns of whoever waits for it inside an event loop, as its own controller does.
+        os.environ.setdefault(RAY_WARN_BLOCKING_GET_INSIDE_ASYNC_ENV_VAR, "0")
+        controller = _Controller(**options)
+        asyncio.run(controller.run())
+        return controller.get_result()
+
+
+class _Workers(WorkerGroup):  # type: ignore[misc]
+    @staticmethod
+    def _get_worker_runtime_env(custom_runtime_env: dict[str, Any] | RuntimeEnv) -> dict[str, Any]:
+        """Without the controller's own variables: Ray has processes ready for workers that want none."""
+        environment: dict[str, Any] = dict(WorkerGroup._get_worker_runtime_env(custom_runtime_env))
+        variables = environment["env_vars"].items()
+        return environment | {"env_vars": {name: value for name, value in variables if name not in _OF_THE_CONTROLLER}}
+
+    def _init_train_context_on_workers(
+        self, workers: list[Worker], sync_actor: ActorHandle[Any], train_context_args: dict[str, list[Any]]
+    ) -> None:
+        """As Ray Train does it, but for the actor that the controller is not here."""
+        ray.get(
+            [
+                worker.actor.init_train_context.remote(
+                    train_run_context=self._train_run_context,
+                    distributed_context=worker.distributed_context,
+                    synchronization_actor=sync_actor,
+                    storage_context=self._storage_context,
+                    worker_callbacks=self._worker_callbacks_to_propagate,
+                    controller_actor=None,
+                    **{name: values[number] for name, values in train_context_args.items()},
+                )
+                for number, worker in enumerate(workers)
+            ]
+        )
+        self._decorate_worker_log_file_paths(workers)
+
+
+class _Controller(TrainController):  # type: ignore[misc]
+    worker_group_cls = _Workers
+
+    def _start(self) -> None:
+        # What it logs is for whoever looks into Ray's files.
+        log = logging.getLogger("ray.train")
+        log.handlers = [handler for handler in log.handlers if handler.name != "console"]
+        super()._start()

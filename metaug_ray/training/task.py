@@ -1,0 +1,42 @@
+"""What the driver gives each worker; quick to import, as Ray Train's controller holds it, but never runs it."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from ray.util.queue import Queue
+
+from metaug_ray.config.pretrain import PretrainSettings
+from metaug_ray.training.warm_start import WarmStart
+
+
+@dataclass(frozen=True)
+class WorkerTask:
+    """What the driver gives each worker.
+
+    Attributes:
+        settings: of the run.
+        cpus: of this worker.
+        queue: to the driver.
+        record: that each checkpoint carries.
+        warm_start: where a new run finds its weights; None without.
+    """
+
+    settings: PretrainSettings
+    cpus: int
+    queue: Queue
+    record: dict[str, Any]
+    warm_start: WarmStart | None
+
+
+def run_worker(config: dict[str, WorkerTask]) -> str | None:
+    """Train on this worker to the end of the run. Called by Ray Train on all workers.
+
+    Args:
+        config: the `task`.
+
+    Returns:
+        Why trying again would not help; None where the run is finished.
+    """
+    from metaug_ray.training.worker import work
+
+    return work(config["task"])
