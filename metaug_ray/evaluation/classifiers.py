@@ -189,7 +189,7 @@ def _probe(
 
 
 def _device(placement: Placement) -> torch.device:
-    return prepare_device(placement.device, placement.cpus)
+    return prepare_device(torch.device(placement.device), placement.cpus)
 
 
 def _wait(tasks: list[Any]) -> None:

@@ -6,8 +6,6 @@ Ray itself would wait for ever for what a cluster cannot hold.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
-
 from metaug_ray.runtime.errors import ClusterError
 
 Resources = Mapping[str, float]
@@ -42,9 +40,9 @@ class Placement:
         return {"env_vars": {"NUMBA_NUM_THREADS": str(self.cpus)}}
 
     @property
-    def device(self) -> torch.device:
-        """Device of a worker that is a Ray task."""
-        return torch.device("cuda" if self.gpu else "cpu")
+    def device(self) -> str:
+        """Device of a worker that is a Ray task, by torch's name."""
+        return "cuda" if self.gpu else "cpu"
 
     @property
     def backend(self) -> str:

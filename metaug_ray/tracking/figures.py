@@ -3,8 +3,6 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from matplotlib.figure import Figure
-
 _LOSSES = ("loss/total", "loss/original", "loss/augmented")
 _SIMILARITIES = {
     "similarity/positives_mean": "positives",
@@ -27,6 +25,8 @@ def draw_histograms(histograms: Mapping[str, Sequence[float]], step: int, path: 
         step: at which they were taken.
         path: PNG to write.
     """
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(6, 3.5), layout="constrained")
     axes = figure.subplots()
     colours = {"positives": "tab:orange", "negatives": "tab:blue"}
@@ -64,6 +64,8 @@ def draw_curves(series: Series, path: Path) -> bool:
     panels = [(title, names) for title, names in panels if names]
     if not panels:
         return False
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(4.5 * len(panels), 3.2), layout="constrained")
     for axes, (title, names) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         # Those that come later are thinner: a line may lie on another one.

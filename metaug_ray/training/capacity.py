@@ -1,13 +1,14 @@
 """Whether machines can hold a run: its workers, its batch and its memory bank."""
 
 from collections.abc import Sequence
-from typing import Final
-
-import torch
+from typing import TYPE_CHECKING, Final
 
 from metaug_ray.config.pretrain import PretrainSettings
 from metaug_ray.runtime.placement import Placement, Resources, place_workers, workers_that_fit
 from metaug_ray.training.errors import TrainingError
+
+if TYPE_CHECKING:
+    import torch
 
 _GIB: Final = 2.0**30
 
@@ -50,7 +51,7 @@ def bank_bytes(settings: PretrainSettings, samples: int, workers: int) -> int:
     return -(-samples // workers) * len(settings.model.views) * settings.model.feature_size * number
 
 
-def check_gpu_memory(settings: PretrainSettings, samples: int, workers: int, device: torch.device) -> None:
+def check_gpu_memory(settings: PretrainSettings, samples: int, workers: int, device: "torch.device") -> None:
     """Whether this worker's GPU, if it has one, has room for its rows of the bank.
 
     Raises:
@@ -58,6 +59,8 @@ def check_gpu_memory(settings: PretrainSettings, samples: int, workers: int, dev
     """
     if device.type != "cuda":
         return
+    import torch
+
     free, _ = torch.cuda.mem_get_info(device)
     needed = bank_bytes(settings, samples, workers)
     if needed > free:

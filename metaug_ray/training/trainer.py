@@ -6,7 +6,9 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
+from threading import Thread
 from typing import Any, Final
 
 from metaug_ray.config.pretrain import PretrainSettings
@@ -21,9 +23,7 @@ from metaug_ray.tracking.connection import connect
 from metaug_ray.tracking.records import RunStatus
 from metaug_ray.tracking.runs import RunTracker
 from metaug_ray.training.capacity import place
-from metaug_ray.training.contrasts import make_contrast
 from metaug_ray.training.errors import TrainingError
-from metaug_ray.training.fit import fit
 from metaug_ray.training.resume import check_resumable
 from metaug_ray.training.warm_start import find_warm_start
 
@@ -65,8 +65,6 @@ def pretrain(settings: PretrainSettings) -> Outcome:
         UserError: settings, data, storage, cluster or MLflow do not allow the run, or workers failed more often than
             allowed.
     """
-    # Of no use here, but one whose settings and function differ fails before a worker starts.
-    make_contrast(settings.method, pairs=1)
     manifest = find_manifest(settings.data.beton)
     _check_knn(settings, manifest)
     folder = RunFolder(settings.storage, settings.name)
@@ -97,9 +95,16 @@ def _pretrain(settings: PretrainSettings, folder: RunFolder, manifest: Manifest)
         return tracked.outcome()
     other = None if folder.checkpoints() else record["fork"]
     warm_start = None if other is None else find_warm_start(settings, other, manifest)
+    # Takes as long as Ray does, which starts in processes of its own.
+    Thread(target=import_module, args=["torch"], daemon=True).start()
     # An elastic run is better off with fewer workers than with a long wait for one that is lost.
     with cluster(settings.compute.address, start_timeout=60 if settings.compute.min_workers else 300):
         placement = place(settings, nodes(), manifest.samples)
+        from metaug_ray.training.contrasts import make_contrast
+        from metaug_ray.training.fit import fit
+
+        # Of no use here, but one whose settings and function differ fails before a worker starts.
+        make_contrast(settings.method, pairs=1)
         with _tracked(settings, folder, record) as tracked:
             tracker = tracked.tracker
             record |= {"mlflow": {"uri": tracker.uri, "run_id": tracker.run_id}}
