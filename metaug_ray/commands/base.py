@@ -138,7 +138,7 @@ def run_job(
 def run_command(program: str, parsed: Callable[[], _S], run: Callable[[_S], None], interrupted: str) -> int:
     """A command from its arguments to its exit status; what goes wrong is said in a sentence.
 
-    SIGTERM, by which schedulers stop a job, ends it as Ctrl-C does.
+    SIGTERM, by which schedulers stop a job, ends it as Ctrl-C does, and both at once, whatever an event loop would do.
 
     Args:
         program: name that such a sentence begins with.
@@ -153,7 +153,8 @@ def run_command(program: str, parsed: Callable[[], _S], run: Callable[[_S], None
     Raises:
         SystemExit: after `--help`.
     """
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _interrupt)
     before, sys.unraisablehook = sys.unraisablehook, _interrupt_again
     try:
         with shown_log():

@@ -7,6 +7,8 @@ driver in any case. What this uses of Ray Train is private: an upgrade of Ray ma
 import asyncio
 import logging
 import os
+from collections.abc import Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
 import ray
@@ -18,6 +20,7 @@ from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2._internal.constants import (
     ENABLE_PREEMPTION_WATCHER_ENV_VAR,
+    HEALTH_CHECK_INTERVAL_S_ENV_VAR,
     RAY_WARN_BLOCKING_GET_INSIDE_ASYNC_ENV_VAR,
     WORKER_GROUP_START_TIMEOUT_S_ENV_VAR,
 )
@@ -30,6 +33,7 @@ from ray.train.v2._internal.execution.worker_group import Worker, WorkerGroup
 _NOT_NEEDED: Final = (DatasetsCallback, PlacementGroupCleanerCallback)
 _OF_THE_CONTROLLER: Final = {
     ENABLE_PREEMPTION_WATCHER_ENV_VAR,
+    HEALTH_CHECK_INTERVAL_S_ENV_VAR,
     RAY_WARN_BLOCKING_GET_INSIDE_ASYNC_ENV_VAR,
     WORKER_GROUP_START_TIMEOUT_S_ENV_VAR,
 }
@@ -48,8 +52,19 @@ class DriverTrainer(TorchTrainer):  # type: ignore[misc]
         # Ray warns of whoever waits for it inside an event loop, as its own controller does.
         os.environ.setdefault(RAY_WARN_BLOCKING_GET_INSIDE_ASYNC_ENV_VAR, "0")
         controller = _Controller(**options)
-        asyncio.run(controller.run())
+        _run(controller.run())
         return controller.get_result()
+
+
+def _run(task: Coroutine[Any, Any, None]) -> None:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        asyncio.run(task)
+        return
+    # In a notebook, whose own event loop this thread belongs to.
+    with ThreadPoolExecutor(1) as other:
+        other.submit(asyncio.run, task).result()
 
 
 class _Workers(WorkerGroup):  # type: ignore[misc]

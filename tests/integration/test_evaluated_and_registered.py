@@ -6,13 +6,11 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import mlflow
 import numpy as np
 import pytest
-import ray
 import torch
 from mlflow.tracking import MlflowClient
 from PIL import Image
@@ -59,17 +57,9 @@ PROBE = {"epochs": 2, "least_steps": 30, "seeds": 2, "label_shares": (1.0, 0.25)
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[Path]:
+def cluster(ray_session: tuple[str, Path]) -> Path:
     """The folder of its session."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_AUTH_MODE", "disabled")
-        # Reports wait for Ray Train's controller to look, every two seconds by default.
-        patch.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.1")
-        context = ray.init(num_cpus=3, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
-        try:
-            yield Path(context.address_info["session_dir"])
-        finally:
-            ray.shutdown()
+    return ray_session[1]
 
 
 @pytest.fixture(scope="module")

@@ -3,14 +3,12 @@
 Another number of workers goes on with a run in `tests/training/test_resuming.py`.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
-import ray
 from mlflow.tracking import MlflowClient
 
 from metaug_ray.config import PretrainSettings
@@ -29,7 +27,7 @@ STEPS = 36
 
 @dataclass
 class Cluster:
-    """A Ray cluster of two CPUs, and where its runs lie."""
+    """A Ray cluster, and where its runs lie."""
 
     address: str
     session: Path
@@ -55,15 +53,9 @@ class Cluster:
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory, shapes_beton: Path) -> Iterator[Cluster]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_AUTH_MODE", "disabled")
-        context = ray.init(num_cpus=2, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
-        try:
-            session = Path(context.address_info["session_dir"])
-            yield Cluster(context.address_info["gcs_address"], session, tmp_path_factory.mktemp("runs"), shapes_beton)
-        finally:
-            ray.shutdown()
+def cluster(ray_session: tuple[str, Path], tmp_path_factory: pytest.TempPathFactory, shapes_beton: Path) -> Cluster:
+    address, session = ray_session
+    return Cluster(address, session, tmp_path_factory.mktemp("runs"), shapes_beton)
 
 
 @pytest.fixture(scope="module")

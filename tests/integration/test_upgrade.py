@@ -3,12 +3,10 @@
 import json
 import sqlite3
 import tarfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import mlflow
 import pytest
-import ray
 import torch
 from mlflow.tracking import MlflowClient
 
@@ -55,18 +53,6 @@ def left(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_AUTH_MODE", "disabled")
-        patch.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.1")
-        ray.init(num_cpus=2, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
-        try:
-            yield
-        finally:
-            ray.shutdown()
-
-
 def again(left: Path, *arguments: str) -> PretrainSettings:
     """The settings of `old-1`, by the file that it was started with."""
     given = ["--config", str(left / "run.yaml"), "--name", "old-1", "--seed", "1", *arguments]
@@ -96,7 +82,7 @@ def test_a_new_run_begins_with_its_weights(left: Path) -> None:
     assert not find_warm_start(other, "old-1", manifest.model_copy(update={"sha256": "0" * 64})).generators
 
 
-def test_an_interrupted_run_goes_on_as_it_would_have(cluster: None, left: Path, tmp_path: Path) -> None:
+def test_an_interrupted_run_goes_on_as_it_would_have(ray_session: tuple[str, Path], left: Path, tmp_path: Path) -> None:
     expected = json.loads((left / "expected.json").read_text())
     settings = again(left)
     outcome = pretrain(settings)
@@ -128,7 +114,9 @@ def test_its_registered_encoder_loads(left: Path) -> None:
     assert not torch.equal(untrained.encoder(images), encoder(images))
 
 
-def test_new_seeds_stand_in_its_row_and_compete_with_its_champion(cluster: None, left: Path, tmp_path: Path) -> None:
+def test_new_seeds_stand_in_its_row_and_compete_with_its_champion(
+    ray_session: tuple[str, Path], left: Path, tmp_path: Path
+) -> None:
     uri = f"sqlite:///{left}/mlflow.db"
     client = MlflowClient(uri)
     # Another version might have hashed the same protocol otherwise.
