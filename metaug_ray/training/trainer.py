@@ -6,9 +6,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
-from threading import Thread
 from typing import Any, Final
 
 from metaug_ray.config.pretrain import PretrainSettings
@@ -95,11 +93,10 @@ def _pretrain(settings: PretrainSettings, folder: RunFolder, manifest: Manifest)
         return tracked.outcome()
     other = None if folder.checkpoints() else record["fork"]
     warm_start = None if other is None else find_warm_start(settings, other, manifest)
-    # Takes as long as Ray does, which starts in processes of its own.
-    Thread(target=import_module, args=["torch"], daemon=True).start()
     # An elastic run is better off with fewer workers than with a long wait for one that is lost.
     with cluster(settings.compute.address, start_timeout=60 if settings.compute.min_workers else 300):
         placement = place(settings, nodes(), manifest.samples)
+        # Torch takes seconds to import; what is wrong with settings, data or MLflow is told before.
         from metaug_ray.training.contrasts import make_contrast
         from metaug_ray.training.fit import fit
 
