@@ -22,7 +22,7 @@ def images(count: int, kind: str = "raw", size: int = 16) -> list[EncodedImage]:
 
 
 def write(path: Path, content: list[EncodedImage], capacity: int | None = None) -> Path:
-    with BetonWriter(path, capacity or len(content), 512) as writer:
+    with BetonWriter(path, capacity or len(content)) as writer:
         for image in content:
             writer.append(image)
     return path
@@ -63,7 +63,7 @@ def test_no_image_lies_across_two_pages(tmp_path: Path) -> None:
 
 
 def test_an_exception_leaves_no_readable_file(tmp_path: Path) -> None:
-    with suppress(KeyError), BetonWriter(tmp_path / "x.beton", 5, 512) as writer:
+    with suppress(KeyError), BetonWriter(tmp_path / "x.beton", 5) as writer:
         writer.append(images(1)[0])
         raise KeyError
     with pytest.raises(DataError):

@@ -4,7 +4,7 @@ import pytest
 from PIL import Image
 
 from metaug_ray.data.errors import DataError
-from metaug_ray.data.sources.folders import ImageFolder, TinyImageNet, UnlabelledFolder
+from metaug_ray.data.sources.folders import ImageFolder, UnlabelledFolder
 from metaug_ray.data.sources.record import UNLABELLED
 from tests.data.images import image_tree, picture
 from tests.data.nobody import as_nobody, needs_root
@@ -94,42 +94,3 @@ def test_a_folder_without_permission_is_named(tmp_path: Path, private: str) -> N
         message
         == f"DataError: {root / private}: cannot be read (Permission denied); check the path and its permissions"
     )
-
-
-def tiny_imagenet(root: Path) -> Path:
-    wnids = ("n02", "n01")
-    root.mkdir()
-    (root / "wnids.txt").write_text("\n".join(wnids) + "\n")
-    for wnid in wnids:
-        (root / "train" / wnid / "images").mkdir(parents=True)
-        for number in range(3):
-            Image.fromarray(picture(number)).save(root / "train" / wnid / "images" / f"{wnid}_{number}.JPEG")
-    for split in ("val", "test"):
-        (root / split / "images").mkdir(parents=True)
-        for number in range(4):
-            Image.fromarray(picture(number)).save(root / split / "images" / f"{split}_{number}.JPEG")
-    lines = [f"val_{number}.JPEG\t{wnids[number % 2]}\t0\t0\t62\t62" for number in range(4)]
-    (root / "val" / "val_annotations.txt").write_text("\n".join(lines))
-    return root
-
-
-def test_tiny_imagenet_splits(tmp_path: Path) -> None:
-    root = tiny_imagenet(tmp_path / "tiny")
-    train = TinyImageNet(root, "train")
-    assert train.classes == ("n01", "n02")
-    assert [record.label for record in train] == [0, 0, 0, 1, 1, 1]
-    assert all(("n01", "n02")[record.label] in record.name for record in train)
-    assert [record.label for record in TinyImageNet(root, "val")] == [1, 0, 1, 0]
-    test = TinyImageNet(root, "test")
-    assert test.classes == ()
-    assert [record.label for record in test] == [UNLABELLED] * 4
-
-
-def test_tiny_imagenet_without_its_annotations(tmp_path: Path) -> None:
-    root = tiny_imagenet(tmp_path / "tiny")
-    (root / "val" / "val_annotations.txt").write_text("val_0.JPEG\tn09\n")
-    with pytest.raises(DataError, match=r"val_0\.JPEG has class 'n09', which is not in wnids\.txt"):
-        TinyImageNet(root, "val")
-    (root / "wnids.txt").unlink()
-    with pytest.raises(DataError, match=r"wnids\.txt: cannot be read"):
-        TinyImageNet(root, "train")

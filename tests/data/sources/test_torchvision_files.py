@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from torchvision.datasets import CIFAR10, CIFAR100, STL10
 
-from metaug_ray.data.encoding import read_rgb
 from metaug_ray.data.errors import DataError
+from metaug_ray.data.reading import read_rgb
 from metaug_ray.data.sources.record import UNLABELLED
 from metaug_ray.data.sources.torchvision_files import TorchvisionFiles
 from tests.data.images import picture
