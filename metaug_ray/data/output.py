@@ -80,6 +80,7 @@ class Output:
             raise DataError(f"{self.path}: exists already; pass --overwrite to replace it, or choose another --output")
         # The longest of the names; one that the disk does not take fails here and not at the end.
         self._text.touch()
+        self._text.unlink()
 
 
 def _belongs(path: Path, folder: Path) -> bool:

@@ -79,13 +79,13 @@ def _opened(data: bytes) -> Image.Image:
                 return _loaded(version)
         # Pillow names the buffer, not the file, where it recognises nothing.
         if isinstance(error, UnidentifiedImageError):
-            raise ValueError(what_else(data[:100])) from error
+            raise ValueError(what_else(data[:100], "it is not an image")) from error
         raise
 
 
-def what_else(beginning: bytes) -> str:
-    """What a file that is no image is, by its first hundred bytes."""
-    return next((words for mark, words in _OTHERS if mark in beginning), "it is not an image")
+def what_else(beginning: bytes, unknown: str) -> str:
+    """What a file is that is not what its name says, by its first hundred bytes; `unknown` where they do not tell."""
+    return next((words for mark, words in _OTHERS if mark in beginning), unknown)
 
 
 def _loaded(data: bytes) -> Image.Image:

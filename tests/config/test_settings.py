@@ -64,9 +64,29 @@ def refusal(model: type[Any], /, **fields: object) -> str:
         ),
         (EncodingSettings, {"preset": "small", "jpeg_quality": 50}, "jpeg_quality: raw pixels have none (got 50)"),
         (EncodingSettings, {"preset": "imagenet", "jpeg_fraction": 0.5}, "jpeg_fraction: only mixed has one, not jpeg"),
+        (
+            EncodingSettings,
+            {"preset": "imagenet", "jpeg_quality": 94},
+            "jpeg_quality: above 93 the fast decoder of FFCV comes out farther from the pixels, not nearer (got 94)",
+        ),
+        (
+            SourceSettings,
+            {"kind": "shapes", "classes": "x.txt"},
+            "classes: the source 'shapes' has its own; leave them out",
+        ),
+        (
+            SourceSettings,
+            {"kind": "parquet", "path": ".", "unlabelled": True, "classes": "x.txt"},
+            "classes: images without labels have none; leave out classes or unlabelled",
+        ),
+        (
+            SourceSettings,
+            {"kind": "parquet", "path": ".", "classes": "/nowhere.txt"},
+            "classes: /nowhere.txt is no file; give a beton or a text file",
+        ),
         (SourceSettings, {"kind": "parquet", "path": ""}, "path: String should have at least 1 character"),
         (SourceSettings, {"kind": "webdataset"}, "kind: Input should be 'imagefolder', 'parquet',"),
-        (SourceSettings, {"kind": "cifar10"}, "path: the source 'cifar10' needs the path of its files"),
+        (SourceSettings, {"kind": "cifar10"}, "path: the source 'cifar10' needs the path of its files (none"),
         (SourceSettings, {"kind": "imagefolder", "path": "/nowhere"}, "path: /nowhere does not exist"),
         (
             SourceSettings,

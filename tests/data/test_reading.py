@@ -103,11 +103,14 @@ def test_a_png_with_broken_notes_is_still_turned_upright() -> None:
     assert np.array_equal(read, np.rot90(PIXELS, 3))
 
 
-@pytest.mark.parametrize("broken", [b"IDAT", b"IEND"])
-def test_a_png_whose_pixels_are_cut_off_is_refused(broken: bytes) -> None:
+def test_a_png_without_its_end_is_whole() -> None:
+    assert np.array_equal(read_rgb(Record("x", 0, PNG[:-12])), PIXELS)
+
+
+def test_a_png_whose_pixels_are_cut_off_is_refused() -> None:
     png = bytes_of(stored(Image.fromarray(picture(8, 200, 200)), "PNG"))
-    with pytest.raises((OSError, SyntaxError)):
-        read_rgb(Record("x", 0, png[: png.index(broken) + 12]))  # half of a chunk
+    with pytest.raises(OSError, match="truncated"):
+        read_rgb(Record("x", 0, png[: len(png) // 2]))
 
 
 @pytest.mark.parametrize("lost", [1, 2])
@@ -147,12 +150,12 @@ def test_a_pgm_scales_by_its_own_greatest_value(greatest: int) -> None:
     ("content", "what"),
     [
         (
-            b"version https://git-lfs.github.com/spec/v1\noid sha256:4d",
+            b"version https://git-lfs.github.com/spec/v1",
             r"a pointer of Git LFS; fetch .* `git lfs pull`",
         ),
         (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(200), "a HEIC picture, which is not read"),
         (b'<?xml version="1.0"?><svg xmlns="http://www.w3.org/2000/svg"/>', "an SVG drawing, which is not read"),
-        (PNG[:20], "a PNG whose beginning is broken"),
+        (PNG[:12] + b"XXXX" + PNG[16:], "a PNG whose beginning is broken"),
         (b"\xff\xd8\xff\xe0", "a JPEG whose beginning is broken"),
         (json.dumps({"error": 404}).encode(), "it is not an image"),
     ],

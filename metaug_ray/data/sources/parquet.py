@@ -1,7 +1,7 @@
 """Parquet shards in Hugging Face's layout: an `image` struct of bytes and path, and a label."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from metaug_ray.data.errors import DataError
+from metaug_ray.data.reading import what_else
 from metaug_ray.data.sources.listing import Listing
 from metaug_ray.data.sources.parquet_files import find_shards
 from metaug_ray.data.sources.parquet_labels import ShardLabels, read_labels, unite
@@ -95,8 +96,14 @@ def _damage_named(file: Path) -> Iterator[None]:
         yield
     # pyarrow raises OSError for broken pages too.
     except (OSError, pa.ArrowInvalid, UnicodeDecodeError) as error:
-        what = str(error).splitlines()[0].rstrip(".")
+        what = what_else(_beginning(file), str(error).splitlines()[0].rstrip("."))
         raise DataError(f"{file}: is not a readable Parquet file ({what}); copy or write it again") from error
+
+
+def _beginning(file: Path) -> bytes:
+    with suppress(OSError), file.open("rb") as opened:
+        return opened.read(100)
+    return b""
 
 
 def _check_there(file: Path, schema: pa.Schema, column: str, what: str, otherwise: str = "") -> None:

@@ -94,3 +94,65 @@ def test_a_folder_without_permission_is_named(tmp_path: Path, private: str) -> N
         message
         == f"DataError: {root / private}: cannot be read (Permission denied); check the path and its permissions"
     )
+
+
+@pytest.mark.parametrize("splits", [("train", "val"), ("Training", "Test"), ("train", "val", "notes")])
+def test_the_folder_above_the_splits(tmp_path: Path, splits: tuple[str, ...]) -> None:
+    for split in splits:
+        image_tree(tmp_path / split, per_class=1)
+    with pytest.raises(
+        DataError, match=rf"'{splits[0]}'.* are called as the splits of a data set.*--source.path at one"
+    ):
+        ImageFolder(tmp_path)
+    assert len(ImageFolder(tmp_path / splits[0])) == 3
+    assert len(UnlabelledFolder(tmp_path)) == 3 * len(splits)
+
+
+def test_a_class_may_be_called_as_a_split(tmp_path: Path) -> None:
+    image_tree(tmp_path / "root", classes=("bus", "test", "train"))
+    assert ImageFolder(tmp_path / "root").classes == ("bus", "test", "train")
+
+
+def test_one_folder_too_high(tmp_path: Path) -> None:
+    image_tree(tmp_path / "pets" / "inner", per_class=1)
+    with pytest.raises(
+        DataError, match=rf"its 3 folders may be the classes: point --source.path at {tmp_path}/pets/inner"
+    ):
+        ImageFolder(tmp_path / "pets")
+    assert len(ImageFolder(tmp_path / "pets" / "inner")) == 3
+
+
+def test_a_listed_class_may_be_empty_or_have_no_folder(tmp_path: Path) -> None:
+    root = image_tree(tmp_path / "tree", per_class=2)
+    (root / "fox").mkdir()
+    source = ImageFolder(root, ("fox", "emu", "cat", "gnu", "dog"))
+    assert source.classes == ("fox", "emu", "cat", "gnu", "dog")
+    assert [record.label for record in source] == [1, 1, 2, 2, 4, 4]
+    with pytest.raises(
+        DataError, match=r"'cat', 'dog' are not among the 2 classes of --source\.classes \('emu', 'fox'\)"
+    ):
+        ImageFolder(root, ("emu", "fox"))
+
+
+def test_listed_classes_without_any_image(tmp_path: Path) -> None:
+    (tmp_path / "cat").mkdir()
+    with pytest.raises(DataError, match="its class folders hold no images"):
+        ImageFolder(tmp_path, ("cat", "dog"))
+
+
+def test_a_folder_of_betons_is_no_class(tmp_path: Path) -> None:
+    root = image_tree(tmp_path / "tree", per_class=1)
+    (root / "betons" / "old").mkdir(parents=True)
+    (root / "betons" / "old" / ".train.beton.lock").touch()
+    (root / "dog" / "x.beton").touch()
+    (root / "train.beton.json").touch()
+    source = ImageFolder(root)
+    assert source.classes == ("cat", "dog", "emu")
+    assert (len(source), source.passed_over) == (3, {})
+
+
+def test_what_macos_adds_to_archives_is_no_class(tmp_path: Path) -> None:
+    root = image_tree(tmp_path / "tree", per_class=1)
+    (root / "__MACOSX" / "cat").mkdir(parents=True)
+    (root / "__MACOSX" / "cat" / "._0.png").touch()
+    assert ImageFolder(root).classes == ("cat", "dog", "emu")
