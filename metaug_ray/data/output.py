@@ -84,8 +84,8 @@ class Output:
 
 
 def _belongs(path: Path, folder: Path) -> bool:
-    """Whether a path lies in the folder, or on the way to it."""
-    return path.is_relative_to(folder) or folder.is_relative_to(path)
+    """Whether a path is a file in the folder, or lies on the way to it."""
+    return path.parent == folder or folder.is_relative_to(path)
 
 
 def check_first(folder: Path, first: Sequence[EncodedImage], count: int) -> None:

@@ -1,5 +1,6 @@
 """The classes of labelled sources: what is asked of their names, and lists of them."""
 
+import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -48,11 +49,12 @@ def read_classes(place: str) -> tuple[str, ...]:
     """The class names in the order of their labels.
 
     Args:
-        place: path or URI of a beton that has them, or a text file with a name on each line.
+        place: path or URI of a beton that has them or of its manifest, or a text file with a name on each line.
 
     Raises:
         DataError: it cannot be read, has no labels, or what `check_classes` finds.
     """
+    place = re.sub(r"\.beton\.json(?=$|\?)", ".beton", place)
     if not place.partition("?")[0].endswith(".beton"):
         return check_classes(lines_of(Path(place)), place)
     classes = find_manifest(place).classes

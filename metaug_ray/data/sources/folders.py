@@ -60,7 +60,8 @@ class ImageFolder(Files):
         images = {name: files for name, files in images.items() if files or not holds_betons(folders[name])}
         if not images:
             raise DataError(
-                f"{root}: found no class folders and no images; point --source.path at a folder that has some"
+                f"{root}: found no class folders and no images{listing.told()}; point --source.path at a folder that "
+                "has some"
             )
         if classes is None:
             classes = _check_own_classes(root, images)
@@ -68,7 +69,10 @@ class ImageFolder(Files):
             check_listed(images, classes, str(root))
         files = [(image, label) for label, name in enumerate(classes) for image in images.get(name, [])]
         if not files:
-            raise DataError(f"{root}: its class folders hold no images; point --source.path at a folder that has some")
+            raise DataError(
+                f"{root}: its class folders hold no images{listing.told()}; point --source.path at a folder that has "
+                "some"
+            )
         super().__init__(files, tuple(classes), listing.passed_over)
 
 
@@ -83,7 +87,9 @@ class UnlabelledFolder(Files):
         listing = Listing()
         images = listing.images_below(root)
         if not images:
-            raise DataError(f"{root}: found no images in it or below; point --source.path at a folder that has some")
+            raise DataError(
+                f"{root}: found no images in it or below{listing.told()}; point --source.path at a folder that has some"
+            )
         super().__init__([(image, UNLABELLED) for image in images], (), listing.passed_over)
 
 

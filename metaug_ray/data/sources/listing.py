@@ -1,7 +1,7 @@
 """Which files below a folder are pictures of the data set, and what was passed over."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, NoReturn, Protocol, runtime_checkable
@@ -14,7 +14,8 @@ IMAGE_SUFFIXES: Final = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif
 # Told by content where the suffix is another one. Cameras' raw files are TIFF too, so that needs its suffix, or none.
 _FORMATS: Final = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "PPM", "AVIF", "JPEG2000")
 # Cut short, these are pictures still: reading them says what is wrong.
-_SIGNATURES: Final = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8")
+_SIGNATURES: Final = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"\0\0\0\x0cjP  ")
+_ENDS: Final = (b"WEBP", b"ftypavif", b"ftypavis")  # of the first twelve bytes
 # What operating systems and disk stations leave in folders, thumbnails among it.
 _SYSTEM: Final = ("__MACOSX", "@eaDir", "lost+found", "$RECYCLE.BIN", "System Volume Information", "Thumbs.db")
 _MOST_NAMES = 10
@@ -93,6 +94,11 @@ class Listing:
         if len(passed.names) < _MOST_NAMES:
             passed.names.append(name)
 
+    def told(self) -> str:
+        """What was passed over, in brackets for a sentence; empty where nothing was."""
+        parts = [f"{of.count:,} {reason}, such as {of.names[0]}" for reason, of in self.passed_over.items()]
+        return f" (passed over: {'; '.join(parts)})" if parts else ""
+
     def _walk(self, folder: Path, visited: set[tuple[int, int]]) -> Iterator[Path]:
         try:
             status = folder.stat()
@@ -105,9 +111,9 @@ class Listing:
         for entry in found:
             if self._is_left_out(entry.name, entry.path):
                 continue
-            if entry.is_dir():
+            if _says(entry.is_dir):
                 yield from self._walk(Path(entry.path), visited)
-            elif self._is_image(file := Path(entry.path), entry.is_file()):
+            elif self._is_image(file := Path(entry.path), _says(entry.is_file)):
                 yield file
 
     def _is_image(self, file: Path, is_regular: bool) -> bool:
@@ -146,10 +152,18 @@ def refuse(error: OSError) -> NoReturn:
     ) from error
 
 
+def _says(question: Callable[[], bool]) -> bool:
+    try:
+        return question()
+    except OSError:  # a link to itself
+        return False
+
+
 def _why_no_image(file: Path) -> str | None:
     try:
         with file.open("rb") as opened:
-            if opened.read(8).startswith(_SIGNATURES):
+            beginning = opened.read(12)
+            if beginning.startswith(_SIGNATURES) or beginning.endswith(_ENDS):
                 return None
             opened.seek(0)
             with Image.open(opened, formats=_FORMATS if file.suffix else (*_FORMATS, "TIFF")):

@@ -76,7 +76,7 @@ class ParquetShards:
 
 def _read(file: Path, image_column: str, label_column: str | None) -> ShardLabels:
     """The labels of a file whose columns were found to serve."""
-    with _damage_named(file), pq.ParquetFile(file) as shard:
+    with _opened(file) as shard:
         _check_image_column(file, shard.schema_arrow, image_column)
         if label_column is None:
             return ShardLabels(np.full(shard.metadata.num_rows, UNLABELLED))
@@ -85,15 +85,17 @@ def _read(file: Path, image_column: str, label_column: str | None) -> ShardLabel
 
 
 def _images(file: Path, column: str) -> Iterator[object]:
-    with _damage_named(file), pq.ParquetFile(file) as shard:
+    with _opened(file) as shard:
         for batch in shard.iter_batches(_ROWS_AT_ONCE, columns=[column]):
             yield from batch.column(column).to_pylist()
 
 
 @contextmanager
-def _damage_named(file: Path) -> Iterator[None]:
+def _opened(file: Path) -> Iterator[pq.ParquetFile]:
     try:
-        yield
+        # pyarrow opens by itself what is called by valid Unicode alone.
+        with file.open("rb") as content, pq.ParquetFile(content) as shard:
+            yield shard
     # pyarrow raises OSError for broken pages too.
     except (OSError, pa.ArrowInvalid, UnicodeDecodeError) as error:
         what = what_else(_beginning(file), str(error).splitlines()[0].rstrip("."))

@@ -68,8 +68,8 @@ def _in_folder(folder: Path, listing: Listing) -> list[Path]:
         else:
             listing.pass_over(NO_PARQUET, str(entry))
     if not files:
-        there = f"{below[0].parent}, which has some" if below else "files that end in .parquet, or their folder"
-        raise DataError(f"{folder}: holds no Parquet files; point --source.path at {there}")
+        there = f"{below[0].parent}, which has some" if below else "some, or choose another --source.kind"
+        raise DataError(f"{folder}: holds no Parquet files{listing.told()}; point --source.path at {there}")
     for file in below:
         listing.pass_over(BELOW, str(file))
     return files

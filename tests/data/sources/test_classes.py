@@ -32,7 +32,8 @@ def test_a_list_in_a_text_file_and_in_a_beton(tmp_path: Path) -> None:
     (tmp_path / "classes.txt").write_bytes("\ufeffemu\r\n\r\na cat\r\n".encode())
     assert read_classes(str(tmp_path / "classes.txt")) == ("emu", "a cat")
     beton, manifest = prepare_tree(tmp_path, per_class=2)
-    assert read_classes(str(beton)) == read_classes(f"file://{beton}") == tuple(manifest.classes)
+    for place in (str(beton), f"{beton}.json", f"file://{beton}"):
+        assert read_classes(place) == tuple(manifest.classes)
 
 
 def test_lists_that_cannot_serve(tmp_path: Path) -> None:

@@ -47,6 +47,9 @@ def test_empty_folder(tmp_path: Path) -> None:
         ImageFolder(tmp_path)
     with pytest.raises(DataError, match="found no images"):
         UnlabelledFolder(tmp_path)
+    (tmp_path / "train.zip").touch()
+    with pytest.raises(DataError, match=r"no images \(passed over: 1 not an image, such as .*/train\.zip\); point"):
+        ImageFolder(tmp_path)
 
 
 def test_missing_folder_and_file_in_its_place(tmp_path: Path) -> None:

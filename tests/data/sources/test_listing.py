@@ -63,8 +63,14 @@ def test_only_the_first_names_are_kept(tmp_path: Path) -> None:
 
 def test_a_cut_off_picture_and_a_link_to_nowhere_are_pictures(tmp_path: Path) -> None:
     (tmp_path / "cut.part").write_bytes(image_bytes("JPEG")[:20])
+    (tmp_path / "cut.avif").write_bytes(image_bytes("AVIF")[:20])
+    (tmp_path / "cut.jfif").write_bytes(image_bytes("WEBP")[:20])
     (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere.png")
-    assert names(tmp_path, Listing()) == ["cut.part", "gone.png"]
+    (tmp_path / "self.png").symlink_to(tmp_path / "self.png")
+    (tmp_path / "self").symlink_to(tmp_path / "self")
+    listing = Listing()
+    assert names(tmp_path, listing) == ["cut.avif", "cut.jfif", "cut.part", "gone.png", "self.png"]
+    assert passed(tmp_path, listing) == {"not an image": ["self"]}
 
 
 @needs_root
