@@ -36,6 +36,5 @@ def _prepare(settings: PrepareSettings) -> None:
     from metaug_ray.data.prepare import prepare
 
     manifest = prepare(settings)
-    print(
-        f"{readable(str(settings.output))}: {manifest.samples:,} images, {len(manifest.classes)} classes, SHA-256 {manifest.sha256}"
-    )
+    beton = readable(str(settings.output))
+    print(f"{beton}: {manifest.samples:,} images, {len(manifest.classes)} classes, SHA-256 {manifest.sha256}")

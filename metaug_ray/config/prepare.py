@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from metaug_ray.choices import SPLITS, SourceKind
 from metaug_ray.config.base import LocalPath, Location, Settings
+from metaug_ray.names import readable
 
 
 class SourceSettings(Settings):
@@ -149,4 +150,9 @@ class PrepareSettings(Settings):
     def _check(self) -> Self:
         if self.output.suffix != ".beton":
             raise ValueError(f"output: {self.output} must end in .beton")
+        if readable(str(self.output)) != str(self.output):
+            raise ValueError(
+                f"output: {readable(str(self.output))} has a line break, or a byte that is not UTF-8, so that no run "
+                "could name it; choose another"
+            )
         return self

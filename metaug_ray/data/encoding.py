@@ -97,14 +97,15 @@ def encode(position: int, record: Record, encoding: Encoding) -> EncodedImage | 
 
 def looks_of(pixels: NDArray[np.uint8]) -> Looks:
     """What pixels [H, W, 3] lack."""
-    # Of most pictures a few pixels say all.
-    few = pixels[::8, ::8]
-    one_colour = bool((few == few[0, 0]).all() and (pixels == pixels[0, 0]).all())
-    return Looks(
-        grey=_all_same(few) and _all_same(pixels),
-        one_colour=one_colour,
-        dark=not one_colour and bool(few.max() < _DARK and pixels.max() < _DARK),
-    )
+    height, width, _ = pixels.shape
+    # A few pixels say all of most pictures, and Python's bytes say it faster than arrays.
+    few = pixels[:: max(1, height // 8), :: max(1, width // 8)].tobytes()
+    is_grey = few[0::3] == few[1::3] == few[2::3]
+    is_one_colour = few == few[:3] * (len(few) // 3)
+    is_dark = max(few) < _DARK
+    grey = is_grey and bool((pixels == pixels[..., :1]).all())
+    one_colour = is_one_colour and bool((pixels == pixels[0, 0]).all())
+    return Looks(grey, one_colour, is_dark and not one_colour and bool(pixels.max() < _DARK))
 
 
 def shrink(pixels: NDArray[np.uint8], max_resolution: int) -> NDArray[np.uint8]:
@@ -123,11 +124,6 @@ def encode_jpeg(pixels: NDArray[np.uint8], quality: int) -> bytes:
     if not done:
         raise ValueError(f"OpenCV cannot encode {list(pixels.shape)} pixels as JPEG")
     return bytes(data)
-
-
-def _all_same(pixels: NDArray[np.uint8]) -> bool:
-    """Whether red, green and blue are the same in every pixel."""
-    return bool((pixels == pixels[..., :1]).all())
 
 
 def _reason(error: Exception) -> str:

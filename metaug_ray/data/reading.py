@@ -105,7 +105,7 @@ def _as_rgb(image: Image.Image) -> NDArray[np.uint8]:
             f"its mode is {upright.mode!r}, numbers with no agreed range; convert it to 8 bits, or to 16 bits without "
             "a sign"
         )
-    return np.array(upright.convert("RGB"))
+    return np.array(upright if upright.mode == "RGB" else upright.convert("RGB"))
 
 
 def _orientation(image: Image.Image) -> int:

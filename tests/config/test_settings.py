@@ -122,6 +122,16 @@ def test_names_nested_fields_in_full() -> None:
     assert "encoding.jpeg_quality: Input should be greater than or equal to 1 (got 0)" in lines
 
 
+@pytest.mark.parametrize(("name", "shown"), [("caf\udce9.beton", r"caf\xe9.beton"), ("a\nb.beton", r"a\nb.beton")])
+def test_an_output_that_no_run_could_name(name: str, shown: str) -> None:
+    lines = refusal(PrepareSettings, source={"kind": "shapes"}, encoding={"preset": "small"}, output=name)
+    assert f"{shown} has a line break, or a byte that is not UTF-8" in lines
+
+
+def test_a_source_whose_path_is_no_unicode() -> None:
+    assert "path: is not UTF-8; rename it, or make a link" in refusal(SourceSettings, kind="parquet", path="caf\udce9")
+
+
 def test_settings_do_not_change() -> None:
     with pytest.raises(ValidationError, match="frozen"):
         AugmentationSettings().flip = 0.1  # type: ignore[misc]
