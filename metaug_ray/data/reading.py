@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from metaug_ray.data.repair import sound_versions
+from metaug_ray.data.repair import lacks_its_end, sound_versions
 from metaug_ray.data.sources.record import Record
 
 # Pillow takes pictures of more than 179 million pixels for attacks; these are the user's own, and satellites make them.
@@ -69,6 +69,9 @@ def read_rgb(record: Record) -> NDArray[np.uint8]:
 
 def _opened(data: bytes) -> Image.Image:
     try:
+        # Pillow takes whatever follows half a picture for its other half.
+        if lacks_its_end(data):
+            raise OSError("image file is truncated")
         return _loaded(data)
     except MemoryError:
         raise

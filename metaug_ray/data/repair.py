@@ -15,6 +15,7 @@ _SCAN, _RESTARTS = 0xDA, 0xDD
 _EXIF = 0xE1
 # Applications' parts and comments, without what JFIF and Adobe wrote: that says how colours are meant.
 _NOTES = {*range(0xE1, 0xEE), 0xEF, 0xFE}
+_NEEDED = 8  # last bytes, without which no JPEG shows its last pixels
 # Whatever stands in the place of missing pixels shows; where none is missing, decoders pass over it.
 _FILLINGS = (b"", b"\x55" * 4096, b"\xaa\x33" * 2048)
 
@@ -35,6 +36,14 @@ def sound_versions(data: bytes) -> Iterator[bytes]:
             plain = _plain_jpeg(data, kept)
             if plain is not None:
                 yield plain
+
+
+def lacks_its_end(data: bytes) -> bool:
+    """Whether a file is a JPEG without an end marker, whatever stands there instead."""
+    if not data.startswith(_JPEG) or data.endswith(_END_OF_JPEG):
+        return False
+    scans = [end for marker, _, end in _segments(data) if marker == _SCAN]
+    return bool(scans) and _END_OF_JPEG not in data[scans[0] :]
 
 
 def _plain_png(data: bytes, with_exif: bool) -> bytes:
@@ -62,7 +71,9 @@ def _plain_jpeg(data: bytes, with_exif: bool) -> bytes | None:
             plain, pixels = b"".join(kept), data[end:]
             if _END_OF_JPEG in pixels:
                 return plain + pixels
-            return _ended(plain + pixels.removesuffix(b"\xff")) if _is_one_scan(found, pixels) else None
+            # Disks and downloads fill up with zeros; a lone ff is half of the end marker.
+            pixels = pixels.rstrip(b"\0").removesuffix(b"\xff")
+            return _ended(plain + pixels) if _is_one_scan(found, pixels) else None
     return None
 
 
@@ -89,11 +100,14 @@ def _is_one_scan(found: dict[int, bytes], pixels: bytes) -> bool:
 
 
 def _ended(data: bytes) -> bytes | None:
-    """The JPEG with an end marker, unless pixels are missing before it."""
+    """The JPEG with an end marker, unless pixels are missing before it, or bytes of something else stand there."""
+    is_whole = _shows_no_filling(data) and not _shows_no_filling(data[:-_NEEDED])
+    return data + _END_OF_JPEG if is_whole else None
+
+
+def _shows_no_filling(data: bytes) -> bool:
     first, *others = (_decoded(data + filling + _END_OF_JPEG) for filling in _FILLINGS)
-    if first is None or any(other is None or not np.array_equal(other, first) for other in others):
-        return None
-    return data + _END_OF_JPEG
+    return first is not None and all(other is not None and np.array_equal(other, first) for other in others)
 
 
 def _decoded(data: bytes) -> NDArray[np.uint8] | None:

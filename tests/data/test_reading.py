@@ -122,6 +122,20 @@ def test_a_jpeg_without_its_end_marker_is_whole(lost: int, orientation: int) -> 
     assert np.array_equal(read_rgb(Record("x", 0, jpeg[:-lost])), read_rgb(Record("x", 0, jpeg)))
 
 
+def test_zeros_in_the_place_of_the_end_marker() -> None:
+    jpeg = bytes_of(stored(Image.fromarray(picture(9, 45, 70)), "JPEG"))
+    assert np.array_equal(read_rgb(Record("x", 0, jpeg[:-2] + bytes(500))), read_rgb(Record("x", 0, jpeg)))
+
+
+@pytest.mark.parametrize("other", [bytes(30_000), b"<html>" * 5000, b"\xff" * 30_000, b""], ids=["0", "<", "ff", "-"])
+def test_half_a_jpeg_and_something_else_is_refused(other: bytes) -> None:
+    noise = np.random.default_rng(0).integers(256, size=(200, 200, 3), dtype=np.uint8)
+    for pixels in (noise, picture(3, 200, 200)):
+        jpeg = bytes_of(stored(Image.fromarray(pixels), "JPEG"))
+        with pytest.raises(OSError, match="truncated|broken"):
+            read_rgb(Record("x", 0, jpeg[: len(jpeg) // 2] + other))
+
+
 @pytest.mark.parametrize("options", [{}, {"progressive": True}, {"restart_marker_blocks": 3}, {"optimize": True}])
 @pytest.mark.parametrize("lost", [8, 40, 400])
 def test_a_jpeg_that_lacks_pixels_is_refused(options: dict[str, int], lost: int) -> None:
