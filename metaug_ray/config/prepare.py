@@ -49,7 +49,8 @@ class SourceSettings(Settings):
             )
         # Where nothing matches a glob of Parquet files, the source says so.
         elif not Path(self.path).exists() and not (self.kind == "parquet" and has_magic(self.path)):
-            raise ValueError(f"path: {self.path} does not exist")
+            hint = "; images are read from this machine's folders, so copy or mount them" if "://" in self.path else ""
+            raise ValueError(f"path: {self.path} does not exist{hint}")
         allowed = SPLITS.get(self.kind, ())
         if self.split is not None and self.split not in allowed:
             choice = f"choose from {', '.join(allowed)}" if allowed else "it has none; name the files by the path"

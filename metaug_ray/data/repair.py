@@ -72,7 +72,7 @@ def _plain_jpeg(data: bytes, with_exif: bool) -> bytes | None:
             if _END_OF_JPEG in pixels:
                 return plain + pixels
             # Disks and downloads fill up with zeros; a lone ff is half of the end marker.
-            pixels = pixels.rstrip(b"\0").removesuffix(b"\xff")
+            pixels = (pixels.rstrip(b"\0") if pixels.endswith(bytes(16)) else pixels).removesuffix(b"\xff")
             return _ended(plain + pixels) if _is_one_scan(found, pixels) else None
     return None
 

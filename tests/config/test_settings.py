@@ -90,6 +90,11 @@ def refusal(model: type[Any], /, **fields: object) -> str:
         (SourceSettings, {"kind": "imagefolder", "path": "/nowhere"}, "path: /nowhere does not exist"),
         (
             SourceSettings,
+            {"kind": "parquet", "path": "s3://bucket/train.parquet"},
+            "path: s3://bucket/train.parquet does not exist; images are read from this machine's folders",
+        ),
+        (
+            SourceSettings,
             {"kind": "cifar10", "path": ".", "split": "val"},
             "split: the source 'cifar10' has no split 'val'; choose from train, test",
         ),

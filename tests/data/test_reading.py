@@ -132,7 +132,7 @@ def test_half_a_jpeg_and_something_else_is_refused(other: bytes) -> None:
     noise = np.random.default_rng(0).integers(256, size=(200, 200, 3), dtype=np.uint8)
     for pixels in (noise, picture(3, 200, 200)):
         jpeg = bytes_of(stored(Image.fromarray(pixels), "JPEG"))
-        with pytest.raises(OSError, match="truncated|broken"):
+        with pytest.raises(OSError, match="truncated"):
             read_rgb(Record("x", 0, jpeg[: len(jpeg) // 2] + other))
 
 

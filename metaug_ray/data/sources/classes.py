@@ -29,7 +29,7 @@ def check_classes(classes: Iterable[str], where: str) -> tuple[str, ...]:
                 f"{where}: the class name {quoted(name)} is not UTF-8; rename it (the program convmv "
                 "does so for all names below a folder)"
             )
-        key = unicodedata.normalize("NFC", name.strip())
+        key = _key(name)
         if key in seen:
             raise DataError(
                 f"{where}: the class names {quoted(seen[key])} and {quoted(name)} are the same name; rename or merge "
@@ -65,14 +65,21 @@ def read_classes(place: str) -> tuple[str, ...]:
     return check_classes(classes, place)
 
 
-def check_listed(found: Iterable[str], classes: Sequence[str], where: str) -> None:
-    """Raises `DataError` unless all the names found are among `classes`."""
-    others = sorted(set(found) - set(classes))
+def labels_of(found: Iterable[str], classes: Sequence[str], where: str) -> dict[str, int]:
+    """The labels of the names found: their places in a list of all classes, however Unicode spells their accents.
+
+    Raises:
+        DataError: a name is not in the list.
+    """
+    listed = {_key(name): label for label, name in enumerate(classes)}
+    names = sorted(set(found))
+    others = [name for name in names if _key(name) not in listed]
     if others:
         raise DataError(
             f"{where}: {shortened(others)} {'is' if len(others) == 1 else 'are'} not among the {len(classes)} classes "
             f"of --source.classes ({shortened(classes)}); leave such images out, or list all classes there"
         )
+    return {name: listed[_key(name)] for name in names}
 
 
 def lines_of(file: Path) -> list[str]:
@@ -92,18 +99,23 @@ def shortened(names: Sequence[str]) -> str:
 
 def other_classes(classes: Sequence[str], beton: str, expected: Sequence[str], reference: str) -> str:
     """That a beton has not the classes of another one: where they differ and what to do, as part of a sentence."""
-    missing = [name for name in expected if name not in set(classes)]
-    more = [name for name in classes if name not in set(expected)]
+    mine, theirs = set(map(_key, classes)), set(map(_key, expected))
+    missing = [name for name in expected if _key(name) not in mine]
+    more = [name for name in classes if _key(name) not in theirs]
     if missing or more:
         parts = (f"lacks {shortened(missing)}" * bool(missing), f"has besides {shortened(more)}" * bool(more))
         difference = " and ".join(filter(None, parts))
     else:
         label = next(label for label, pair in enumerate(zip(classes, expected, strict=True)) if pair[0] != pair[1])
-        difference = f"orders them otherwise, {quoted(classes[label])} where {quoted(expected[label])} is class {label}"
+        difference = f"calls class {label} {quoted(classes[label])} instead of {quoted(expected[label])}"
     return (
         f"{beton} has {len(classes)} classes and {reference} {len(expected)}: the first {difference}; prepare it again "
         f"with --source.classes {reference}" + (", without the images of other classes" if more else "")
     )
+
+
+def _key(name: str) -> str:
+    return unicodedata.normalize("NFC", name.strip())
 
 
 def _text(file: Path) -> str:

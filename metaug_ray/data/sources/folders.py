@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from metaug_ray.data.errors import DataError
-from metaug_ray.data.sources.classes import check_classes, check_listed, shortened
+from metaug_ray.data.sources.classes import check_classes, labels_of, shortened
 from metaug_ray.data.sources.listing import Listing, PassedOver, holds_betons
 from metaug_ray.data.sources.record import UNLABELLED, Record
 
@@ -63,11 +63,9 @@ class ImageFolder(Files):
                 f"{root}: found no class folders and no images{listing.told()}; point --source.path at a folder that "
                 "has some"
             )
-        if classes is None:
-            classes = _check_own_classes(root, images)
-        else:
-            check_listed(images, classes, str(root))
-        files = [(image, label) for label, name in enumerate(classes) for image in images.get(name, [])]
+        classes = _check_own_classes(root, images) if classes is None else classes
+        labels = labels_of(images, classes, str(root))
+        files = [(image, labels[name]) for name in sorted(images, key=labels.__getitem__) for image in images[name]]
         if not files:
             raise DataError(
                 f"{root}: its class folders hold no images{listing.told()}; point --source.path at a folder that has "

@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from metaug_ray.data.errors import DataError
-from metaug_ray.data.sources.classes import check_classes, check_listed
+from metaug_ray.data.sources.classes import check_classes, labels_of
+from metaug_ray.names import quoted
 
 # Numbers without names are classes from 0 on; ids, which leave most numbers out, are not.
 _MOST_CLASSES, _LEAST_USED = 1000, 0.1
@@ -104,14 +105,14 @@ def unite(
     if is_counted:
         classes = _counted(path, shards_with_rows, listed)
         return classes, [shard.numbers for shard in shards]
-    used = {name for shard in shards for name in shard.by_name().values()}
     if listed is not None:
-        check_listed(used, listed, path)
         classes = tuple(listed)
+    elif first.is_ordered and first.names:
+        classes = check_classes(first.names, path)
     else:
-        classes = check_classes(first.names if first.is_ordered and first.names else _occurring(shards), path)
-    label = {name: index for index, name in enumerate(classes)}
-    return classes, [_renumbered(shard, label) for shard in shards]
+        classes = check_classes(_texts(path, shards), path)
+    labels = labels_of((name for shard in shards for name in shard.by_name().values()), classes, path)
+    return classes, [_renumbered(shard, labels) for shard in shards]
 
 
 def _counted(path: str, shards: Sequence[ShardLabels], listed: Sequence[str] | None) -> tuple[str, ...]:
@@ -133,8 +134,16 @@ def _counted(path: str, shards: Sequence[ShardLabels], listed: Sequence[str] | N
     return check_classes(map(str, range(highest + 1)), path)
 
 
-def _occurring(shards: Sequence[ShardLabels]) -> list[str]:
-    return sorted({name for shard in shards for name in shard.names or ()})
+def _texts(path: str, shards: Sequence[ShardLabels]) -> list[str]:
+    texts = sorted({name for shard in shards for name in shard.names or ()})
+    rows = sum(len(shard.numbers) for shard in shards)
+    if len(texts) > max(_MOST_CLASSES, rows / 2):
+        raise DataError(
+            f"{path}: its labels are {len(texts):,} different texts in {rows:,} rows, such as {quoted(texts[0])}, "
+            "which are no classes; choose another column with --source.label-column, or list the classes by "
+            "--source.classes"
+        )
+    return texts
 
 
 def _renumbered(shard: ShardLabels, label: dict[str, int]) -> NDArray[np.int64]:

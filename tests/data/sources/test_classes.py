@@ -5,7 +5,7 @@ import pytest
 
 from metaug_ray.data.errors import DataError
 from metaug_ray.data.manifest import manifest_path
-from metaug_ray.data.sources.classes import check_classes, other_classes, read_classes
+from metaug_ray.data.sources.classes import check_classes, labels_of, other_classes, read_classes
 from tests.data.images import prepare_tree
 
 
@@ -55,9 +55,16 @@ def test_lists_that_cannot_serve(tmp_path: Path) -> None:
         ("abce", "abcd", "the first lacks 'd' and has besides 'e'; prepare it again with --source.classes t.beton,"),
         ("abc", "abcd", "v.beton has 3 classes and t.beton 4: the first lacks 'd'; prepare it again with"),
         ("abcd", "abc", "the first has besides 'd'"),
-        ("abdc", "abcd", "the first orders them otherwise, 'd' where 'c' is class 2;"),
+        ("abdc", "abcd", "the first calls class 2 'd' instead of 'c';"),
         ("a", "abcdefghi", "the first lacks 'b', 'c', 'd', 'e', 'f' and 3 others"),
     ],
 )
 def test_where_two_lists_differ(classes: str, expected: str, words: str) -> None:
     assert words in other_classes(list(classes), "v.beton", list(expected), "t.beton")
+
+
+def test_a_name_is_found_however_its_accents_are_spelled() -> None:
+    assert labels_of(["cafe\u0301", "dog "], ("dog", "caf\u00e9"), "x") == {"cafe\u0301": 1, "dog ": 0}
+    assert "the first calls class 0 'cafe\u0301' instead of 'caf\u00e9'" in other_classes(
+        ["cafe\u0301"], "v.beton", ["caf\u00e9"], "t.beton"
+    )

@@ -118,3 +118,11 @@ def test_metadata_without_names(tmp_path: Path, metadata: bytes) -> None:
     path = write(tmp_path / "a.parquet", [0, 1], pa.int64())
     pq.write_table(pq.read_table(path).replace_schema_metadata({b"huggingface": metadata}), path)
     assert read(path) == (("0", "1"), [0, 1])
+
+
+def test_captions_are_no_classes(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.parquet", [f"a photo of animal {row}" for row in range(1001)], pa.string())
+    with pytest.raises(DataError, match=r"1,001 different texts in 1,001 rows, such as 'a photo .* are no classes"):
+        read(path)
+    many = write(tmp_path / "b.parquet", [f"class {row % 1001}" for row in range(2100)], pa.string())
+    assert len(read(many)[0]) == 1001
