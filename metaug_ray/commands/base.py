@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import redirect_stderr
 from difflib import get_close_matches
-from io import StringIO
+from io import StringIO, TextIOWrapper
 from types import FrameType
 from typing import TypeVar
 
@@ -153,6 +153,9 @@ def run_command(program: str, parsed: Callable[[], _S], run: Callable[[_S], None
     Raises:
         SystemExit: after `--help`.
     """
+    # Paths are said in whatever letters they have, also where the terminal's encoding has not all of them.
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _interrupt)
     before, sys.unraisablehook = sys.unraisablehook, _interrupt_again

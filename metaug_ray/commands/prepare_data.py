@@ -6,6 +6,7 @@ from pydantic_settings import BaseSettings
 
 from metaug_ray.commands.base import command_line, run_job
 from metaug_ray.config.prepare import PrepareSettings
+from metaug_ray.names import readable
 
 
 class _Command(PrepareSettings, BaseSettings):
@@ -35,4 +36,5 @@ def _prepare(settings: PrepareSettings) -> None:
     from metaug_ray.data.prepare import prepare
 
     manifest = prepare(settings)
-    print(f"{settings.output}: {manifest.samples:,} images, {len(manifest.classes)} classes, SHA-256 {manifest.sha256}")
+    beton = readable(str(settings.output))
+    print(f"{beton}: {manifest.samples:,} images, {len(manifest.classes)} classes, SHA-256 {manifest.sha256}")

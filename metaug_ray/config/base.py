@@ -80,6 +80,8 @@ def explain(error: ValidationError, named: Callable[[str], str] = str) -> str:
         message = problem["msg"].removeprefix("Value error, ")
         if problem["type"] == "missing":
             message = "is missing, and has no default"
+        if problem["type"] == "string_unicode":
+            message = "is not UTF-8; rename it, or make a link to it that is"
         value = "" if problem["type"] in ("missing", "value_error") else f" (got {problem['input']!r})"
         # A model's own checks begin with the field they are about, a field's own do not.
         separator = "." if problem["type"] == "value_error" and _NAMED.match(message) else ": "

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from metaug_ray.choices import SPLITS, SourceKind
 from metaug_ray.config.base import LocalPath, Location, Settings
+from metaug_ray.names import readable
 
 
 class SourceSettings(Settings):
@@ -26,6 +27,9 @@ class SourceSettings(Settings):
     """column of the images (parquet)"""
     label_column: str = "label"
     """column of the labels (parquet)"""
+    classes: Location | None = None
+    """names of all classes, of which some may have no images here: a beton that has them, such as the training's, or a
+    text file with one on each line in the order of their labels (imagefolder, parquet); default those that are found"""
     count: int = Field(10_000, ge=10)
     """number of images (shapes)"""
     size: int = Field(64, ge=16, le=512)
@@ -39,17 +43,32 @@ class SourceSettings(Settings):
             if self.path is not None:
                 raise ValueError(f"path: shapes are generated and read no path (got {self.path!r}); leave it out")
         elif self.path is None:
-            raise ValueError(f"path: the source {self.kind!r} needs the path of its files")
+            raise ValueError(
+                f"path: the source {self.kind!r} needs the path of its files (none stands for no path; a folder "
+                "of that name is ./none)"
+            )
         # Where nothing matches a glob of Parquet files, the source says so.
         elif not Path(self.path).exists() and not (self.kind == "parquet" and has_magic(self.path)):
-            raise ValueError(f"path: {self.path} does not exist")
+            hint = "; images are read from this machine's folders, so copy or mount them" if "://" in self.path else ""
+            raise ValueError(f"path: {self.path} does not exist{hint}")
         allowed = SPLITS.get(self.kind, ())
         if self.split is not None and self.split not in allowed:
             choice = f"choose from {', '.join(allowed)}" if allowed else "it has none; name the files by the path"
             raise ValueError(f"split: the source {self.kind!r} has no split {self.split!r}; {choice}")
         if self.unlabelled and self.kind not in ("imagefolder", "parquet"):
             raise ValueError(f"unlabelled: only imagefolder and parquet can drop labels, not {self.kind!r}")
+        self._check_classes()
         return self
+
+    def _check_classes(self) -> None:
+        if self.classes is None:
+            return
+        if self.kind not in ("imagefolder", "parquet"):
+            raise ValueError(f"classes: the source {self.kind!r} has its own; leave them out")
+        if self.unlabelled:
+            raise ValueError("classes: images without labels have none; leave out classes or unlabelled")
+        if "://" not in self.classes and not Path(self.classes).is_file():
+            raise ValueError(f"classes: {self.classes} is no file; give a beton or a text file")
 
     @property
     def resolved_split(self) -> str | None:
@@ -59,6 +78,9 @@ class SourceSettings(Settings):
 
 EncodingKind = Literal["raw", "jpeg", "mixed"]
 EncodingPreset = Literal["imagenet", "imagenet-fast", "small"]
+
+BEST_JPEG_QUALITY: Final = 93
+"""Above it the error of libjpeg-turbo's fast transform, by which FFCV decodes, outgrows what the quality gains."""
 
 # Kind and greatest side.
 _PRESETS: Final[dict[EncodingPreset, tuple[EncodingKind, int]]] = {
@@ -79,7 +101,7 @@ class EncodingSettings(Settings):
     max_resolution: int | None = Field(None, ge=8, le=4096)
     """longer side in pixels; larger images are shrunk"""
     jpeg_quality: int | None = Field(None, ge=1, le=100)
-    """quality of JPEG, 1 to 100; default 90"""
+    """quality of JPEG, 1 to 93; default 90"""
     jpeg_fraction: float | None = Field(None, gt=0, lt=1)
     """share of the images that `mixed` stores as JPEG; default 0.5"""
 
@@ -88,6 +110,12 @@ class EncodingSettings(Settings):
         kind = self.resolved_kind
         if kind == "raw" and self.jpeg_quality is not None:
             raise ValueError(f"jpeg_quality: raw pixels have none (got {self.jpeg_quality}); set kind to jpeg or mixed")
+        if self.jpeg_quality is not None and self.jpeg_quality > BEST_JPEG_QUALITY:
+            raise ValueError(
+                f"jpeg_quality: above {BEST_JPEG_QUALITY} the fast decoder of FFCV comes out farther from the pixels, "
+                f"not nearer (got {self.jpeg_quality}); give at most {BEST_JPEG_QUALITY}, or store exact pixels by "
+                "--encoding.kind raw"
+            )
         if kind != "mixed" and self.jpeg_fraction is not None:
             raise ValueError(f"jpeg_fraction: only mixed has one, not {kind} (got {self.jpeg_fraction})")
         return self
@@ -123,4 +151,9 @@ class PrepareSettings(Settings):
     def _check(self) -> Self:
         if self.output.suffix != ".beton":
             raise ValueError(f"output: {self.output} must end in .beton")
+        if readable(str(self.output)) != str(self.output):
+            raise ValueError(
+                f"output: {readable(str(self.output))} has a line break, or a byte that is not UTF-8, so that no run "
+                "could name it; choose another"
+            )
         return self

@@ -3,22 +3,18 @@
 Worker processes import this, so it imports neither torch nor FFCV.
 """
 
-import io
-import warnings
 import zlib
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
 
+from metaug_ray.data.reading import read_rgb
 from metaug_ray.data.sources.record import Record
 
-# Pillow takes pictures of more than 179 million pixels for attacks; these are the user's own, and satellites make them.
-Image.MAX_IMAGE_PIXELS = None
+_DARK = 64
 
 
 @dataclass(frozen=True)
@@ -45,9 +41,26 @@ class Encoding:
         return self.kind == "jpeg"
 
 
+class Looks(NamedTuple):
+    """What a picture may lack.
+
+    Attributes:
+        grey: all its pixels are grey.
+        one_colour: all its pixels are the same.
+        dark: no level is above 63 of 255, as with 12-bit data in 16 bits, though they are not all the same.
+    """
+
+    grey: bool = False
+    one_colour: bool = False
+    dark: bool = False
+
+
+_ORDINARY = Looks()
+
+
 @dataclass(frozen=True)
 class EncodedImage:
-    """An image as the beton stores it, with the CRC-32 of its bytes."""
+    """An image as the beton stores it, with the CRC-32 of its bytes, and where it came from."""
 
     label: int
     height: int
@@ -55,6 +68,8 @@ class EncodedImage:
     is_jpeg: bool
     data: bytes
     crc: int
+    looks: Looks = _ORDINARY
+    name: str = ""
 
 
 @dataclass(frozen=True)
@@ -73,47 +88,24 @@ def encode(position: int, record: Record, encoding: Encoding) -> EncodedImage | 
         raise
     # Decoders raise nearly everything (SyntaxError and struct.error among them) on broken files.
     except Exception as error:
-        return Unreadable(record.name, _reason(record, error))
+        return Unreadable(record.name, _reason(error))
     is_jpeg = encoding.is_jpeg(position)
     data = encode_jpeg(pixels, encoding.jpeg_quality) if is_jpeg else pixels.tobytes()
     height, width, _ = pixels.shape
-    return EncodedImage(record.label, height, width, is_jpeg, data, zlib.crc32(data))
+    return EncodedImage(record.label, height, width, is_jpeg, data, zlib.crc32(data), looks_of(pixels), record.name)
 
 
-def read_rgb(record: Record) -> NDArray[np.uint8]:
-    """Pixels of a record as uint8 RGB [H, W, 3].
-
-    Files are recognised by their content, not their name. The EXIF orientation is applied; grey, palette, CMYK and
-    transparent images are converted by Pillow (transparency is dropped, as torchvision drops it); 16-bit grey keeps its
-    upper eight bits.
-
-    Raises:
-        ValueError: pixels of another shape or type, or a mode that has no agreed range (32-bit integers, floats).
-        OSError: an image that Pillow cannot decode.
-    """
-    image = record.image
-    if callable(image):
-        image = image()
-    if isinstance(image, np.ndarray):
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-            raise ValueError(f"pixels are {image.dtype} {list(image.shape)}, expected uint8 [H, W, 3]")
-        return np.ascontiguousarray(image)
-    data = image.read_bytes() if isinstance(image, Path) else image
-    if not data:
-        raise ValueError("it has zero bytes")
-    with warnings.catch_warnings():
-        # A palette with transparency, a large picture, odd EXIF: converted all the same.
-        warnings.simplefilter("ignore")
-        with Image.open(io.BytesIO(data)) as opened:
-            opened.load()
-            upright = ImageOps.exif_transpose(opened)
-            if upright.mode.startswith("I;16"):
-                upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
-            elif upright.mode in ("I", "F"):
-                raise ValueError(
-                    f"its mode is {upright.mode!r}, 32 bits a pixel with no agreed range; convert it to 8 or 16 bits"
-                )
-            return np.array(upright.convert("RGB"))
+def looks_of(pixels: NDArray[np.uint8]) -> Looks:
+    """What pixels [H, W, 3] lack."""
+    height, width, _ = pixels.shape
+    # A few pixels say all of most pictures, and Python's bytes say it faster than arrays.
+    few = pixels[:: max(1, height // 8), :: max(1, width // 8)].tobytes()
+    is_grey = few[0::3] == few[1::3] == few[2::3]
+    is_one_colour = few == few[:3] * (len(few) // 3)
+    is_dark = max(few) < _DARK
+    grey = is_grey and bool((pixels == pixels[..., :1]).all())
+    one_colour = is_one_colour and bool((pixels == pixels[0, 0]).all())
+    return Looks(grey, one_colour, is_dark and not one_colour and bool(pixels.max() < _DARK))
 
 
 def shrink(pixels: NDArray[np.uint8], max_resolution: int) -> NDArray[np.uint8]:
@@ -134,9 +126,7 @@ def encode_jpeg(pixels: NDArray[np.uint8], quality: int) -> bytes:
     return bytes(data)
 
 
-def _reason(record: Record, error: Exception) -> str:
+def _reason(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    # Pillow names the buffer, not the file, where it recognises nothing.
-    text = "it is not an image" if type(error).__name__ == "UnidentifiedImageError" else str(error)
-    return text or type(error).__name__
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,11 +1,15 @@
 """The manifest beside a beton: what is in it, how it was made, and the checksum that says it is whole."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from metaug_ray.data.errors import DataError
+from metaug_ray.names import readable
+
+# Files may be called by bytes that are no Unicode, which JSON cannot hold.
+_Name = Annotated[str, BeforeValidator(lambda name: readable(name) if isinstance(name, str) else name)]
 
 
 class Skipped(BaseModel):
@@ -13,8 +17,18 @@ class Skipped(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: str
+    name: _Name
     reason: str
+
+
+class PassedOver(BaseModel):
+    """Files and folders that lie in the source and are no images of it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    reason: str
+    count: int = Field(ge=1)
+    names: list[_Name] = Field(description="the first ten")
 
 
 class Manifest(BaseModel):
@@ -23,7 +37,7 @@ class Manifest(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     format: Literal[1] = 1
-    source: dict[str, str] = Field(description="kind, path and options of the source")
+    source: dict[str, _Name] = Field(description="kind, path and options of the source")
     samples: int = Field(ge=1)
     classes: list[str] = Field(description="class names by label; empty: unlabelled")
     class_counts: list[int] = Field(description="images by label")
@@ -32,7 +46,11 @@ class Manifest(BaseModel):
     width: tuple[int, int] = Field(description="least and greatest width, in pixels")
     bytes: int = Field(ge=1, description="size of the beton")
     sha256: str = Field(pattern="^[0-9a-f]{64}$", description="of the beton, as `sha256sum` prints it")
+    grey: int | None = Field(None, description="images whose pixels are all grey; None: not counted")
+    one_colour: int | None = Field(None, description="images whose pixels are all the same; None: not counted")
+    dark: int | None = Field(None, description="other images with no level above 63 of 255; None: not counted")
     skipped: list[Skipped] = []
+    passed_over: list[PassedOver] = []
     created: AwareDatetime
     versions: dict[str, str] = Field(description="of the tools that wrote it")
 

@@ -1,33 +1,30 @@
 """From a source to a verified beton with its manifest: nothing that is unfinished ever bears the beton's name."""
 
 import datetime
-import errno
 import importlib.metadata
 import itertools
 import logging
-import os
 import platform
-import shutil
 import time
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import numpy as np
-from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 from tqdm import tqdm
 
 from metaug_ray.config.prepare import EncodingSettings, PrepareSettings, SourceSettings
 from metaug_ray.data.beton import BetonWriter, beton_sizes, open_beton, verify_beton
 from metaug_ray.data.cpus import available_cpus
-from metaug_ray.data.encoding import EncodedImage, Encoding, encode
+from metaug_ray.data.encoding import EncodedImage, Encoding, Unreadable, encode
 from metaug_ray.data.errors import DataError
-from metaug_ray.data.manifest import Manifest, Skipped, manifest_path
+from metaug_ray.data.manifest import Manifest, Skipped
+from metaug_ray.data.output import Output, check_first
 from metaug_ray.data.pool import encode_all
 from metaug_ray.data.progress import progress_options, readable_size
+from metaug_ray.data.remarks import Remarks, passed_over, say_empty, say_passed_over
 from metaug_ray.data.sources.kinds import open_source
 from metaug_ray.data.sources.record import Source
-from metaug_ray.data.writable import make_writable
 
 _log = logging.getLogger(__name__)
 _SAMPLED = 64
@@ -54,94 +51,61 @@ def prepare(settings: PrepareSettings) -> Manifest:
         DataError: an output that exists or is being written, too little disk space, an unreadable image, or anything
             the source or the verification finds.
     """
-    output = settings.output
-    partial = output.with_name(f".{output.name}.partial")
+    output = Output(settings.output)
     encoding = resolve_encoding(settings.encoding)
     try:
-        make_writable(output.parent)
-        with FileLock(output.with_name(f".{output.name}.lock"), timeout=0):
-            _check_output(output, settings.overwrite)
+        with output.reserved(settings.overwrite):
             source = open_source(settings.source)
-            _check_space(output.parent, source, encoding)
-            try:
-                manifest = _write(partial, source, encoding, settings)
-                _publish(partial, output, manifest)
-            finally:
-                partial.unlink(missing_ok=True)
-    except Timeout as error:
-        raise DataError(f"{output}: another process is writing it; wait for it, or choose another --output") from error
+            passed = passed_over(source)
+            say_passed_over(passed)
+            check_first(settings.output.parent, _first_images(source, encoding), len(source))
+            manifest = _write(output.partial, source, encoding, settings)
+            manifest = manifest.model_copy(update={"passed_over": passed})
+            output.publish(manifest)
     except BrokenProcessPool as error:
         raise DataError(
-            f"{output}: a process that decodes images was killed or could not start (most often for want of memory); "
-            "use fewer --workers"
+            f"{settings.output}: a process that decodes images was killed or could not start (most often for want of "
+            "memory); use fewer --workers"
         ) from error
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DataError(f"{output}: the disk is full; free some space or choose another --output") from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENOENT):
-            raise DataError(f"{output}: cannot be written ({error.strerror}); choose another --output") from error
-        raise
     return manifest
 
 
-def _check_output(output: Path, overwrite: bool) -> None:
-    if output.is_dir():
-        raise DataError(f"{output}: is a folder; choose another --output")
-    if output.exists() and not overwrite:
-        raise DataError(f"{output}: exists already; pass --overwrite to replace it, or choose another --output")
-
-
-def _check_space(folder: Path, source: Source, encoding: Encoding) -> None:
-    """Projects the size of the beton from the first images, before anything is written."""
-    first = [encode(position, record, encoding) for position, record in enumerate(itertools.islice(source, _SAMPLED))]
-    sizes = [len(image.data) for image in first if isinstance(image, EncodedImage)]
-    needed = int(np.mean(sizes) * len(source)) if sizes else 0
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        raise DataError(
-            f"{folder}: the beton will take about {readable_size(needed)} and {readable_size(free)} are free; "
-            "free some space, choose another --output, or store smaller images (--encoding.max-resolution)"
-        )
+def _first_images(source: Source, encoding: Encoding) -> list[EncodedImage]:
+    first = (encode(position, record, encoding) for position, record in enumerate(itertools.islice(source, _SAMPLED)))
+    return [image for image in first if isinstance(image, EncodedImage)]
 
 
 def _write(partial: Path, source: Source, encoding: Encoding, settings: PrepareSettings) -> Manifest:
-    labels: list[int] = []
-    crcs: list[int] = []
-    skipped: list[Skipped] = []
     workers = settings.workers or available_cpus()
     started = time.monotonic()
-    with BetonWriter(partial, len(source), encoding.max_resolution) as writer:
+    written = _Written(settings.skip_unreadable)
+    with BetonWriter(partial, len(source)) as writer:
         images = encode_all(source, encoding, workers)
         for image in tqdm(images, "writing", len(source), **progress_options("image")):
-            if isinstance(image, EncodedImage):
-                writer.append(image)
-                labels.append(image.label)
-                crcs.append(image.crc)
-            elif settings.skip_unreadable:
-                skipped.append(Skipped(name=image.name, reason=image.reason))
-            else:
-                raise DataError(
-                    f"{image.name}: cannot be read as an image ({image.reason}); mend or remove it, or pass "
-                    "--skip-unreadable to leave such images out"
-                )
-        if not labels:
+            written.add(image, writer)
+        if not written.labels:
             raise DataError(
-                f"none of the {len(source):,} images can be read, {skipped[0].name} among them; check the source"
+                f"none of the {len(source):,} images can be read, {written.skipped[0].name} among them; check the "
+                "source"
             )
     seconds = time.monotonic() - started
     size = partial.stat().st_size
+    labels = np.array(written.labels)
     with tqdm(desc="verifying", total=size, **progress_options("B")) as bar:
-        sha256 = verify_beton(partial, np.array(labels), crcs, bar.update)
+        sha256 = verify_beton(partial, labels, written.crcs, bar.update)
     heights, widths = beton_sizes(open_beton(partial))
     _log.info(
         f"{len(labels):,} images in {seconds:.1f} s ({len(labels) / seconds:,.0f} images/s, {workers} workers), "
-        f"{len(skipped)} skipped, {readable_size(size)}; every image read back and compared"
+        f"{len(written.skipped)} skipped, {readable_size(size)}; every image read back and compared"
     )
+    written.remarks.say()
+    counts = _class_counts(labels, len(source.classes))
+    say_empty(source.classes, counts)
     return Manifest(
         source=_described(settings.source),
         samples=len(labels),
         classes=list(source.classes),
-        class_counts=_class_counts(np.array(labels), len(source.classes)),
+        class_counts=counts,
         encoding={
             "kind": encoding.kind,
             "max_resolution": encoding.max_resolution,
@@ -152,29 +116,38 @@ def _write(partial: Path, source: Source, encoding: Encoding, settings: PrepareS
         width=(int(widths.min()), int(widths.max())),
         bytes=size,
         sha256=sha256,
-        skipped=skipped,
+        grey=written.remarks.grey,
+        one_colour=written.remarks.one_colour,
+        dark=written.remarks.dark,
+        skipped=written.skipped,
         created=datetime.datetime.now(datetime.UTC).replace(microsecond=0),
         versions={"python": platform.python_version()} | {tool: importlib.metadata.version(tool) for tool in _TOOLS},
     )
 
 
-def _publish(partial: Path, output: Path, manifest: Manifest) -> None:
-    """Gives beton and manifest their names; readers refuse a beton without its manifest or with an older one."""
-    text = partial.with_name(partial.name + ".json")
-    try:
-        with text.open("w", encoding="utf-8") as file:
-            file.write(manifest.model_dump_json(indent=2) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(output)
-        text.replace(manifest_path(output))
-    finally:
-        text.unlink(missing_ok=True)
-    folder = os.open(output.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+class _Written:
+    """What is kept of the images that went into a beton, and of those that did not."""
+
+    def __init__(self, skip_unreadable: bool) -> None:
+        self._skip_unreadable = skip_unreadable
+        self.labels: list[int] = []
+        self.crcs: list[int] = []
+        self.skipped: list[Skipped] = []
+        self.remarks = Remarks()
+
+    def add(self, image: EncodedImage | Unreadable, writer: BetonWriter) -> None:
+        if isinstance(image, EncodedImage):
+            writer.append(image)
+            self.labels.append(image.label)
+            self.crcs.append(image.crc)
+            self.remarks.add(image)
+        elif self._skip_unreadable:
+            self.skipped.append(Skipped(name=image.name, reason=image.reason))
+        else:
+            raise DataError(
+                f"{image.name}: cannot be read as an image ({image.reason}); mend or remove it, or pass "
+                "--skip-unreadable to leave such images out"
+            )
 
 
 def _described(source: SourceSettings) -> dict[str, str]:
@@ -187,6 +160,8 @@ def _described(source: SourceSettings) -> dict[str, str]:
         described["split"] = source.resolved_split
     if source.unlabelled:
         described["unlabelled"] = "true"
+    if source.classes is not None:
+        described["classes"] = str(source.classes)
     return described
 
 

@@ -29,6 +29,7 @@ from metaug_ray.data.progress import progress_options, readable_size
 from metaug_ray.data.writable import make_writable
 
 _log = logging.getLogger(__name__)
+_LONGEST_STEM = 200  # bytes
 
 
 def stage(beton: str | Path, directory: Path) -> Path:
@@ -53,7 +54,9 @@ def stage(beton: str | Path, directory: Path) -> Path:
     beton, directory = str(beton), Path(directory)
     manifest = fetch_manifest(beton)
     location = beton.partition("?")[0] if "://" in beton else beton
-    target = directory / f"{Path(location).stem}-{manifest.sha256[:16]}.beton"
+    # A copy's lock and manifest have longer names than the beton, which no disk may refuse.
+    stem = os.fsencode(Path(location).stem)[:_LONGEST_STEM].decode(errors="ignore")
+    target = directory / f"{stem}-{manifest.sha256[:16]}.beton"
     try:
         make_writable(directory)
         with _locked(target):

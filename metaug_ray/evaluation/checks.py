@@ -3,6 +3,7 @@
 from metaug_ray.config.evaluate import EvaluateSettings
 from metaug_ray.data.errors import DataError
 from metaug_ray.data.manifest import Manifest
+from metaug_ray.data.sources.classes import other_classes
 from metaug_ray.data.staging import find_manifest
 from metaug_ray.evaluation.classifiers import images_of_share
 from metaug_ray.evaluation.errors import EvaluationError
@@ -23,10 +24,7 @@ def read_manifests(settings: EvaluateSettings) -> tuple[Manifest, Manifest]:
     if train.sha256 == test.sha256:
         raise EvaluationError(f"test: {settings.test} holds the same images as {settings.train}; give others")
     if train.classes != test.classes:
-        raise EvaluationError(
-            f"test: {settings.test} has {len(test.classes)} classes ({', '.join(test.classes[:3])}...), and "
-            f"{settings.train} {len(train.classes)} ({', '.join(train.classes[:3])}...); give the same ones"
-        )
+        raise EvaluationError("test: " + other_classes(test.classes, settings.test, train.classes, settings.train))
     return train, test
 
 

@@ -12,6 +12,7 @@ from typing import Any, Final
 from metaug_ray.config.pretrain import PretrainSettings
 from metaug_ray.config.recorded import fixed_settings, to_yaml
 from metaug_ray.data.manifest import Manifest
+from metaug_ray.data.sources.classes import other_classes
 from metaug_ray.data.staging import find_manifest
 from metaug_ray.runtime.cluster import cluster, nodes, warn_if_busy
 from metaug_ray.runtime.placement import Placement
@@ -141,8 +142,7 @@ def _check_knn(settings: PretrainSettings, manifest: Manifest) -> None:
     other = find_manifest(queries)
     if other.classes != manifest.classes:
         raise TrainingError(
-            f"health.knn.beton: {queries} has {len(other.classes)} classes ({', '.join(other.classes[:3])}...), and "
-            f"{settings.data.beton} {len(manifest.classes)} ({', '.join(manifest.classes[:3])}...); give the same ones"
+            "health.knn.beton: " + other_classes(other.classes, queries, manifest.classes, settings.data.beton)
         )
 
 

@@ -1,4 +1,6 @@
+import io
 import signal
+import sys
 import time
 from collections.abc import Callable
 
@@ -56,3 +58,12 @@ def test_an_interruption_in_a_callback_is_not_lost(number: signal.Signals) -> No
 
     assert run_command("job.py", object, run, "it goes on") == 130
     assert reached == ["after it"]
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
+def test_a_name_that_the_terminal_cannot_show_ends_no_command(monkeypatch: pytest.MonkeyPatch, encoding: str) -> None:
+    written = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(written, encoding))
+    assert run_command("job.py", object, lambda _: print("猫 caf\udce9"), "") == 0
+    sys.stdout.flush()
+    assert written.getvalue() == {"ascii": b"\\u732b caf\\udce9\n", "utf-8": "猫 caf\\udce9\n".encode()}[encoding]

@@ -64,10 +64,35 @@ def refusal(model: type[Any], /, **fields: object) -> str:
         ),
         (EncodingSettings, {"preset": "small", "jpeg_quality": 50}, "jpeg_quality: raw pixels have none (got 50)"),
         (EncodingSettings, {"preset": "imagenet", "jpeg_fraction": 0.5}, "jpeg_fraction: only mixed has one, not jpeg"),
+        (
+            EncodingSettings,
+            {"preset": "imagenet", "jpeg_quality": 94},
+            "jpeg_quality: above 93 the fast decoder of FFCV comes out farther from the pixels, not nearer (got 94)",
+        ),
+        (
+            SourceSettings,
+            {"kind": "shapes", "classes": "x.txt"},
+            "classes: the source 'shapes' has its own; leave them out",
+        ),
+        (
+            SourceSettings,
+            {"kind": "parquet", "path": ".", "unlabelled": True, "classes": "x.txt"},
+            "classes: images without labels have none; leave out classes or unlabelled",
+        ),
+        (
+            SourceSettings,
+            {"kind": "parquet", "path": ".", "classes": "/nowhere.txt"},
+            "classes: /nowhere.txt is no file; give a beton or a text file",
+        ),
         (SourceSettings, {"kind": "parquet", "path": ""}, "path: String should have at least 1 character"),
         (SourceSettings, {"kind": "webdataset"}, "kind: Input should be 'imagefolder', 'parquet',"),
-        (SourceSettings, {"kind": "cifar10"}, "path: the source 'cifar10' needs the path of its files"),
+        (SourceSettings, {"kind": "cifar10"}, "path: the source 'cifar10' needs the path of its files (none"),
         (SourceSettings, {"kind": "imagefolder", "path": "/nowhere"}, "path: /nowhere does not exist"),
+        (
+            SourceSettings,
+            {"kind": "parquet", "path": "s3://bucket/train.parquet"},
+            "path: s3://bucket/train.parquet does not exist; images are read from this machine's folders",
+        ),
         (
             SourceSettings,
             {"kind": "cifar10", "path": ".", "split": "val"},
@@ -100,6 +125,16 @@ def test_names_nested_fields_in_full() -> None:
     )
     assert "source.path: shapes are generated and read no path" in lines
     assert "encoding.jpeg_quality: Input should be greater than or equal to 1 (got 0)" in lines
+
+
+@pytest.mark.parametrize(("name", "shown"), [("caf\udce9.beton", r"caf\xe9.beton"), ("a\nb.beton", r"a\nb.beton")])
+def test_an_output_that_no_run_could_name(name: str, shown: str) -> None:
+    lines = refusal(PrepareSettings, source={"kind": "shapes"}, encoding={"preset": "small"}, output=name)
+    assert f"{shown} has a line break, or a byte that is not UTF-8" in lines
+
+
+def test_a_source_whose_path_is_no_unicode() -> None:
+    assert "path: is not UTF-8; rename it, or make a link" in refusal(SourceSettings, kind="parquet", path="caf\udce9")
 
 
 def test_settings_do_not_change() -> None:

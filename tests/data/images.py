@@ -1,5 +1,6 @@
 """Small images and betons that the tests of the data path share."""
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +10,20 @@ from PIL import Image
 from metaug_ray.config import EncodingSettings, PrepareSettings, SourceSettings
 from metaug_ray.data.manifest import Manifest
 from metaug_ray.data.prepare import prepare
+from metaug_ray.data.sources.record import Record
 
 
 def picture(seed: int, height: int = 24, width: int = 32) -> NDArray[np.uint8]:
     """Smooth random colours, as photographs are smooth, so that JPEG treats them kindly."""
     coarse = np.random.default_rng(seed).integers(256, size=(4, 4, 3), dtype=np.uint8)
     return np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
+
+
+def stored(image: Image.Image, kind: str, **options: object) -> Record:
+    """A record of an image file."""
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return Record("picture", 0, file.getvalue())
 
 
 def image_tree(root: Path, per_class: int = 6, classes: tuple[str, ...] = ("cat", "dog", "emu")) -> Path:

@@ -6,64 +6,12 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from metaug_ray.data.encoding import EncodedImage, Encoding, Unreadable, encode, read_rgb, shrink
+from metaug_ray.data.encoding import EncodedImage, Encoding, Looks, Unreadable, encode, looks_of, shrink
 from metaug_ray.data.sources.record import Record
-from tests.data.images import picture
+from tests.data.images import picture, stored
 from tests.data.nobody import as_nobody, needs_root
 
 RAW, JPEG = Encoding("raw", 512), Encoding("jpeg", 512)
-
-
-def stored(image: Image.Image, kind: str, **options: object) -> Record:
-    file = io.BytesIO()
-    image.save(file, kind, **options)
-    return Record("picture", 0, file.getvalue())
-
-
-def test_rgb_is_unchanged() -> None:
-    pixels = picture(0)
-    assert np.array_equal(read_rgb(stored(Image.fromarray(pixels), "PNG")), pixels)
-    assert np.array_equal(read_rgb(Record("array", 0, pixels)), pixels)
-    assert np.array_equal(read_rgb(Record("call", 0, lambda: pixels)), pixels)
-
-
-def test_greyscale_repeats_its_level() -> None:
-    grey = picture(1)[..., 0]
-    assert np.array_equal(read_rgb(stored(Image.fromarray(grey), "PNG")), np.repeat(grey[..., None], 3, axis=2))
-
-
-def test_sixteen_bit_grey_keeps_its_upper_byte() -> None:
-    deep = (picture(1)[..., 0].astype(np.uint16) << 8) | 0x7F
-    assert np.array_equal(read_rgb(stored(Image.fromarray(deep), "PNG"))[..., 1], picture(1)[..., 0])
-    assert np.array_equal(read_rgb(stored(Image.fromarray(deep), "TIFF"))[..., 1], picture(1)[..., 0])
-
-
-def test_palette_and_transparency_become_their_colours() -> None:
-    colours = np.array([[[255, 0, 0], [0, 255, 0]], [[0, 0, 255], [9, 8, 7]]], np.uint8)
-    palette = Image.fromarray(colours).quantize(4)
-    assert np.array_equal(read_rgb(stored(palette, "PNG", transparency=0)), colours)
-    clear = Image.fromarray(np.dstack([colours, np.full((2, 2), 128, np.uint8)]), "RGBA")
-    assert np.array_equal(read_rgb(stored(clear, "PNG")), colours)
-
-
-def test_cmyk_becomes_rgb() -> None:
-    pixels = picture(2)
-    record = stored(Image.fromarray(pixels).convert("CMYK"), "JPEG", quality=95)
-    assert np.abs(read_rgb(record).astype(int) - pixels).mean() < 4
-
-
-@pytest.mark.parametrize(("orientation", "turned"), [(3, 2), (6, 3), (8, 1)])
-def test_exif_rotation_is_applied(orientation: int, turned: int) -> None:
-    pixels = picture(3)
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    assert np.array_equal(read_rgb(stored(Image.fromarray(pixels), "PNG", exif=exif)), np.rot90(pixels, turned))
-
-
-def test_content_and_not_the_name_tells_the_format(tmp_path: Path) -> None:
-    file = tmp_path / "n01440764_1.JPEG"
-    Image.fromarray(picture(4)).save(file, "PNG")
-    assert np.array_equal(read_rgb(Record(str(file), 0, file)), picture(4))
 
 
 def truncated_jpeg() -> bytes:
@@ -105,7 +53,7 @@ def test_a_file_without_permission_is_unreadable(tmp_path: Path) -> None:
 def test_pixels_without_an_agreed_range_are_refused() -> None:
     result = encode(0, stored(Image.fromarray(np.ones((4, 4), np.float32)), "TIFF"), RAW)
     assert isinstance(result, Unreadable)
-    assert "32 bits a pixel" in result.reason
+    assert "numbers with no agreed range" in result.reason
 
 
 def test_pixels_of_another_shape_are_refused() -> None:
@@ -144,3 +92,26 @@ def test_mixed_spreads_its_share_of_jpegs() -> None:
     chosen = [encoding.is_jpeg(position) for position in range(400)]
     assert sum(chosen) == 100
     assert all(sum(chosen[start : start + 40]) == 10 for start in range(0, 400, 40))
+
+
+@pytest.mark.parametrize(
+    ("pixels", "looks"),
+    [
+        (picture(0, 40, 40), Looks()),
+        (np.repeat(picture(0, 40, 40)[..., :1], 3, axis=2), Looks(grey=True)),
+        (np.full((40, 40, 3), (9, 200, 9), np.uint8), Looks(one_colour=True)),
+        (np.zeros((40, 40, 3), np.uint8), Looks(grey=True, one_colour=True)),
+        (picture(0, 40, 40) // 16, Looks(dark=True)),
+    ],
+)
+def test_what_a_picture_lacks(pixels: NDArray[np.uint8], looks: Looks) -> None:
+    assert looks_of(pixels) == looks
+    result = encode(0, Record("x", 0, pixels), RAW)
+    assert isinstance(result, EncodedImage)
+    assert result.looks == looks
+
+
+def test_one_pixel_is_enough() -> None:
+    pixels = np.zeros((40, 40, 3), np.uint8)
+    pixels[21, 13] = (0, 0, 90)
+    assert looks_of(pixels) == Looks()

@@ -295,7 +295,7 @@ def test_memory_does_not_grow_over_a_beton_larger_than_the_process(tmp_path: Pat
     path = tmp_path / "large.beton"
     image = encode(0, Record("x", 0, picture(0, 512, 512)), Encoding("raw", 512))
     assert isinstance(image, EncodedImage)
-    with BetonWriter(path, 1600, 512) as writer:
+    with BetonWriter(path, 1600) as writer:
         for _ in range(1600):
             writer.append(image)
     manifest = Manifest(

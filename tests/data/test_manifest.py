@@ -69,3 +69,11 @@ def test_fields_that_do_not_fit(beton: Path, field: str, value: object) -> None:
     content = json.loads(manifest_path(beton).read_text())
     with pytest.raises(DataError, match=f"{field}.*prepare the data again"):
         parse_manifest(json.dumps(content | {field: value}), "x.json")
+
+
+def test_a_manifest_of_an_earlier_version(beton: Path) -> None:
+    content = json.loads(manifest_path(beton).read_text())
+    for field in ("grey", "one_colour", "dark", "passed_over"):
+        del content[field]
+    manifest = parse_manifest(json.dumps(content), "x.json")
+    assert (manifest.grey, manifest.one_colour, manifest.dark, manifest.passed_over) == (None, None, None, [])

@@ -8,6 +8,8 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from filelock import FileLock
 from PIL import Image
@@ -18,6 +20,7 @@ from metaug_ray.data.errors import DataError
 from metaug_ray.data.manifest import manifest_path, read_manifest
 from metaug_ray.data.prepare import open_source, prepare, resolve_encoding
 from tests.data.images import image_tree, picture, settings
+from tests.log import Log
 
 JOB = [sys.executable, "jobs/prepare_data.py"]
 SHAPES = ["--source.kind", "shapes", "--source.size", "32", "--encoding.preset", "small", "--workers", "1"]
@@ -167,6 +170,114 @@ def test_a_folder_in_the_place_of_the_output(tree: Path, tmp_path: Path) -> None
 def test_an_output_where_no_file_can_be_made(tree: Path) -> None:
     with pytest.raises(DataError, match=r"/proc/x\.beton: cannot be written \(No such file or directory\)"):
         prepare(settings(tree, Path("/proc/x.beton")))
+
+
+def test_names_that_are_no_unicode(tree: Path, tmp_path: Path) -> None:
+    (tree / "cat" / os.fsdecode(b"caf\xe9.png")).write_bytes(b"x")
+    (tree / "cat" / os.fsdecode(b"caf\xe9.txt")).write_bytes(b"x")
+    output = tmp_path / "x.beton"
+    with pytest.raises(DataError, match=r"cat/caf\\xe9\.png: cannot be read as an image"):
+        prepare(settings(tree, output))
+    prepare(settings(tree, output, skip_unreadable=True))
+    manifest = read_manifest(output)
+    assert [skipped.name for skipped in manifest.skipped] == [f"{tree}/cat/caf\\xe9.png"]
+    assert [passed.names for passed in manifest.passed_over] == [[f"{tree}/cat/caf\\xe9.txt"]]
+
+
+def test_a_class_name_that_is_no_unicode_is_refused_before_anything_is_read(tree: Path, tmp_path: Path) -> None:
+    (tree / "cat").rename(tree / os.fsdecode(b"caf\xe9"))
+    with pytest.raises(DataError, match=r"tree: the class name 'caf\\xe9' is not UTF-8; rename it"):
+        prepare(settings(tree, tmp_path / "x.beton"))
+
+
+def test_an_output_inside_the_data_set(tree: Path) -> None:
+    output = tree / "betons" / "deep" / "train.beton"
+    first = prepare(settings(tree, output))
+    second = prepare(settings(tree, output, overwrite=True))
+    assert first.classes == ["cat", "dog", "emu"]
+    assert first.sha256 == second.sha256
+    assert first.passed_over == second.passed_over == []
+
+
+@pytest.mark.parametrize("length", [241, 242])
+def test_a_name_that_the_disk_does_not_take_is_refused_at_once(tree: Path, tmp_path: Path, length: int) -> None:
+    output = tmp_path / "out" / ("n" * (length - 6) + ".beton")
+    # Nothing is read: this would be named first.
+    (tree / "cat" / "0.png").write_bytes(b"")
+    with pytest.raises(DataError, match=r"File name too long|zero bytes") as refused:
+        prepare(settings(tree, output))
+    assert ("zero bytes" in str(refused.value)) == (length <= 241)
+    assert left(output.parent) == []
+
+
+def test_a_folder_in_the_place_of_the_manifest(tree: Path, tmp_path: Path) -> None:
+    (tmp_path / "x.beton.json").mkdir()
+    with pytest.raises(DataError, match=r"x\.beton\.json: is a folder; choose another --output"):
+        prepare(settings(tree, tmp_path / "x.beton"))
+
+
+# Squares of four pixels, which libjpeg-turbo's fast transform turns black where they are white.
+SQUARES = Image.fromarray((np.kron(np.indices((16, 16)).sum(0) % 2, np.ones((4, 4))) * 255).astype(np.uint8))
+
+
+def test_drawings_that_ffcv_decodes_to_something_else_are_refused_at_once(tree: Path, tmp_path: Path) -> None:
+    for file in tree.rglob("*.png"):
+        SQUARES.save(file)
+    (tree / "emu" / "5.png").write_bytes(b"")
+    with pytest.raises(
+        DataError, match=r"FFCV decodes 17 of 17 JPEGs.* levels off.*store raw pixels \(--encoding.kind raw"
+    ):
+        prepare(settings(tree, tmp_path / "x.beton", "imagenet"))
+    assert left(tmp_path) == ["tree"]
+
+
+def test_odd_images_are_counted_and_told_of(tree: Path, tmp_path: Path, log: Log) -> None:
+    Image.new("RGBA", (20, 20), (0, 0, 0, 99)).save(tree / "cat" / "0.png")
+    twelve = np.linspace(0, 4095, 400).reshape(20, 20).astype(np.uint16)
+    Image.fromarray(twelve).save(tree / "dog" / "1.png")
+    (tree / "dog" / "notes.txt").touch()
+    SQUARES.save(tree / "emu" / "0.png")
+    manifest = prepare(settings(tree, tmp_path / "x.beton", "imagenet"))
+    assert (manifest.grey, manifest.one_colour, manifest.dark) == (3, 1, 1)
+    said = "\n".join(log.messages)
+    assert f"1 of 18 images is of a single colour, {tree}/cat/0.png the first of them" in said
+    assert f"1 of 18 images is nearly black (no level above 63 of 255), {tree}/dog/1.png the first of them" in said
+    assert "3 of 18 images are grey" in said
+    assert "1 of 18 JPEGs are more than 2 levels off as FFCV decodes them" in said
+    assert f"1 passed over: not an image, such as {tree}/dog/notes.txt" in said
+    assert read_manifest(tmp_path / "x.beton") == manifest
+    assert [(passed.reason, passed.count) for passed in manifest.passed_over] == [("not an image", 1)]
+
+
+def test_grey_images_alone_are_told_of(tree: Path, tmp_path: Path, log: Log) -> None:
+    for file in tree.rglob("*.png"):
+        Image.open(file).convert("L").save(file)
+    assert prepare(settings(tree, tmp_path / "x.beton")).grey == 18
+    assert "all images are grey: the views of colour alone, ab and dbdr, hold nothing of them" in log.messages
+
+
+@pytest.mark.parametrize("layout", ["imagefolder", "parquet"])
+def test_the_classes_of_another_beton(tree: Path, tmp_path: Path, log: Log, layout: str) -> None:
+    prepare(settings(tree, tmp_path / "train.beton"))
+    (tree / "dog").rename(tmp_path / "dog")
+    path = tree
+    if layout == "parquet":
+        path = tmp_path / "val.parquet"
+        images = [(tree / name / "0.png").read_bytes() for name in ("emu", "cat")]
+        pq.write_table(pa.table({"image": images, "label": ["emu", "cat"]}), path)
+    source = SourceSettings(kind=layout, path=str(path), classes=str(tmp_path / "train.beton"))
+    manifest = prepare(settings(source, tmp_path / "val.beton"))
+    assert manifest.classes == ["cat", "dog", "emu"]
+    assert manifest.class_counts[1] == 0
+    assert 0 not in (manifest.class_counts[0], manifest.class_counts[2])
+    assert manifest.source["classes"] == str(tmp_path / "train.beton")
+    assert "1 of 3 classes have no images, dog the first of them" in log.messages
+
+
+def test_a_beton_is_as_large_as_its_images(tmp_path: Path) -> None:
+    source = SourceSettings(kind="shapes", count=10, size=16)
+    encoding = EncodingSettings(preset="small", max_resolution=4096)
+    assert prepare(settings(source, tmp_path / "x.beton", encoding=encoding)).bytes < 5 << 20
 
 
 def job(*arguments: str | Path, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:

@@ -56,6 +56,16 @@ def test_another_version_is_another_copy(beton: Path, tmp_path: Path) -> None:
     assert first.exists()
 
 
+@pytest.mark.parametrize("name", ["猫 [1] $x %s ~", "n" * 240, "猫" * 80])
+def test_betons_of_any_name(beton: Path, tmp_path: Path, name: str) -> None:
+    named = beton.rename(beton.with_name(f"{name}.beton"))
+    manifest_path(beton).rename(manifest_path(named))
+    copy = stage(str(named), tmp_path / "local")
+    assert copy.name.startswith(name[:60])
+    assert stage(str(named), tmp_path / "local") == copy
+    assert verify_in_place(copy) == read_manifest(named)
+
+
 @pytest.mark.parametrize("uri", ["file://", "http://"])
 def test_uris_of_pyarrow_and_of_fsspec(tmp_path: Path, uri: str) -> None:
     # Larger than the blocks of fsspec, from a server that knows no ranges.

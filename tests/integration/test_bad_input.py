@@ -65,7 +65,7 @@ def test_other_classes_for_knn(tmp_path: Path, shapes_beton: Path) -> None:
     prepare(PrepareSettings(source=source, encoding=EncodingSettings(preset="small"), output=other, workers=1))
     manifest = other.with_name("other.beton.json")
     manifest.write_text(manifest.read_text().replace('"classes": [', '"classes": [\n    "extra",'))
-    with pytest.raises(TrainingError, match=r"health.knn.beton: .*other.beton has 9 classes .* give the same ones"):
+    with pytest.raises(TrainingError, match=r"health.knn.beton: .*other.beton has 9 classes .* --source.classes"):
         pretrain(at(tmp_path, shapes_beton, health={"knn": {"every": 1, "beton": str(other)}}))
 
 

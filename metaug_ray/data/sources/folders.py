@@ -1,22 +1,30 @@
-"""Image files in folders: ImageNet's layout, unlabelled trees, Tiny ImageNet's layout."""
+"""Image files in folders: ImageNet's layout and unlabelled trees."""
 
-import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NoReturn
 
 from metaug_ray.data.errors import DataError
-from metaug_ray.data.sources.classes import check_classes
+from metaug_ray.data.sources.classes import check_classes, labels_of, shortened
+from metaug_ray.data.sources.listing import Listing, PassedOver, holds_betons
 from metaug_ray.data.sources.record import UNLABELLED, Record
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
+_SPLITS = {"train", "training", "val", "valid", "validation", "dev", "test", "testing", "eval"}
 
 
-class _Files:
-    """Image files with a label each, in a fixed order."""
+class Files:
+    """Image files with a label each, in a fixed order.
 
-    def __init__(self, files: list[tuple[Path, int]], classes: tuple[str, ...]) -> None:
+    Args:
+        files: with their labels.
+        classes: names by label.
+        passed_over: what else was found, by the reason.
+    """
+
+    def __init__(
+        self, files: list[tuple[Path, int]], classes: tuple[str, ...], passed_over: dict[str, PassedOver]
+    ) -> None:
         self.classes = classes
+        self.passed_over = passed_over
         self._files = files
 
     def __len__(self) -> int:
@@ -27,40 +35,46 @@ class _Files:
             yield Record(str(file), label, file)
 
 
-class ImageFolder(_Files):
+class ImageFolder(Files):
     """ImageNet's layout: `root/<class>/**/<image>`, classes and files in alphabetical order (as torchvision's).
 
-    What is hidden (`.git`, `._1.png`) is left out.
+    What is hidden (`.git`, `._1.png`) is left out, and so are folders that hold betons and no images.
+
+    Args:
+        root: the folder of the class folders.
+        classes: names of all classes, in the order of their labels; one of them may have no images, and no folder. By
+            default the folders are the classes, and each holds images.
 
     Raises:
-        DataError: not a folder, no images, an empty or unreadable class folder, images beside the class folders, and
-            what `check_classes` finds.
+        DataError: not a folder, no images, an empty or unreadable class folder, images beside the class folders, splits
+            in the place of classes, a folder that is none of `classes`, and what `check_classes` finds.
     """
 
-    def __init__(self, root: Path) -> None:
-        entries = _entries(root)
-        folders = [entry for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
-        stray = [entry for entry in entries if _is_image(entry)]
-        if stray:
+    def __init__(self, root: Path, classes: Sequence[str] | None = None) -> None:
+        listing = Listing()
+        entries = listing.entries(root)
+        folders = {entry.name: entry for entry in entries if entry.is_dir()}
+        _check_no_stray(root, [entry for entry in entries if not entry.is_dir() and listing.is_image(entry)])
+        _check_no_splits(root, folders)
+        images = {name: listing.images_below(folder) for name, folder in folders.items()}
+        images = {name: files for name, files in images.items() if files or not holds_betons(folders[name])}
+        if not images:
             raise DataError(
-                f"{root}: {len(stray)} images, such as {stray[0].name}, lie outside any class folder; move them into "
-                "one, or pass --source.unlabelled to take every image below the folder without labels"
+                f"{root}: found no class folders and no images{listing.told()}; point --source.path at a folder that "
+                "has some"
             )
-        if not folders:
+        classes = _check_own_classes(root, images) if classes is None else classes
+        labels = labels_of(images, classes, str(root))
+        files = [(image, labels[name]) for name in sorted(images, key=labels.__getitem__) for image in images[name]]
+        if not files:
             raise DataError(
-                f"{root}: found no class folders and no images; point --source.path at a folder that has some"
+                f"{root}: its class folders hold no images{listing.told()}; point --source.path at a folder that has "
+                "some"
             )
-        classes = check_classes((folder.name for folder in folders), str(root))
-        files = []
-        for label, folder in enumerate(folders):
-            images = _images_below(folder)
-            if not images:
-                raise DataError(f"{folder}: this class folder holds no images; fill it or remove it")
-            files += [(image, label) for image in images]
-        super().__init__(files, classes)
+        super().__init__(files, tuple(classes), listing.passed_over)
 
 
-class UnlabelledFolder(_Files):
+class UnlabelledFolder(Files):
     """Every image below a folder, without labels, in alphabetical order of their paths.
 
     Raises:
@@ -68,80 +82,51 @@ class UnlabelledFolder(_Files):
     """
 
     def __init__(self, root: Path) -> None:
-        _entries(root)
-        images = _images_below(root)
+        listing = Listing()
+        images = listing.images_below(root)
         if not images:
-            raise DataError(f"{root}: found no images ({', '.join(IMAGE_SUFFIXES)}) in it or below")
-        super().__init__([(image, UNLABELLED) for image in images], ())
+            raise DataError(
+                f"{root}: found no images in it or below{listing.told()}; point --source.path at a folder that has some"
+            )
+        super().__init__([(image, UNLABELLED) for image in images], (), listing.passed_over)
 
 
-class TinyImageNet(_Files):
-    """Tiny ImageNet as distributed: `train/<wnid>/images/`, `val/images/` with `val_annotations.txt`, `test/images/`.
-
-    Args:
-        root: the folder that holds `wnids.txt`.
-        split: "train", "val" or "test" (which has no labels).
-
-    Raises:
-        DataError: a missing file, an image without annotation, or an annotation of an unknown class.
-    """
-
-    def __init__(self, root: Path, split: str) -> None:
-        classes = check_classes(sorted(_lines(root / "wnids.txt")), str(root / "wnids.txt"))
-        label = {wnid: index for index, wnid in enumerate(classes)}
-        if split == "train":
-            files = [(image, label[wnid]) for wnid in classes for image in _images_below(root / "train" / wnid)]
-        elif split == "val":
-            annotations = root / "val" / "val_annotations.txt"
-            wnids = dict(line.split("\t")[:2] for line in _lines(annotations))
-            files = []
-            for image in _images_below(root / "val" / "images"):
-                wnid = wnids.get(image.name)
-                if wnid not in label:
-                    raise DataError(f"{annotations}: {image.name} has class {wnid!r}, which is not in wnids.txt")
-                files.append((image, label[wnid]))
-        else:
-            classes = ()
-            files = [(image, UNLABELLED) for image in _images_below(root / "test" / "images")]
-        if not files:
-            raise DataError(f"{root}: the split {split!r} holds no images")
-        super().__init__(files, classes)
+def _check_no_stray(root: Path, stray: list[Path]) -> None:
+    if stray:
+        raise DataError(
+            f"{root}: {len(stray)} images, such as {stray[0].name}, lie outside any class folder; move them into "
+            "one, or pass --source.unlabelled to take every image below the folder without labels"
+        )
 
 
-def _entries(root: Path) -> list[Path]:
-    try:
-        return sorted(root.iterdir())
-    except OSError as error:
-        _unreadable(error)
+def _check_no_splits(root: Path, folders: dict[str, Path]) -> None:
+    """Whether the folders are parts of the data set, each with the classes in it."""
+    splits = [name for name in folders if name.casefold() in _SPLITS]
+    if len(splits) < 2:
+        return
+    below = [{entry.name for entry in Listing().entries(folders[name]) if entry.is_dir()} for name in splits]
+    if len(splits) == len(folders) or below[0] & below[1]:
+        raise DataError(
+            f"{root}: its folders {shortened(splits)} are called as the splits of a data set, not as classes; point "
+            f"--source.path at one of them, such as {folders[splits[0]]}, pass --source.unlabelled to take the images "
+            "of all without labels, or rename them if they are classes"
+        )
 
 
-def _images_below(root: Path) -> list[Path]:
-    """Sorted image files under `root`; links are followed, but no folder is entered twice."""
-    images = []
-    visited = set()
-    for folder, subfolders, files in os.walk(root, followlinks=True, onerror=_unreadable):
-        status = Path(folder).stat()
-        if (status.st_dev, status.st_ino) in visited:
-            subfolders.clear()
-            continue
-        visited.add((status.st_dev, status.st_ino))
-        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
-        images += [file for name in files if _is_image(file := Path(folder, name))]
-    return sorted(images)
-
-
-def _is_image(file: Path) -> bool:
-    return file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith(".")
-
-
-def _lines(file: Path) -> list[str]:
-    try:
-        return file.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        _unreadable(error)
-
-
-def _unreadable(error: OSError) -> NoReturn:
-    raise DataError(
-        f"{error.filename}: cannot be read ({error.strerror}); check the path and its permissions"
-    ) from error
+def _check_own_classes(root: Path, images: dict[str, list[Path]]) -> tuple[str, ...]:
+    if len(images) == 1:
+        (name,) = images
+        inner = [entry for entry in Listing().entries(root / name) if entry.is_dir()]
+        if len(inner) > 1:
+            raise DataError(
+                f"{root}: found 1 class ({name!r}), expected at least 2; its {len(inner)} folders may be the classes: "
+                f"point --source.path at {root / name}"
+            )
+    classes = check_classes(images, str(root))
+    empty = [name for name, files in images.items() if not files]
+    if empty:
+        raise DataError(
+            f"{root / empty[0]}: this class folder holds no images; fill it or remove it, or say by --source.classes "
+            "that the class is there (the beton to compare with, or a text file with a class on each line)"
+        )
+    return classes

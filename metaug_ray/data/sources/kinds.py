@@ -6,10 +6,12 @@ from typing import Final
 
 from metaug_ray.choices import SourceKind, check_complete
 from metaug_ray.config.prepare import SourceSettings
-from metaug_ray.data.sources.folders import ImageFolder, TinyImageNet, UnlabelledFolder
+from metaug_ray.data.sources.classes import read_classes
+from metaug_ray.data.sources.folders import ImageFolder, UnlabelledFolder
 from metaug_ray.data.sources.parquet import ParquetShards
 from metaug_ray.data.sources.record import Source
 from metaug_ray.data.sources.shapes import Shapes
+from metaug_ray.data.sources.tiny_imagenet import TinyImageNet
 
 
 def open_source(settings: SourceSettings) -> Source:
@@ -26,12 +28,17 @@ def _path(settings: SourceSettings) -> Path:
 
 
 def _folder(settings: SourceSettings) -> Source:
-    return UnlabelledFolder(_path(settings)) if settings.unlabelled else ImageFolder(_path(settings))
+    path = _path(settings)
+    return UnlabelledFolder(path) if settings.unlabelled else ImageFolder(path, _classes(settings))
 
 
 def _parquet(settings: SourceSettings) -> Source:
     label_column = None if settings.unlabelled else settings.label_column
-    return ParquetShards(str(_path(settings)), settings.image_column, label_column)
+    return ParquetShards(str(_path(settings)), settings.image_column, label_column, _classes(settings))
+
+
+def _classes(settings: SourceSettings) -> tuple[str, ...] | None:
+    return None if settings.classes is None else read_classes(settings.classes)
 
 
 def _torchvision(settings: SourceSettings) -> Source:

@@ -1,19 +1,29 @@
-"""Parquet shards in Hugging Face's layout: an `image` struct of bytes and path, and an integer label."""
+"""Parquet shards in Hugging Face's layout: an `image` struct of bytes and path, and a label."""
 
-import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
 from metaug_ray.data.errors import DataError
-from metaug_ray.data.sources.classes import check_classes
+from metaug_ray.data.reading import what_else
+from metaug_ray.data.sources.listing import Listing
+from metaug_ray.data.sources.parquet_files import find_shards
+from metaug_ray.data.sources.parquet_labels import ShardLabels, read_labels, unite
 from metaug_ray.data.sources.record import UNLABELLED, Record
 
 _ROWS_AT_ONCE = 256
+_SERVE = (
+    pa.types.is_binary,
+    pa.types.is_large_binary,
+    pa.types.is_binary_view,
+    pa.types.is_fixed_size_binary,
+    pa.types.is_string,
+    pa.types.is_large_string,
+)
 
 
 class ParquetShards:
@@ -21,128 +31,109 @@ class ParquetShards:
 
     Args:
         path: a file, a folder of `*.parquet`, or a glob.
-        image_column: struct with a binary field `bytes`, or binary.
-        label_column: integers in [0, classes); None reads the images without labels. The class names are those that
-            Hugging Face's schema metadata gives, else the numbers.
+        image_column: the bytes of image files, their paths (from the Parquet file's folder on), or a struct of `bytes`
+            and `path`.
+        label_column: whole numbers, text or truth values; None reads the images without labels. The class names are
+            those that Hugging Face's schema metadata gives, else the texts in alphabetical order, or the numbers from
+            0 to the greatest.
+        classes: names of all classes in the order of their labels, of which some may have no images.
 
     Raises:
         DataError: no such file, not Parquet, a missing column or one of another type, a missing or negative label,
-            shards that disagree, and what `check_classes` finds.
+            shards that disagree, labels that are not in `classes`, and what `check_classes` finds.
     """
 
-    def __init__(self, path: str, image_column: str = "image", label_column: str | None = "label") -> None:
+    def __init__(
+        self,
+        path: str,
+        image_column: str = "image",
+        label_column: str | None = "label",
+        classes: Sequence[str] | None = None,
+    ) -> None:
         self._image_column = image_column
-        self._files = _find(path)
-        self._labels = []
-        names: list[list[str] | None] = []
-        for file in self._files:
-            with _open(file) as shard:
-                schema = shard.schema_arrow
-                _check_image_column(file, schema, image_column)
-                if label_column is None:
-                    self._labels.append(np.full(shard.metadata.num_rows, UNLABELLED))
-                else:
-                    self._labels.append(_read_labels(file, shard, label_column))
-                    names.append(_class_names(schema, label_column))
-        if not len(self):
-            raise DataError(f"{path}: holds no rows")
-        self.classes = () if label_column is None else _classes(path, names, self._labels)
+        listing = Listing()
+        self._files = find_shards(path, listing)
+        self.passed_over = listing.passed_over
+        labels = [_read(file, image_column, label_column) for file in self._files]
+        if not sum(len(shard.numbers) for shard in labels):
+            raise DataError(f"{path}: holds no rows; point --source.path at files that have some")
+        self.classes: tuple[str, ...] = ()
+        if label_column is None:
+            self._labels = [shard.numbers for shard in labels]
+        else:
+            self.classes, self._labels = unite(path, labels, classes)
 
     def __len__(self) -> int:
         return sum(map(len, self._labels))
 
     def __iter__(self) -> Iterator[Record]:
         for file, labels in zip(self._files, self._labels, strict=True):
-            row = 0
-            with _open(file) as shard:
-                for batch in shard.iter_batches(_ROWS_AT_ONCE, columns=[self._image_column]):
-                    for image in batch.column(0).to_pylist():
-                        data, path = (image, None) if isinstance(image, bytes) else _bytes_and_path(image)
-                        name = f"{file} row {row}" + (f" ({path})" if path else "")
-                        yield Record(name, int(labels[row]), data)
-                        row += 1
+            for row, (label, image) in enumerate(zip(labels, _images(file, self._image_column), strict=True)):
+                data, path = _bytes_and_path(image)
+                name = f"{file} row {row}" + (f" ({path})" if path else "")
+                yield Record(name, int(label), data or (file.parent / path if path else b""))
 
 
-def _matching_files(pattern: str) -> list[Path]:
-    """Files that match a glob, sorted; `**` stands for any number of folders."""
-    path = Path(pattern)
-    return sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor))))
+def _read(file: Path, image_column: str, label_column: str | None) -> ShardLabels:
+    """The labels of a file whose columns were found to serve."""
+    with _opened(file) as shard:
+        _check_image_column(file, shard.schema_arrow, image_column)
+        if label_column is None:
+            return ShardLabels(np.full(shard.metadata.num_rows, UNLABELLED))
+        _check_there(file, shard.schema_arrow, label_column, "label", ", or pass --source.unlabelled")
+        return read_labels(file, shard, label_column)
 
 
-def _find(path: str) -> list[Path]:
-    if Path(path).is_dir():
-        path = str(Path(path, "*.parquet"))
-    files = [Path(path)] if Path(path).exists() else _matching_files(path)
-    if not files:
-        raise DataError(f"{path}: matches no file; point --source.path at Parquet files or their folder")
-    return files
+def _images(file: Path, column: str) -> Iterator[object]:
+    with _opened(file) as shard:
+        for batch in shard.iter_batches(_ROWS_AT_ONCE, columns=[column]):
+            yield from batch.column(column).to_pylist()
 
 
-def _open(file: Path) -> pq.ParquetFile:
+@contextmanager
+def _opened(file: Path) -> Iterator[pq.ParquetFile]:
     try:
-        return pq.ParquetFile(file)
-    except (OSError, pa.ArrowInvalid) as error:
-        raise DataError(f"{file}: is not a readable Parquet file ({str(error).splitlines()[0]})") from error
+        # pyarrow opens by itself what is called by valid Unicode alone.
+        with file.open("rb") as content, pq.ParquetFile(content) as shard:
+            yield shard
+    # pyarrow raises OSError for broken pages too.
+    except (OSError, pa.ArrowInvalid, UnicodeDecodeError) as error:
+        what = what_else(_beginning(file), str(error).splitlines()[0].rstrip("."))
+        raise DataError(f"{file}: is not a readable Parquet file ({what}); copy or write it again") from error
+
+
+def _beginning(file: Path) -> bytes:
+    with suppress(OSError), file.open("rb") as opened:
+        return opened.read(100)
+    return b""
+
+
+def _check_there(file: Path, schema: pa.Schema, column: str, what: str, otherwise: str = "") -> None:
+    count = schema.names.count(column)
+    if count != 1:
+        has = f"has {count} columns called {column!r}" if count else f"has no {what} column {column!r}"
+        raise DataError(
+            f"{file}: {has}; its columns are {', '.join(schema.names)}: choose one with "
+            f"--source.{what}-column{otherwise}"
+        )
 
 
 def _check_image_column(file: Path, schema: pa.Schema, column: str) -> None:
-    if column not in schema.names:
-        raise DataError(
-            f"{file}: has no image column {column!r}; its columns are {', '.join(schema.names)}: choose one with "
-            "--source.image-column"
-        )
+    _check_there(file, schema, column, "image")
     kind = schema.field(column).type
-    if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
-        kind = kind.field("bytes").type
-    if not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
+    if pa.types.is_struct(kind):
+        kinds = [kind.field(name).type for name in ("bytes", "path") if kind.get_field_index(name) >= 0]
+    else:
+        kinds = [kind]
+    if not any(serves(part) for part in kinds for serves in _SERVE):
         raise DataError(
-            f"{file}: the image column {column!r} is {kind}, expected binary or a struct with binary 'bytes'"
+            f"{file}: the image column {column!r} is {kind}, expected binary (image files), text (their paths) or a "
+            "struct with binary 'bytes'; choose another with --source.image-column"
         )
 
 
-def _read_labels(file: Path, shard: pq.ParquetFile, column: str) -> NDArray[np.int64]:
-    schema = shard.schema_arrow
-    if column not in schema.names:
-        raise DataError(
-            f"{file}: has no label column {column!r}; its columns are {', '.join(schema.names)}: choose one with "
-            "--source.label-column, or pass --source.unlabelled"
-        )
-    if not pa.types.is_integer(schema.field(column).type):
-        raise DataError(f"{file}: the label column {column!r} is {schema.field(column).type}, expected integers")
-    labels = shard.read(columns=[column]).column(0)
-    if labels.null_count:
-        raise DataError(f"{file}: {labels.null_count} of {len(labels)} labels are missing; pass --source.unlabelled")
-    values: NDArray[np.int64] = labels.to_numpy().astype(np.int64)
-    if len(values) and values.min() < 0:
-        row = int(np.argmax(values < 0))
-        raise DataError(
-            f"{file}: row {row} has label {values[row]}, expected 0 or more; pass --source.unlabelled if it has none"
-        )
-    return values
-
-
-def _class_names(schema: pa.Schema, column: str) -> list[str] | None:
-    """Names that Hugging Face's `ClassLabel` left in the schema, if it did."""
-    metadata = (schema.metadata or {}).get(b"huggingface")
-    if metadata is None:
-        return None
-    feature = json.loads(metadata).get("info", {}).get("features", {}).get(column, {})
-    names = feature.get("names")
-    return [str(name) for name in names] if names else None
-
-
-def _classes(path: str, names: list[list[str] | None], labels: list[NDArray[np.int64]]) -> tuple[str, ...]:
-    if any(other != names[0] for other in names[1:]):
-        raise DataError(f"{path}: the shards name their classes differently; prepare them apart")
-    highest = max(int(values.max()) for values in labels if len(values))
-    classes = check_classes(names[0] or map(str, range(highest + 1)), path)
-    if highest >= len(classes):
-        raise DataError(f"{path}: holds label {highest}, but its schema names only {len(classes)} classes")
-    return classes
-
-
-def _bytes_and_path(image: dict[str, object] | None) -> tuple[bytes, object]:
-    if image is None:
-        return b"", None
-    data = image["bytes"]
-    return (data if isinstance(data, bytes) else b""), image.get("path")
+def _bytes_and_path(image: object) -> tuple[bytes, str]:
+    if isinstance(image, dict):
+        data, path = image.get("bytes"), image.get("path")
+        return (data if isinstance(data, bytes) else b""), (path if isinstance(path, str) else "")
+    return (image, "") if isinstance(image, bytes) else (b"", image if isinstance(image, str) else "")

@@ -18,7 +18,7 @@ class TorchvisionFiles:
 
     Args:
         name: "cifar10", "cifar100" or "stl10".
-        root: the folder that holds `cifar-10-batches-py`, `cifar-100-python` or `stl10_binary`.
+        root: the folder `cifar-10-batches-py`, `cifar-100-python` or `stl10_binary`, or the one that holds it.
         split: "train" or "test"; for STL-10 also "unlabeled" and "train+unlabeled" (label -1 where it has none).
 
     Raises:
@@ -27,6 +27,8 @@ class TorchvisionFiles:
 
     def __init__(self, name: str, root: Path, split: str) -> None:
         self._name = f"{name}/{split}"
+        # Many name the folder of the files itself.
+        root = root.parent if root.name == _FOLDERS[name] else root
         try:
             if name == "stl10":
                 stl = STL10(str(root), split=split)

@@ -4,7 +4,7 @@ import pytest
 from PIL import Image
 
 from metaug_ray.data.errors import DataError
-from metaug_ray.data.sources.folders import ImageFolder, TinyImageNet, UnlabelledFolder
+from metaug_ray.data.sources.folders import ImageFolder, UnlabelledFolder
 from metaug_ray.data.sources.record import UNLABELLED
 from tests.data.images import image_tree, picture
 from tests.data.nobody import as_nobody, needs_root
@@ -47,6 +47,9 @@ def test_empty_folder(tmp_path: Path) -> None:
         ImageFolder(tmp_path)
     with pytest.raises(DataError, match="found no images"):
         UnlabelledFolder(tmp_path)
+    (tmp_path / "train.zip").touch()
+    with pytest.raises(DataError, match=r"no images \(passed over: 1 not an image, such as .*/train\.zip\); point"):
+        ImageFolder(tmp_path)
 
 
 def test_missing_folder_and_file_in_its_place(tmp_path: Path) -> None:
@@ -96,40 +99,63 @@ def test_a_folder_without_permission_is_named(tmp_path: Path, private: str) -> N
     )
 
 
-def tiny_imagenet(root: Path) -> Path:
-    wnids = ("n02", "n01")
-    root.mkdir()
-    (root / "wnids.txt").write_text("\n".join(wnids) + "\n")
-    for wnid in wnids:
-        (root / "train" / wnid / "images").mkdir(parents=True)
-        for number in range(3):
-            Image.fromarray(picture(number)).save(root / "train" / wnid / "images" / f"{wnid}_{number}.JPEG")
-    for split in ("val", "test"):
-        (root / split / "images").mkdir(parents=True)
-        for number in range(4):
-            Image.fromarray(picture(number)).save(root / split / "images" / f"{split}_{number}.JPEG")
-    lines = [f"val_{number}.JPEG\t{wnids[number % 2]}\t0\t0\t62\t62" for number in range(4)]
-    (root / "val" / "val_annotations.txt").write_text("\n".join(lines))
-    return root
+@pytest.mark.parametrize("splits", [("train", "val"), ("Training", "Test"), ("train", "val", "notes")])
+def test_the_folder_above_the_splits(tmp_path: Path, splits: tuple[str, ...]) -> None:
+    for split in splits:
+        image_tree(tmp_path / split, per_class=1)
+    with pytest.raises(
+        DataError, match=rf"'{splits[0]}'.* are called as the splits of a data set.*--source.path at one"
+    ):
+        ImageFolder(tmp_path)
+    assert len(ImageFolder(tmp_path / splits[0])) == 3
+    assert len(UnlabelledFolder(tmp_path)) == 3 * len(splits)
 
 
-def test_tiny_imagenet_splits(tmp_path: Path) -> None:
-    root = tiny_imagenet(tmp_path / "tiny")
-    train = TinyImageNet(root, "train")
-    assert train.classes == ("n01", "n02")
-    assert [record.label for record in train] == [0, 0, 0, 1, 1, 1]
-    assert all(("n01", "n02")[record.label] in record.name for record in train)
-    assert [record.label for record in TinyImageNet(root, "val")] == [1, 0, 1, 0]
-    test = TinyImageNet(root, "test")
-    assert test.classes == ()
-    assert [record.label for record in test] == [UNLABELLED] * 4
+def test_a_class_may_be_called_as_a_split(tmp_path: Path) -> None:
+    image_tree(tmp_path / "root", classes=("bus", "test", "train"))
+    assert ImageFolder(tmp_path / "root").classes == ("bus", "test", "train")
 
 
-def test_tiny_imagenet_without_its_annotations(tmp_path: Path) -> None:
-    root = tiny_imagenet(tmp_path / "tiny")
-    (root / "val" / "val_annotations.txt").write_text("val_0.JPEG\tn09\n")
-    with pytest.raises(DataError, match=r"val_0\.JPEG has class 'n09', which is not in wnids\.txt"):
-        TinyImageNet(root, "val")
-    (root / "wnids.txt").unlink()
-    with pytest.raises(DataError, match=r"wnids\.txt: cannot be read"):
-        TinyImageNet(root, "train")
+def test_one_folder_too_high(tmp_path: Path) -> None:
+    image_tree(tmp_path / "pets" / "inner", per_class=1)
+    with pytest.raises(
+        DataError, match=rf"its 3 folders may be the classes: point --source.path at {tmp_path}/pets/inner"
+    ):
+        ImageFolder(tmp_path / "pets")
+    assert len(ImageFolder(tmp_path / "pets" / "inner")) == 3
+
+
+def test_a_listed_class_may_be_empty_or_have_no_folder(tmp_path: Path) -> None:
+    root = image_tree(tmp_path / "tree", per_class=2)
+    (root / "fox").mkdir()
+    source = ImageFolder(root, ("fox", "emu", "cat", "gnu", "dog"))
+    assert source.classes == ("fox", "emu", "cat", "gnu", "dog")
+    assert [record.label for record in source] == [1, 1, 2, 2, 4, 4]
+    with pytest.raises(
+        DataError, match=r"'cat', 'dog' are not among the 2 classes of --source\.classes \('emu', 'fox'\)"
+    ):
+        ImageFolder(root, ("emu", "fox"))
+
+
+def test_listed_classes_without_any_image(tmp_path: Path) -> None:
+    (tmp_path / "cat").mkdir()
+    with pytest.raises(DataError, match="its class folders hold no images"):
+        ImageFolder(tmp_path, ("cat", "dog"))
+
+
+def test_a_folder_of_betons_is_no_class(tmp_path: Path) -> None:
+    root = image_tree(tmp_path / "tree", per_class=1)
+    (root / "betons" / "old").mkdir(parents=True)
+    (root / "betons" / "old" / ".train.beton.lock").touch()
+    (root / "dog" / "x.beton").touch()
+    (root / "train.beton.json").touch()
+    source = ImageFolder(root)
+    assert source.classes == ("cat", "dog", "emu")
+    assert (len(source), source.passed_over) == (3, {})
+
+
+def test_what_macos_adds_to_archives_is_no_class(tmp_path: Path) -> None:
+    root = image_tree(tmp_path / "tree", per_class=1)
+    (root / "__MACOSX" / "cat").mkdir(parents=True)
+    (root / "__MACOSX" / "cat" / "._0.png").touch()
+    assert ImageFolder(root).classes == ("cat", "dog", "emu")

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from torchvision.datasets import CIFAR10, CIFAR100, STL10
 
-from metaug_ray.data.encoding import read_rgb
 from metaug_ray.data.errors import DataError
+from metaug_ray.data.reading import read_rgb
 from metaug_ray.data.sources.record import UNLABELLED
 from metaug_ray.data.sources.torchvision_files import TorchvisionFiles
 from tests.data.images import picture
@@ -37,6 +37,8 @@ def cifar(monkeypatch: pytest.MonkeyPatch, root: Path, kind: type[CIFAR10], key:
 )
 def test_cifar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, kind: type[CIFAR10], key: str) -> None:
     cifar(monkeypatch, tmp_path, kind, key, ["cat", "dog"])
+    inside = TorchvisionFiles(name, tmp_path / kind.base_folder, "train")
+    assert [record.label for record in inside] == [1, 0, 1, 0]
     source = TorchvisionFiles(name, tmp_path, "train")
     assert source.classes == ("cat", "dog")
     assert [record.label for record in source] == [1, 0, 1, 0]
