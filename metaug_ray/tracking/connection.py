@@ -8,20 +8,23 @@ from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 import mlflow
 from filelock import FileLock
-from mlflow.entities import Param
+from mlflow.entities import LifecycleStage, Param
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from pydantic import TypeAdapter
 
 from metaug_ray.config.base import Location
+from metaug_ray.config.tracking import VARIABLE
 from metaug_ray.tracking.errors import TrackingError
 
 _PARAMS_PER_REQUEST = 100
 _LONGEST_PARAM = 6000
+_ARTIFACTS: Final = "mlartifacts"
+"""Folder beside a database file."""
 
 
 _ADDRESS: Final = TypeAdapter(Location)
@@ -60,7 +63,8 @@ def connect(uri: str, *, new: bool = True) -> MlflowClient:
             client.search_experiments(max_results=1)
     except Exception as error:  # database drivers and HTTP libraries raise errors of their own
         raise TrackingError(
-            f"tracking.uri: MLflow at {uri} cannot be used ({reason(error)}); start it, or give another address"
+            f"tracking.uri: MLflow at {uri}{_source(uri)} cannot be used ({reason(error)}); start it, or give another "
+            "address"
         ) from error
     return client
 
@@ -104,20 +108,68 @@ def find_experiment(client: MlflowClient, uri: str, name: str) -> str:
 
     Raises:
         MlflowException: MLflow refuses.
+        TrackingError: it was deleted, or its files are not where the database says.
     """
-    found = client.get_experiment_by_name(name)
+    found = check_experiment(client, uri, name)
     if found is not None:
-        return str(found.experiment_id)
+        return found
     path = _database(resolve_uri(uri))
-    location = None if path is None else (path.parent / "mlartifacts" / name).as_uri()
+    # Names may hold what no folder's may.
+    location = None if path is None else (path.parent / _ARTIFACTS / quote(name, safe=" ")[:200]).as_uri()
     try:
         return str(client.create_experiment(name, artifact_location=location))
     except MlflowException:
         # Another run may have made it in between.
-        found = client.get_experiment_by_name(name)
+        found = check_experiment(client, uri, name)
         if found is None:
             raise
-        return str(found.experiment_id)
+        return found
+
+
+def check_experiment(client: MlflowClient, uri: str, name: str) -> str | None:
+    """The id of an experiment; None where it is not there yet.
+
+    Raises:
+        MlflowException: MLflow refuses.
+        TrackingError: as for :func:`find_experiment`.
+    """
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        return None
+    if found.lifecycle_stage == LifecycleStage.DELETED:
+        raise TrackingError(
+            f"tracking.experiment: {name!r} was deleted from MLflow at {uri}, which takes nothing under its name; "
+            f"`MLFLOW_TRACKING_URI={resolve_uri(uri)} mlflow experiments restore -x {found.experiment_id}` restores "
+            "it, or choose another --tracking.experiment"
+        )
+    if moved := moved_files(uri, found.artifact_location):
+        raise TrackingError(f"tracking.uri: {moved}")
+    return str(found.experiment_id)
+
+
+def moved_files(uri: str, location: str | None) -> str | None:
+    """What to do where a database file was moved: it holds the absolute path of its artifacts.
+
+    Args:
+        uri: of MLflow.
+        location: where its artifacts lie, as the database says.
+
+    Returns:
+        None where they are there, or nobody can tell.
+    """
+    database = _database(resolve_uri(uri))
+    if database is None or location is None or not location.startswith(("file://", "/")):
+        return None
+    recorded = Path(unquote(urlsplit(location).path))
+    folder = next((above for above in (recorded, *recorded.parents) if above.name == _ARTIFACTS), None)
+    beside = database.parent / _ARTIFACTS
+    if folder is None or folder == beside or folder.exists():
+        return None
+    here = f"; they lie in {beside} now: `mkdir -p {folder.parent} && ln -s {beside} {folder}` mends it"
+    return (
+        f"MLflow's database {database} was moved, and says that its artifacts are in {folder}, which is not there"
+        f"{here if beside.exists() else '; put them back there'}"
+    )
 
 
 _SERVERS = ("http", "https", "databricks", "postgresql", "mysql", "mssql")
@@ -127,7 +179,13 @@ def _prepared(uri: str) -> str:
     """The URI, which `mlflow`'s functions now use; one that MLflow would take for a folder is refused."""
     if _database(uri) is None and urlsplit(uri).scheme not in _SERVERS:
         raise ValueError("expected http://host:port of a server, or sqlite:///path of a database file")
+    # MLflow sets its variable besides, which is the default of the next settings' tracking.uri.
+    before = os.environ.get(VARIABLE)
     mlflow.set_tracking_uri(uri)
+    if before is None:
+        os.environ.pop(VARIABLE, None)
+    else:
+        os.environ[VARIABLE] = before
     return uri
 
 
@@ -143,6 +201,12 @@ def _alone(database: Path | None) -> Iterator[None]:
         return
     with FileLock(database.with_name(f".{database.name}.lock"), timeout=120):
         yield
+
+
+def _source(uri: str) -> str:
+    """Who said so, where it was no option."""
+    said = os.environ.get(VARIABLE)
+    return f" ({VARIABLE})" if said and resolve_uri(said) == uri else ""
 
 
 def _database(uri: str) -> Path | None:

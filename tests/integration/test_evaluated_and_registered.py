@@ -384,8 +384,8 @@ def interrupted_at(text: str, job: list[str], number: signal.Signals) -> tuple[i
         (
             "evaluate_encoder",
             ["--encoder", "run:x", "--train", "a", "--test", "b", "--probe.label-shares", "0,2"],
-            "evaluate_encoder.py: probe.label_shares.0: Input should be greater than 0 (got 0)\n"
-            "probe.label_shares.1: Input should be less than or equal to 1 (got 2)\n",
+            "evaluate_encoder.py: probe.label_shares.0: got 0; expected more than 0\n"
+            "probe.label_shares.1: got 2; expected at most 1\n",
         ),
         ("compare_runs", ["--metric", "x"], "unrecognized arguments: --metric x"),
     ],
