@@ -12,7 +12,7 @@ from urllib.parse import quote, unquote, urlsplit
 
 import mlflow
 from filelock import FileLock
-from mlflow.entities import LifecycleStage, Param
+from mlflow.entities import Experiment, LifecycleStage, Param
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from pydantic import TypeAdapter
@@ -48,7 +48,7 @@ def connect(uri: str, *, new: bool = True) -> MlflowClient:
     uri = resolve_uri(uri)
     database = _database(uri)
     if not new and database is not None and not database.exists():
-        raise TrackingError(f"tracking.uri: there is no MLflow database {database}; check the path")
+        raise TrackingError(f"tracking.uri: there is no MLflow database {database}{_source(uri)}; check the path")
     # MLflow would try for four minutes; a journal tries again by itself, and a person is told.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
@@ -110,41 +110,61 @@ def find_experiment(client: MlflowClient, uri: str, name: str) -> str:
         MlflowException: MLflow refuses.
         TrackingError: it was deleted, or its files are not where the database says.
     """
-    found = check_experiment(client, uri, name)
-    if found is not None:
-        return found
-    path = _database(resolve_uri(uri))
-    # Names may hold what no folder's may.
-    location = None if path is None else (path.parent / _ARTIFACTS / quote(name, safe=" ")[:200]).as_uri()
-    try:
-        return str(client.create_experiment(name, artifact_location=location))
-    except MlflowException:
-        # Another run may have made it in between.
-        found = check_experiment(client, uri, name)
-        if found is None:
-            raise
-        return found
-
-
-def check_experiment(client: MlflowClient, uri: str, name: str) -> str | None:
-    """The id of an experiment; None where it is not there yet.
-
-    Raises:
-        MlflowException: MLflow refuses.
-        TrackingError: as for :func:`find_experiment`.
-    """
-    found = client.get_experiment_by_name(name)
+    found = known_experiment(client, uri, name)
     if found is None:
-        return None
-    if found.lifecycle_stage == LifecycleStage.DELETED:
-        raise TrackingError(
-            f"tracking.experiment: {name!r} was deleted from MLflow at {uri}, which takes nothing under its name; "
-            f"`MLFLOW_TRACKING_URI={resolve_uri(uri)} mlflow experiments restore -x {found.experiment_id}` restores "
-            "it, or choose another --tracking.experiment"
-        )
+        path = _database(resolve_uri(uri))
+        # Names may hold what no folder's may.
+        location = None if path is None else (path.parent / _ARTIFACTS / quote(name, safe=" ")[:200]).as_uri()
+        try:
+            return str(client.create_experiment(name, artifact_location=location))
+        except MlflowException:
+            # Another run may have made it in between.
+            found = known_experiment(client, uri, name)
+            if found is None:
+                raise
     if moved := moved_files(uri, found.artifact_location):
         raise TrackingError(f"tracking.uri: {moved}")
     return str(found.experiment_id)
+
+
+def known_experiment(client: MlflowClient, uri: str, name: str) -> Experiment | None:
+    """An experiment that is there; None where it is not.
+
+    Raises:
+        MlflowException: MLflow refuses.
+        TrackingError: it was deleted: MLflow takes nothing under its name, and gives none of its runs.
+    """
+    found = client.get_experiment_by_name(name)
+    if found is not None and found.lifecycle_stage == LifecycleStage.DELETED:
+        raise TrackingError(
+            f"tracking.experiment: {name!r} was deleted from MLflow at {uri}; restore it with "
+            f"`MLFLOW_TRACKING_URI={resolve_uri(uri)} mlflow experiments restore -x {found.experiment_id}`, or choose "
+            "another --tracking.experiment"
+        )
+    return found
+
+
+def check_tracking(uri: str, experiment: str, *, new: bool = True, registry: bool = False) -> None:
+    """Refuse, before anything is computed, what MLflow would refuse at its end.
+
+    Args:
+        uri: of MLflow.
+        experiment: that something will be logged to; it is not made yet.
+        new: make a database file that is not there.
+        registry: whether a model will be registered too.
+
+    Raises:
+        TrackingError: MLflow cannot be used, the experiment was deleted, or its files are not where the database says.
+    """
+    client = connect(uri, new=new)
+    try:
+        found = known_experiment(client, uri, experiment)
+        if found is not None and (moved := moved_files(uri, found.artifact_location)):
+            raise TrackingError(f"tracking.uri: {moved}")
+        if registry:
+            client.search_registered_models(max_results=1)
+    except MlflowException as error:
+        raise TrackingError(f"tracking: MLflow at {uri} refuses ({reason(error)})") from error
 
 
 def moved_files(uri: str, location: str | None) -> str | None:
@@ -179,6 +199,8 @@ def _prepared(uri: str) -> str:
     """The URI, which `mlflow`'s functions now use; one that MLflow would take for a folder is refused."""
     if _database(uri) is None and urlsplit(uri).scheme not in _SERVERS:
         raise ValueError("expected http://host:port of a server, or sqlite:///path of a database file")
+    if uri.startswith("sqlite:///") and any(mark in uri for mark in "?%"):
+        raise ValueError("SQLAlchemy reads '?' and '%' in a database's path as something else; choose another path")
     # MLflow sets its variable besides, which is the default of the next settings' tracking.uri.
     before = os.environ.get(VARIABLE)
     mlflow.set_tracking_uri(uri)
