@@ -21,6 +21,7 @@ from metaug_ray.config.base import Location
 from metaug_ray.config.tracking import VARIABLE
 from metaug_ray.tracking.errors import TrackingError
 
+_log = logging.getLogger(__name__)
 _PARAMS_PER_REQUEST = 100
 _LONGEST_PARAM = 6000
 _ARTIFACTS: Final = "mlartifacts"
@@ -48,13 +49,18 @@ def connect(uri: str, *, new: bool = True) -> MlflowClient:
     uri = resolve_uri(uri)
     database = _database(uri)
     if not new and database is not None and not database.exists():
-        raise TrackingError(f"tracking.uri: there is no MLflow database {database}{_source(uri)}; check the path")
+        raise TrackingError(
+            f"tracking.uri: there is no MLflow database {database}{_source(uri)}; check the path: a "
+            "training, or the evaluation of a run, makes one"
+        )
     # MLflow would try for four minutes; a journal tries again by itself, and a person is told.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     try:
         # Its bars for each file of some kilobytes hide what a user wants to read.
         os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+        if database is not None and not database.exists():
+            _log.info("MLflow's database %s is made", database)
         with _alone(database), warnings.catch_warnings():
             # What MLflow says of making its tables means nothing to a user.
             warnings.simplefilter("ignore")
