@@ -156,9 +156,9 @@ class PretrainSettings(StorageSettings):
             short = f" and at least {least} images for batch norm" if least > 1 else ""
             nearest = max(least, round(batch / (workers * accumulation))) * workers * accumulation
             most = batch // (least * accumulation)
-            fewer = f", or at most {most} workers" if 0 < most < workers else ""
+            fewer = f", or at most {_workers(most)}" if 0 < most < workers else ""
             raise ValueError(
-                f"training.batch_size: {batch} images among {workers} workers{parts} leave each "
+                f"training.batch_size: {batch} images among {_workers(workers)}{parts} leave each "
                 f"{batch / (workers * accumulation):g}; expected a whole number{short}, such as {nearest}{fewer}"
             )
         if self.data.augmentation.mixup < 1 and share * accumulation % 2:
@@ -167,3 +167,7 @@ class PretrainSettings(StorageSettings):
                 f"{share * accumulation}, an odd number; use a multiple of {2 * workers}"
             )
         return share * accumulation
+
+
+def _workers(count: int) -> str:
+    return f"{count} worker{'' if count == 1 else 's'}"

@@ -38,7 +38,7 @@ def labels(names: tuple[str, ...]) -> Labels:
     texts = [_shown(name, missing) for name in names]
     unclear = len(set(texts)) < len(texts) or any(letter in missing for name in names for letter in name)
     if missing:
-        numbered = ", ".join(f"#{number} {name}" for number, name in enumerate(names[:20]))
+        numbered = ", ".join(f"#{number} {' '.join(name.split())}" for number, name in enumerate(names[:20]))
         _log.warning("no font of this machine has all letters of these names; figures number them: %s", numbered)
     if unclear and len(texts) > 1:
         texts = [f"#{number} {text}" for number, text in enumerate(texts)]

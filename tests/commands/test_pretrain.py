@@ -136,6 +136,49 @@ def test_wrong_files_are_named(tmp_path: Path, text: str, message: str) -> None:
     assert message in str(caught.value)
 
 
+def test_a_file_is_named_for_what_it_alone_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text("training: {epochs: 0, batch_size: 1}\nmodel: {views: [rgb, red]}\nbank: {negatives: 0}\n")
+    monkeypatch.setenv("METAUG_TRAINING__BATCH_SIZE", "0")
+    with pytest.raises(CommandError) as caught:
+        parse([*BETON, f"--config={file}", "--bank.negatives", "-1"])
+    assert str(caught.value).splitlines() == [
+        f"{file}: model.views.1: got 'red'; expected 'rgb', 'l', 'ab', 'y' or 'dbdr'",
+        "bank.negatives: got '-1'; expected at least 1",
+        f"{file}: training.epochs: got 0; expected at least 1",
+        "METAUG_TRAINING__BATCH_SIZE: got '0'; expected at least 2",
+    ]
+
+
+def test_a_variable_that_no_command_reads_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Of other commands.
+    monkeypatch.setenv("METAUG_PROBE__SEEDS", "3")
+    monkeypatch.setenv("METAUG_WORKERS", "1")
+    parse(BETON)
+    monkeypatch.setenv("METAUG_TRAINNING__EPOCHS", "3")
+    monkeypatch.setenv("METAUG_AAAA", "3")
+    with pytest.raises(CommandError) as caught:
+        parse(BETON)
+    assert str(caught.value).splitlines() == [
+        "METAUG_AAAA: no command has such a setting; unset it (--help lists all options)",
+        "METAUG_TRAINNING__EPOCHS: no command has such a setting; did you mean METAUG_TRAINING__EPOCHS (--help lists all "
+        "options)",
+    ]
+
+
+def test_the_address_of_mlflow_by_option_variable_and_mlflows_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow:1")
+    settings, _ = parse(BETON)
+    assert settings.tracking.uri == "http://mlflow:1"
+    # A run's own record may say more.
+    assert "uri" not in settings.tracking.model_fields_set
+    monkeypatch.setenv("METAUG_TRACKING__URI", "http://ours:2")
+    assert parse(BETON)[0].tracking.uri == "http://ours:2"
+    given, _ = parse([*BETON, "--tracking.uri", "http://option:3"])
+    assert given.tracking.uri == "http://option:3"
+    assert "uri" in given.tracking.model_fields_set
+
+
 def test_exit_status_and_one_sentence(tmp_path: Path) -> None:
     wrong = job("--data.beton", "x", "--training.epochs", "0", "--unknown", "1")
     assert wrong.returncode == 2

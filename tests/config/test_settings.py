@@ -1,7 +1,9 @@
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from pydantic import ValidationError
 
 from metaug_ray.config import (
@@ -11,13 +13,16 @@ from metaug_ray.config import (
     EncodingSettings,
     EvaluateSettings,
     MethodSettings,
+    ModelSettings,
     PrepareSettings,
     PretrainSettings,
     RandAugmentSettings,
     RegisterSettings,
     SourceSettings,
+    TrackingSettings,
 )
 from metaug_ray.config.base import Settings, explain
+from metaug_ray.method.encoders import build_encoder
 
 
 def refusal(model: type[Any], /, **fields: object) -> str:
@@ -238,6 +243,22 @@ def test_every_field_of_a_run_refuses_what_is_out_of_range(field: str, value: ob
             "training.batch_size: 120 images among 4 workers in 4 parts leave each 7.5; expected",
         ),
         (
+            # A ResNet-18 of 32 px ends in maps of 1x1.
+            {"training__batch_size": 2, "compute__workers": 2, "method__generators": False, "data__image_size": 32},
+            "training.batch_size: 2 images among 2 workers leave each 1; expected a whole number and at least 2 images "
+            "for batch norm, such as 4, or at most 1 worker",
+        ),
+        (
+            {"training__batch_size": 16, "training__accumulation": 16, "method__generators": False}
+            | {"model__encoder": "fc", "compute__workers": 1},
+            "training.batch_size: 16 images among 1 worker in 16 parts leave each 1; expected",
+        ),
+        (
+            {"training__batch_size": 32, "compute__workers": 64},
+            "training.batch_size: 32 images among 64 workers leave each 0.5; expected a whole number and at least 2 "
+            "images for batch norm, such as 128, or at most 16 workers",
+        ),
+        (
             {"health__knn__beton": "s3://bucket/y.beton"},
             "compute.staging: s3://bucket/y.beton is not a local file, so say where",
         ),
@@ -257,6 +278,34 @@ def test_every_field_of_a_run_refuses_what_is_out_of_range(field: str, value: ob
 )
 def test_settings_that_do_not_fit_together(fields: dict[str, object], message: str) -> None:
     assert message in refusal(PretrainSettings, **pretrain(**fields))
+
+
+@pytest.mark.parametrize("encoder", ["resnet18", "conv", "fc"])
+@pytest.mark.parametrize("small", [False, True])
+def test_one_image_is_refused_where_batch_norm_refuses_it(encoder: str, small: bool) -> None:
+    model = ModelSettings(encoder=encoder, small_images=small, width=0.5)
+    network = build_encoder(encoder, 1, width=0.5, small_images=small).train()
+    for size in (16, 32, 33, 63, 80):
+        if size < model.minimum_size:
+            continue
+        refused = pytest.raises(ValueError, match="Expected more than 1 value per channel")
+        with refused if model.one_value_per_channel(size) else nullcontext():
+            network(torch.rand(1, 1, size, size))
+
+
+def test_mlflows_own_variable_is_the_default_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert TrackingSettings().uri == "sqlite:////home/me/metaug_ray/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://there:5000")
+    for settings in (
+        PretrainSettings(**pretrain()),
+        EvaluateSettings.model_validate(EVALUATION),
+        RegisterSettings(encoder="run:x", name="x"),
+        CompareSettings(),
+    ):
+        assert settings.tracking.uri == "http://there:5000"
+    assert TrackingSettings(uri="http://here:1").uri == "http://here:1"
 
 
 EVALUATION = {"encoder": "run:x", "train": "a.beton", "test": "b.beton"}
