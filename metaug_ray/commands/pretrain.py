@@ -1,6 +1,7 @@
 """The command line of `jobs/imagenet_resnet50.py`."""
 
 import os
+import shlex
 from argparse import ArgumentParser
 from functools import partial
 
@@ -114,6 +115,4 @@ def _register(settings: PretrainSettings, name: str, uri: str) -> None:
 def _look(uri: str, experiment: str, run: str) -> str:
     if uri.startswith("http"):
         return f"{uri.rstrip('/')}/#/experiments/{experiment}/runs/{run}"
-    return (
-        f"uv run mlflow ui --backend-store-uri {uri}, then http://127.0.0.1:5000/#/experiments/{experiment}/runs/{run}"
-    )
+    return f"uv run mlflow ui --backend-store-uri {shlex.quote(uri)}, then http://127.0.0.1:5000/#/experiments/{experiment}/runs/{run}"

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from shlex import quote as quoted
 from typing import Any, Final
 from urllib.parse import quote, unquote, urlsplit
 
@@ -144,7 +145,7 @@ def known_experiment(client: MlflowClient, uri: str, name: str) -> Experiment | 
     if found is not None and found.lifecycle_stage == LifecycleStage.DELETED:
         raise TrackingError(
             f"tracking.experiment: {name!r} was deleted from MLflow at {uri}; restore it with "
-            f"`MLFLOW_TRACKING_URI={resolve_uri(uri)} mlflow experiments restore -x {found.experiment_id}`, or choose "
+            f"`MLFLOW_TRACKING_URI={quoted(resolve_uri(uri))} mlflow experiments restore -x {found.experiment_id}`, or choose "
             "another --tracking.experiment"
         )
     return found
@@ -191,7 +192,7 @@ def moved_files(uri: str, location: str | None) -> str | None:
     beside = database.parent / _ARTIFACTS
     if folder is None or folder == beside or folder.exists():
         return None
-    here = f"; they lie in {beside} now: `mkdir -p {folder.parent} && ln -s {beside} {folder}` mends it"
+    here = f"; they lie in {beside} now: `{_linked(beside, folder)}` mends it"
     return (
         f"MLflow's database {database} was moved, and says that its artifacts are in {folder}, which is not there"
         f"{here if beside.exists() else '; put them back there'}"
@@ -229,6 +230,11 @@ def _alone(database: Path | None) -> Iterator[None]:
         return
     with FileLock(database.with_name(f".{database.name}.lock"), timeout=120):
         yield
+
+
+def _linked(target: Path, link: Path) -> str:
+    """A shell's line that makes a link."""
+    return f"mkdir -p {quoted(str(link.parent))} && ln -s {quoted(str(target))} {quoted(str(link))}"
 
 
 def _source(uri: str) -> str:

@@ -161,9 +161,9 @@ class _Loop:
         others = [view for view in ("rgb", "l") if view not in empty]
         instead = f", such as --model.views {','.join(others)}" if len(others) > 1 else ""
         self._observer.note(
-            f"WARNING: {' and '.join(empty)} of {'/'.join(views)} hold nothing: one value in all pixels of the first "
-            f"{counted(self._settings.training.batch_size, 'image')}. Grey images have no colours, so that nothing is "
-            f"learnt from ab or dbdr; look at the images, or train other views under a new name{instead}"
+            f"WARNING: there is nothing to learn from in {counted(len(empty), 'view')}, {' and '.join(empty)}: one "
+            f"value in all pixels of the first {counted(self._settings.training.batch_size, 'image')}. Grey images have no "
+            f"colours, ab or dbdr; look at the images, or train other views under a new name{instead}"
         )
 
     def _report(self, outcome: StepOutcome) -> None:

@@ -161,8 +161,8 @@ def test_a_variable_that_no_command_reads_is_refused(monkeypatch: pytest.MonkeyP
         parse(BETON)
     assert str(caught.value).splitlines() == [
         "METAUG_AAAA: no command has such a setting; unset it (--help lists all options)",
-        "METAUG_TRAINNING__EPOCHS: no command has such a setting; did you mean METAUG_TRAINING__EPOCHS (--help lists all "
-        "options)",
+        "METAUG_TRAINNING__EPOCHS: no command has such a setting; did you mean METAUG_TRAINING__EPOCHS (--help lists "
+        "all options)",
     ]
 
 

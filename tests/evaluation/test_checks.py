@@ -30,8 +30,8 @@ def test_shares_that_are_the_same_images_are_one_result(small: Manifest, log: Lo
     assert log.messages == [
         "probe.label_shares: 0.1 of the labels is 20 of 80 images here, 25 %, as each class gives whole images, and at "
         "least one",
-        "probe.label_shares: 0.01 is left out: it is the same 20 images as 0.1, as each class gives whole images, and at "
-        "least one",
+        "probe.label_shares: 0.01 is left out: it is the same 20 images as 0.1, as each class gives whole images, and "
+        "at least one",
     ]
     # They are the same indeed.
     labels = np.repeat(np.arange(20), 4)
@@ -51,4 +51,3 @@ def test_a_result_tells_the_images_that_it_learnt_from(small: Manifest) -> None:
     result = Result("linear", "representations", "all", 0.001, [0.5], images=images_of_share(small.class_counts, 0.001))
     assert result.as_dict()["images"] == 20
     assert "| 0.1 % (20 images) | 50.0 % |" in table([result])
-

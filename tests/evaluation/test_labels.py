@@ -84,7 +84,9 @@ def test_a_figure_that_fails_is_a_warning(log: Log) -> None:
 
 
 def test_a_comparison_of_data_with_odd_names(tmp_path: Path) -> None:
-    row = Row(Judges("$5_|_$10.beton -> \u732b.beton"), "CMC", "c", {}, "conv, l+ab", 1.0, {0: "r"}, {"knn/top1": {0: 0.5}})
+    row = Row(
+        Judges("$5_|_$10.beton -> \u732b.beton"), "CMC", "c", {}, "conv, l+ab", 1.0, {0: "r"}, {"knn/top1": {0: 0.5}}
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         text = write([row], ["knn/top1"], tmp_path)

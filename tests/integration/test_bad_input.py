@@ -78,7 +78,9 @@ def test_the_training_images_as_their_own_queries(tmp_path: Path, shapes_beton: 
     copy = tmp_path / "copy.beton"
     copy.write_bytes(shapes_beton.read_bytes())
     copy.with_name("copy.beton.json").write_bytes(shapes_beton.with_name("shapes.beton.json").read_bytes())
-    with pytest.raises(TrainingError, match=r"health.knn.beton: .*copy.beton holds the images of .*shapes.beton, so each"):
+    with pytest.raises(
+        TrainingError, match=r"health.knn.beton: .*copy.beton holds the images of .*shapes.beton, so each"
+    ):
         pretrain(at(tmp_path, shapes_beton, health={"knn": {"every": 1, "beton": str(copy)}}))
 
 
@@ -97,7 +99,9 @@ def test_a_run_that_ended_without_a_checkpoint_is_no_success(tmp_path: Path, sha
     begun(tmp_path, settings, read_manifest(shapes_beton).sha256)
     folder = RunFolder(settings.storage, settings.name)
     folder.write_record((folder.record or {}) | {"finished": 1.0})
-    with pytest.raises(TrainingError, match=r"run 'small' has ended without a checkpoint in .*; train again under a new"):
+    with pytest.raises(
+        TrainingError, match=r"run 'small' has ended without a checkpoint in .*; train again under a new"
+    ):
         pretrain(settings)
 
 

@@ -35,7 +35,7 @@ def test_a_deleted_experiment_is_named_before_anything_is_computed(uri: str) -> 
     experiment = find_experiment(client, uri, "mine")
     client.delete_experiment(experiment)
     said = (
-        r"tracking.experiment: 'mine' was deleted from MLflow at sqlite.*; restore it with `MLFLOW_TRACKING_URI=sqlite.* "
+        r"tracking.experiment: 'mine' was deleted from MLflow at sqlite.*; restore it with `MLFLOW_TRACKING_URI=.* "
         rf"mlflow experiments restore -x {experiment}`, or choose another"
     )
     with pytest.raises(TrackingError, match=said):
