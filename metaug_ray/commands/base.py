@@ -1,17 +1,19 @@
 """What the jobs' command lines have in common: settings from their sources, and a command from start to exit status."""
 
 import os
+import re
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from contextlib import redirect_stderr
 from difflib import get_close_matches
+from functools import partial
 from io import StringIO, TextIOWrapper
 from types import FrameType
-from typing import TypeVar
+from typing import Final, TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from pydantic_settings import BaseSettings, CliApp, SettingsConfigDict, SettingsError
 
 from metaug_ray.config.base import Settings, explain, setting_names
@@ -22,6 +24,10 @@ _C = TypeVar("_C", bound=BaseSettings)
 _P = TypeVar("_P", bound=Settings)
 _S = TypeVar("_S")
 
+_PREFIX: Final = "METAUG_"
+_PRETRAIN: Final = {"METAUG_PRESET", "METAUG_CONFIG", "METAUG_PRINT_CONFIG"}
+"""Variables that only the command line of a pre-training knows."""
+
 
 class CommandError(Exception):
     """Arguments, variables or files of settings that cannot be used; a line for each."""
@@ -30,7 +36,7 @@ class CommandError(Exception):
 def command_line(program: str) -> SettingsConfigDict:
     """Options --part.field-name, and environment variables METAUG_PART__FIELD_NAME, for all fields of a model."""
     return SettingsConfigDict(
-        env_prefix="METAUG_",
+        env_prefix=_PREFIX,
         env_nested_delimiter="__",
         cli_prog_name=program,
         cli_kebab_case=True,
@@ -44,7 +50,11 @@ def command_line(program: str) -> SettingsConfigDict:
 
 
 def parse(
-    command: type[_C], arguments: list[str], variable: str, renamed: Mapping[str, Sequence[str]] | None = None
+    command: type[_C],
+    arguments: list[str],
+    variable: str,
+    renamed: Mapping[str, Sequence[str]] | None = None,
+    file: Callable[[str], str] = str,
 ) -> _C:
     """Settings from the command line and the environment, and from what other sources the model has.
 
@@ -54,6 +64,7 @@ def parse(
         variable: an environment variable that sets a part of one of its fields, to be named where somebody sets a
             whole one.
         renamed: new names of settings by their old ones.
+        file: what to call a setting, by its dotted name, that neither an option nor a variable set.
 
     Raises:
         CommandError: an argument or variable is wrong.
@@ -63,8 +74,8 @@ def parse(
     options = {argument.partition("=")[0] for argument in arguments if argument.startswith("--")}
     names = {option: option.removeprefix("--").removeprefix("no-").replace("-", "_") for option in sorted(options)}
     old = [_say_renamed(option, map(_option, known[name])) for option, name in names.items() if name in known]
-    if old:
-        raise CommandError("\n".join(old))
+    if unknown := old + _unknown_variables(command):
+        raise CommandError("\n".join(unknown))
     complaint = StringIO()
     try:
         with redirect_stderr(complaint):
@@ -78,7 +89,7 @@ def parse(
     except ValidationError as error:
         fields = [".".join(map(str, problem["loc"])) for problem in error.errors()]
         old = [_say_renamed(_variable(name), map(_variable, known[name])) for name in fields if name in known]
-        raise CommandError("\n".join(old) or explain(error, _named)) from error
+        raise CommandError("\n".join(old) or explain(error, partial(_named, options, file))) from error
     except SettingsError as error:
         raise CommandError(f"{error}; set its parts, such as {variable}") from error
 
@@ -91,9 +102,39 @@ def _suggestion(command: type[BaseSettings], given: set[str]) -> str:
     return "".join(f"; did you mean {found[0]}" for found in close[:1] if found)
 
 
-def _named(field: str) -> str:
-    """A field, by the variable that set it if one did."""
-    return _variable(field) if _variable(field) in os.environ else field
+def _named(options: Set[str], file: Callable[[str], str], field: str) -> str:
+    """A field, by the variable or the file that set it if one did."""
+    # An entry of a list, such as probe.label_shares.0, is set with its list.
+    setting = re.sub(r"(\.\d+)+$", "", field)
+    if _option(setting) in {option.replace("--no-", "--") for option in options}:
+        return field
+    return _variable(setting) if _variable(setting) in os.environ else file(field)
+
+
+def _unknown_variables(command: type[BaseSettings]) -> list[str]:
+    """A line for each variable of ours that sets nothing, of any command: pydantic reads over most of them."""
+    ours = sorted(name for name in map(str.upper, os.environ) if name.startswith(_PREFIX))
+    unknown = [name for name in ours if not _sets(name, command)]
+    if not unknown:
+        return []
+    # Seldom needed, and not by the command itself.
+    from metaug_ray.config import CompareSettings, EvaluateSettings, PrepareSettings, PretrainSettings, RegisterSettings
+
+    others = (PrepareSettings, PretrainSettings, EvaluateSettings, RegisterSettings, CompareSettings)
+    lines = []
+    for name in unknown:
+        if name in _PRETRAIN or any(_sets(name, other) for other in others):
+            continue
+        there_are = [_variable(setting) for setting in setting_names(command)]
+        close = get_close_matches(name, there_are, 1, 0.8)
+        meant = f"; did you mean {close[0]}" if close else "; unset it"
+        lines.append(f"{name}: no command has such a setting{meant} (--help lists all options)")
+    return lines
+
+
+def _sets(variable: str, model: type[BaseModel]) -> bool:
+    """Whether a variable sets something of a model. What is wrong beneath a group that there is, pydantic tells."""
+    return variable.removeprefix(_PREFIX).partition("__")[0].lower() in model.model_fields
 
 
 def _option(name: str) -> str:
@@ -101,7 +142,7 @@ def _option(name: str) -> str:
 
 
 def _variable(name: str) -> str:
-    return f"METAUG_{name.replace('.', '__').upper()}"
+    return f"{_PREFIX}{name.replace('.', '__').upper()}"
 
 
 def _say_renamed(old: str, new: Iterable[str]) -> str:

@@ -26,16 +26,42 @@ class FileSource(InitSettingsSource):
         name = self.current_state.get("config")
         if name is None:
             return {}
-        path = absolute(Path(name))
-        try:
-            content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise CommandError(f"config: {path} cannot be read ({' '.join(str(error).split())})") from error
-        if not isinstance(content, dict):
-            raise CommandError(f"config: {path} holds no settings by name; write one with --print-config")
+        path, content = _read(name)
         if change := lost(content):
             _log.warning("%s: %s", path, change)
         return migrated(content)
+
+
+def named_in_file(name: str, setting: str) -> str:
+    """A setting, by its dotted name, with the file before it where that sets it.
+
+    Args:
+        name: of the file, as `config` names it.
+        setting: that is wrong.
+
+    Raises:
+        CommandError: as for :class:`FileSource`.
+    """
+    path, content = _read(name)
+    found: Any = migrated(content)
+    for part in setting.split("."):
+        if isinstance(found, list):  # its entries are set with it
+            break
+        if not isinstance(found, dict) or part not in found:
+            return setting
+        found = found[part]
+    return f"{path}: {setting}"
+
+
+def _read(name: str) -> tuple[Path, dict[str, Any]]:
+    path = absolute(Path(name))
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise CommandError(f"config: {path} cannot be read ({' '.join(str(error).split())})") from error
+    if not isinstance(content, dict):
+        raise CommandError(f"config: {path} holds no settings by name; write one with --print-config")
+    return path, content
 
 
 class PresetSource(InitSettingsSource):

@@ -1,9 +1,14 @@
 """The command line of `jobs/imagenet_resnet50.py`."""
 
+import os
+import shlex
+from argparse import ArgumentParser
+from functools import partial
+
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
 from metaug_ray.commands import base
-from metaug_ray.commands.files import FileSource, PresetSource
+from metaug_ray.commands.files import FileSource, PresetSource, named_in_file
 from metaug_ray.config.base import LocalPath
 from metaug_ray.config.presets import PresetName
 from metaug_ray.config.pretrain import PretrainSettings
@@ -31,8 +36,9 @@ def parse(arguments: list[str]) -> tuple[PretrainSettings, bool]:
         CommandError: an argument, variable or file is wrong; with a line for each.
         SystemExit: after `--help`.
     """
-    command = base.parse(_Command, arguments, "METAUG_METHOD__DELTA", RENAMED)
-    chosen = command.model_dump(exclude={"config", "preset", "print_config"})
+    command = base.parse(_Command, arguments, "METAUG_METHOD__DELTA", RENAMED, partial(_named_in_file, arguments))
+    # What nobody set stays a default: a run's own record may know better, such as where its MLflow is.
+    chosen = command.model_dump(exclude={"config", "preset", "print_config"}, exclude_unset=True)
     return PretrainSettings.model_validate(chosen), command.print_config
 
 
@@ -65,6 +71,13 @@ class _Command(PretrainSettings, BaseSettings):
         return init_settings, env_settings, FileSource(settings_cls, {}), PresetSource(settings_cls, {})
 
 
+def _named_in_file(arguments: list[str], setting: str) -> str:
+    parser = ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config", default=os.environ.get("METAUG_CONFIG"))
+    file = parser.parse_known_args(arguments)[0].config
+    return setting if file is None else named_in_file(file, setting)
+
+
 def _run(parsed: tuple[PretrainSettings, bool]) -> None:
     settings, only_print = parsed
     if only_print:
@@ -79,7 +92,7 @@ def _run(parsed: tuple[PretrainSettings, bool]) -> None:
     if outcome.checkpoints:
         print(f"last checkpoint: {outcome.location}/{outcome.checkpoints[-1]}")
     if settings.register_as is not None:
-        _register(settings, settings.register_as)
+        _register(settings, settings.register_as, outcome.tracking_uri)
     if outcome.unsent:
         print(f"MLflow is away: {outcome.unsent} records wait in {outcome.location}; the same command sends them")
     print(
@@ -87,13 +100,12 @@ def _run(parsed: tuple[PretrainSettings, bool]) -> None:
     )
 
 
-def _register(settings: PretrainSettings, name: str) -> None:
+def _register(settings: PretrainSettings, name: str, uri: str) -> None:
     """Publish the finished run's encoder."""
     from metaug_ray.evaluation.register import register_encoder
 
-    chosen = RegisterSettings(
-        encoder=f"run:{settings.name}", name=name, storage=settings.storage, tracking=settings.tracking
-    )
+    tracking = settings.tracking.model_copy(update={"uri": uri})
+    chosen = RegisterSettings(encoder=f"run:{settings.name}", name=name, storage=settings.storage, tracking=tracking)
     try:
         register_encoder(chosen)
     except UserError as error:
@@ -103,6 +115,4 @@ def _register(settings: PretrainSettings, name: str) -> None:
 def _look(uri: str, experiment: str, run: str) -> str:
     if uri.startswith("http"):
         return f"{uri.rstrip('/')}/#/experiments/{experiment}/runs/{run}"
-    return (
-        f"uv run mlflow ui --backend-store-uri {uri}, then http://127.0.0.1:5000/#/experiments/{experiment}/runs/{run}"
-    )
+    return f"uv run mlflow ui --backend-store-uri {shlex.quote(uri)}, then http://127.0.0.1:5000/#/experiments/{experiment}/runs/{run}"

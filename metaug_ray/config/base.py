@@ -1,12 +1,13 @@
 """What all settings share: their base class, the types of their values, and an error's words."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Final, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
 
 
 class Settings(BaseModel):
@@ -23,6 +24,8 @@ NotNegative = Annotated[float, Field(ge=0)]
 
 RUN_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 """Pattern of the names of runs and registered encoders, which become folders and parts of URIs."""
+NAME_RULE = "letters, digits, '.', '_' and '-' only, the first a letter or a digit"
+"""The same, in words."""
 
 
 def absolute(path: Path) -> Path:
@@ -63,6 +66,31 @@ def setting_names(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
 
 _NAMED: Final = re.compile(r"[\w.]+: ")
 
+_EXPECTED: Final[Mapping[str, str]] = {
+    "greater_than": "more than {gt}",
+    "greater_than_equal": "at least {ge}",
+    "less_than": "less than {lt}",
+    "less_than_equal": "at most {le}",
+    "finite_number": "a finite number",
+    "literal_error": "{expected}",
+    "string_too_short": "text of at least {min_length} character",
+    "string_too_long": "text of at most {max_length} characters",
+    "too_short": "at least {min_length} entries",
+    "too_long": "at most {max_length} entries",
+}
+"""What is allowed, by pydantic's kinds of errors, whose context fills the gaps."""
+_EXPECTED_KINDS: Final[Mapping[str, str]] = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "string": "text",
+    "path": "a path",
+    "tuple": "a list",
+    "model": "settings by name",
+    "dict": "settings by name",
+}
+"""The same, by what comes before the underscore: int_parsing, int_type, int_from_float, ..."""
+
 
 def explain(error: ValidationError, named: Callable[[str], str] = str) -> str:
     """A validation error as one line per field: the field, the value and what is allowed.
@@ -77,13 +105,25 @@ def explain(error: ValidationError, named: Callable[[str], str] = str) -> str:
         # Of a tuple whose every entry is wrong pydantic says besides that it has none.
         if problem["type"] == "too_short" and any(other["loc"][:-1] == problem["loc"] for other in error.errors()):
             continue
-        message = problem["msg"].removeprefix("Value error, ")
-        if problem["type"] == "missing":
-            message = "is missing, and has no default"
-        if problem["type"] == "string_unicode":
-            message = "is not UTF-8; rename it, or make a link to it that is"
-        value = "" if problem["type"] in ("missing", "value_error") else f" (got {problem['input']!r})"
+        message = _worded(problem)
         # A model's own checks begin with the field they are about, a field's own do not.
         separator = "." if problem["type"] == "value_error" and _NAMED.match(message) else ": "
-        lines.append(f"{field}{separator}{message}{value}" if field else message)
+        lines.append(f"{field}{separator}{message}" if field else message)
     return "\n".join(lines)
+
+
+def _worded(problem: ErrorDetails) -> str:
+    """What is wrong with a value, in our own words for the common kinds."""
+    kind, value, context = problem["type"], problem["input"], problem.get("ctx", {})
+    if kind == "value_error":
+        return problem["msg"].removeprefix("Value error, ")
+    if kind == "missing":
+        return "is missing, and has no default"
+    if kind == "string_unicode":
+        return "is not UTF-8; rename it, or make a link to it that is"
+    if kind == "extra_forbidden":
+        return f"there is no such setting (got {value!r})"
+    if context.get("pattern") == f"^{RUN_NAME}$":
+        return f"got {value!r}; expected {NAME_RULE}"
+    expected = _EXPECTED.get(kind, "").format(**context) or _EXPECTED_KINDS.get(kind.partition("_")[0])
+    return f"got {value!r}; expected {expected}" if expected else f"{problem['msg']} (got {value!r})"

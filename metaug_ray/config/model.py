@@ -38,3 +38,9 @@ class ModelSettings(Settings):
         """The least side of an image that the encoder takes, in pixels."""
         entry = ENCODERS[self.encoder]
         return entry.minimum_size_small_images if self.small_images else entry.minimum_size
+
+    def one_value_per_channel(self, image_size: int) -> bool:
+        """Whether some batch norm sees one value per channel of an image of this side, in pixels, and so needs two
+        images."""
+        entry = ENCODERS[self.encoder]
+        return image_size <= (entry.one_value_up_to_small_images if self.small_images else entry.one_value_up_to)

@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 
 from metaug_ray.config.augmentation import AugmentationSettings
 from metaug_ray.config.bank import BankSettings
-from metaug_ray.config.base import RUN_NAME, Location, Positive, Settings
+from metaug_ray.config.base import NAME_RULE, RUN_NAME, Location, Positive, Settings
 from metaug_ray.config.knn import KnnSettings
 from metaug_ray.config.machines import MachineSettings
 from metaug_ray.config.method import MethodSettings
@@ -122,7 +122,7 @@ class PretrainSettings(StorageSettings):
     @model_validator(mode="after")
     def _check(self) -> Self:
         if not re.fullmatch(RUN_NAME, self.name):
-            raise ValueError(f"name: letters, digits, '.', '_' and '-' only, as it names a folder (got {self.name!r})")
+            raise ValueError(f"name: got {self.name!r}; expected {NAME_RULE}, as it names a folder")
         if self.fork == self.name:
             raise ValueError(f"fork: a run cannot begin with its own weights (got {self.fork!r}); give a new name")
         self.compute.check_readable(self.data.beton, self.health.knn.beton)
@@ -150,14 +150,16 @@ class PretrainSettings(StorageSettings):
         """
         batch, accumulation = self.training.batch_size, self.training.accumulation
         share, rest = divmod(batch, workers * accumulation)
-        least = 2 if self.method.generators else 1
+        least = 2 if self.method.generators or self.model.one_value_per_channel(self.data.image_size) else 1
         if rest or share < least:
             parts = f" in {accumulation} parts" if accumulation > 1 else ""
             short = f" and at least {least} images for batch norm" if least > 1 else ""
             nearest = max(least, round(batch / (workers * accumulation))) * workers * accumulation
+            most = batch // (least * accumulation)
+            fewer = f", or at most {_workers(most)}" if 0 < most < workers else ""
             raise ValueError(
-                f"training.batch_size: {batch} images among {workers} workers{parts} leave each "
-                f"{batch / (workers * accumulation):g}; expected a whole number{short}, such as {nearest}"
+                f"training.batch_size: {batch} images among {_workers(workers)}{parts} leave each "
+                f"{batch / (workers * accumulation):g}; expected a whole number{short}, such as {nearest}{fewer}"
             )
         if self.data.augmentation.mixup < 1 and share * accumulation % 2:
             raise ValueError(
@@ -165,3 +167,7 @@ class PretrainSettings(StorageSettings):
                 f"{share * accumulation}, an odd number; use a multiple of {2 * workers}"
             )
         return share * accumulation
+
+
+def _workers(count: int) -> str:
+    return f"{count} worker{'' if count == 1 else 's'}"

@@ -5,6 +5,7 @@ This is the driver's part; `augmented_probe_worker` is what each worker does.
 
 import hashlib
 import logging
+import math
 from typing import Final
 
 import ray.exceptions
@@ -65,7 +66,7 @@ def train_augmented_probe(
         Top-1 and top-5 accuracy on the test images.
 
     Raises:
-        EvaluationError: workers failed.
+        EvaluationError: workers failed, or the classifier diverged.
     """
     epochs = counted(settings.augmented_probe.epochs if settings.augmented_probe else 0, "epoch")
     _say(f"{epochs} of augmented images on {counted(placement.workers, 'worker')}")
@@ -91,6 +92,11 @@ def train_augmented_probe(
     except ray.exceptions.RayError as error:
         raise EvaluationError(f"augmented_probe: Ray failed ({first_line(error)}); the same command goes on") from error
     top1, top5 = result.return_value
+    if math.isnan(top1):
+        raise EvaluationError(
+            "augmented_probe: the classifier diverged, its outputs are not finite numbers; lower "
+            "augmented_probe.learning_rate"
+        )
     _log.info("augmented_linear: %.1f%%", 100 * top1)
     return top1, top5
 

@@ -3,6 +3,7 @@
 The encoder stays as it is: no gradients, and batch norm in evaluation mode.
 """
 
+import math
 import tempfile
 import time
 from dataclasses import dataclass
@@ -68,7 +69,7 @@ def train_worker(config: dict[str, ProbeTask]) -> tuple[float, float]:
     """Train the classifier on this worker, and judge it. Called by Ray Train on all workers.
 
     Returns:
-        Top-1 and top-5 accuracy over all test images, the same on all workers.
+        Top-1 and top-5 accuracy over all test images, the same on all workers; NaN where the classifier diverged.
     """
     task = config["task"]
     settings, probe, context = task.settings, task.probe, ray.train.get_context()
@@ -184,14 +185,15 @@ def _accuracies(
     # After the last step each rank has batch-norm statistics of its own; the first one's are those that are saved.
     distributed.broadcast_buffers(model)
     model.eval()
-    right = torch.zeros(3, dtype=torch.float64, device=device)
+    right = torch.zeros(4, dtype=torch.float64, device=device)
     with torch.inference_mode():
         for batch in test:
             counted = batch.valid & (batch.labels >= 0)
             logits, labels = model(represent(batch.images))[counted], batch.labels[counted]
-            right += torch.stack([right_in_top(logits, labels, k).sum() for k in (1, 5)] + [counted.sum()])
-    top1, top5, total = distributed.all_reduce(right, dist.ReduceOp.SUM).tolist()
-    return top1 / total, top5 / total
+            counts = [right_in_top(logits, labels, k).sum() for k in (1, 5)] + [counted.sum()]
+            right += torch.stack([*counts, (~logits.isfinite()).sum()])
+    top1, top5, total, broken = distributed.all_reduce(right, dist.ReduceOp.SUM).tolist()
+    return (math.nan, math.nan) if broken else (top1 / total, top5 / total)
 
 
 class _Progress:

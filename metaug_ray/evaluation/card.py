@@ -6,6 +6,7 @@ from pathlib import Path
 
 import yaml
 
+from metaug_ray.evaluation.results import in_a_cell
 from metaug_ray.runtime.words import counted
 from metaug_ray.tracking.description import EncoderDescription
 from metaug_ray.tracking.evaluations import classifier_of
@@ -60,7 +61,7 @@ def write_card(
             width = metrics.get(f"{metric}_interval")
             accuracy = f"{100 * value:.1f}{'' if width is None else f' ± {100 * width:.1f}'} %"
             data = judged_by.get(classifier_of(metric), "as the training itself measured it")
-            lines.append(f"| {metric} | {accuracy} | {data} |")
+            lines.append(f"| {metric} | {accuracy} | {in_a_cell(data)} |")
         if len(shown) < len(metrics):
             lines += ["", "± is the half width of a 95 % interval over seeds of the classifier."]
         lines += ["", f"Measured until {date.today():%Y-%m-%d}; the registry tells what is known of this version now."]

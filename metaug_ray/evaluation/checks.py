@@ -1,5 +1,7 @@
 """What is refused before an encoder is judged."""
 
+import logging
+
 from metaug_ray.config.evaluate import EvaluateSettings
 from metaug_ray.data.errors import DataError
 from metaug_ray.data.manifest import Manifest
@@ -8,6 +10,9 @@ from metaug_ray.data.staging import find_manifest
 from metaug_ray.evaluation.classifiers import images_of_share
 from metaug_ray.evaluation.errors import EvaluationError
 from metaug_ray.evaluation.linear_probe import LEAST_IMAGES
+from metaug_ray.runtime.words import counted
+
+_log = logging.getLogger(__name__)
 
 
 def read_manifests(settings: EvaluateSettings) -> tuple[Manifest, Manifest]:
@@ -21,6 +26,8 @@ def read_manifests(settings: EvaluateSettings) -> tuple[Manifest, Manifest]:
     for beton, manifest in ((settings.train, train), (settings.test, test)):
         if not manifest.classes:
             raise DataError(f"{beton}: has no labels, so nothing can be judged by it; prepare it with labels")
+        if not sum(manifest.class_counts):
+            raise DataError(f"{beton}: has classes, but none of its images has a label; prepare it with labels")
     if train.sha256 == test.sha256:
         raise EvaluationError(f"test: {settings.test} holds the same images as {settings.train}; give others")
     if train.classes != test.classes:
@@ -47,6 +54,35 @@ def check_counts(settings: EvaluateSettings, train: Manifest) -> None:
                 f"probe.label_shares: {share:g} of the labels of {settings.train} are {count} images, and a probe "
                 f"needs {LEAST_IMAGES}; give larger shares, or more images"
             )
+
+
+def distinct_shares(settings: EvaluateSettings, train: Manifest) -> tuple[float, ...]:
+    """The shares of the labels without those that are the same images as a larger one: they would be one result twice.
+
+    What a share comes to is told where that is another share.
+    """
+    labelled, chosen = sum(train.class_counts), dict[tuple[int, ...], float]()
+    for share in sorted(set(settings.probe.label_shares), reverse=True):
+        images = images_of_share(train.class_counts, share)
+        same = chosen.setdefault(tuple(images_of_share([count], share) for count in train.class_counts), share)
+        if same != share:
+            _log.warning(
+                "probe.label_shares: %g is left out: it is the same %s as %g, as each class gives whole images, and at "
+                "least one",
+                share,
+                counted(images, "image"),
+                same,
+            )
+        elif abs(images / labelled - share) > share / 10:
+            _log.warning(
+                "probe.label_shares: %g of the labels is %d of %s here, %.3g %%, as each class gives whole images, and "
+                "at least one",
+                share,
+                images,
+                counted(labelled, "image"),
+                100 * images / labelled,
+            )
+    return tuple(share for share in dict.fromkeys(settings.probe.label_shares) if share in chosen.values())
 
 
 def _manifest(name: str, beton: str) -> Manifest:

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import ray
@@ -21,6 +21,10 @@ from metaug_ray.runtime.device import prepare_device
 from metaug_ray.runtime.placement import Placement
 from metaug_ray.runtime.words import first_line
 
+NOT_FINITE: Final = (
+    "encoder: its representations are not finite numbers, so that nothing can be told by them: its training diverged; "
+    "choose an earlier checkpoint (run:NAME@best, run:NAME@checkpoint_NUMBER), or --precision float32"
+)
 _ROWS_PER_BLOCK = 4096
 _PATIENCE = 30
 _log = logging.getLogger(__name__)
@@ -147,13 +151,19 @@ def _store(labelled: Labelled) -> _Stored:
     representations = labelled.representations
     starts = range(0, len(representations), _ROWS_PER_BLOCK)
     try:
-        blocks = [ray.put(np.ascontiguousarray(representations[start : start + _ROWS_PER_BLOCK])) for start in starts]
+        blocks = [ray.put(_finite(representations[start : start + _ROWS_PER_BLOCK])) for start in starts]
     except ray.exceptions.RayError as error:
         raise EvaluationError(
             f"{representations.nbytes / 2**30:.1f} GiB of representations do not fit into Ray's object store and the "
             f"disk that it spills to ({first_line(error)}); start Ray with a larger --object-store-memory"
         ) from error
     return _Stored(blocks, labelled.labels, representations.shape[1])
+
+
+def _finite(block: NDArray[np.float32]) -> NDArray[np.float32]:
+    if not np.isfinite(block).all():
+        raise EvaluationError(NOT_FINITE)
+    return np.ascontiguousarray(block)
 
 
 def _knn(
@@ -180,6 +190,8 @@ def _probe(
     probe = train_probe(train.rows(chosen, device), labels, classes, settings, seed)
     expected = torch.tensor(test.labels)
     logits = torch.cat([probe.logits(block).cpu() for block in test.read(device)])
+    if not logits.isfinite().all():
+        raise ValueError("its outputs are not finite numbers: probe.learning_rates are too high")
     return ProbeOutcome(
         top_k_accuracy(logits, expected, 1),
         top_k_accuracy(logits, expected, 5),

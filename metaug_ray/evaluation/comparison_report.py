@@ -10,7 +10,8 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from metaug_ray.evaluation.intervals import Interval, confidence_interval
-from metaug_ray.evaluation.results import percent
+from metaug_ray.evaluation.labels import drawing, shown
+from metaug_ray.evaluation.results import in_a_cell, percent
 from metaug_ray.tracking.evaluations import Evaluation, classifier_of
 
 _MOST_FACTS = 6
@@ -93,7 +94,9 @@ def write(rows: Sequence[Row], metrics: Sequence[str], folder: Path, remarks: Se
     for i, judge in enumerate(dict.fromkeys(judges)):
         chosen = [n for n, name in enumerate(judges) if name == judge]
         labels = [f"{methods[n]}, {rows[n].epochs:g} ep.\n{rows[n].networks}" for n in chosen]
-        draw([rows[n] for n in chosen], labels, metrics, judge, folder / f"comparison_{i}.png")
+        path = folder / f"comparison_{i}.png"
+        with drawing(path.name), shown([judge]) as titles:
+            draw([rows[n] for n in chosen], labels, metrics, titles[0], path)
     return text
 
 
@@ -128,6 +131,7 @@ def _markdown(
     rows: Sequence[Row], metrics: Sequence[str], judges: Sequence[str], methods: Sequence[str], notes: Sequence[str]
 ) -> str:
     """In bold the best of each metric among rows that were judged alike."""
+    judges = [in_a_cell(judge) for judge in judges]
     header = ["judged by", "encoder", "method", "epochs", "runs", *metrics]
     lines = [f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
     for row, judge, method in zip(rows, judges, methods, strict=True):

@@ -2,9 +2,12 @@
 
 import json
 import logging
+import os
 import tempfile
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +15,12 @@ import numpy as np
 from metaug_ray.config.evaluate import EvaluateSettings
 from metaug_ray.data.manifest import Manifest
 from metaug_ray.evaluation.augmented_probe import check_batch, train_augmented_probe
-from metaug_ray.evaluation.checks import check_counts, read_manifests
-from metaug_ray.evaluation.classifiers import Classifiers, Labelled
+from metaug_ray.evaluation.checks import check_counts, distinct_shares, read_manifests
+from metaug_ray.evaluation.classifiers import Classifiers, Labelled, images_of_share
 from metaug_ray.evaluation.errors import EvaluationError
-from metaug_ray.evaluation.figures import draw_figures
+from metaug_ray.evaluation.figures import figures
 from metaug_ray.evaluation.find_encoder import FoundEncoder, find_encoder
+from metaug_ray.evaluation.labels import drawing
 from metaug_ray.evaluation.plots import draw_confusion
 from metaug_ray.evaluation.readout import REPRESENTATIONS, Readout
 from metaug_ray.evaluation.representations import Images, Representations, represent
@@ -24,9 +28,9 @@ from metaug_ray.evaluation.results import ALL, Result, table
 from metaug_ray.runtime.cluster import cluster, nodes, warn_if_busy
 from metaug_ray.runtime.placement import Placement, place_workers
 from metaug_ray.runtime.words import counted
-from metaug_ray.tracking.connection import connect
+from metaug_ray.tracking.connection import check_tracking
 from metaug_ray.tracking.errors import TrackingError
-from metaug_ray.tracking.evaluations import log_evaluation
+from metaug_ray.tracking.evaluations import add_files, log_evaluation
 from metaug_ray.tracking.protocol import make_protocol
 
 _log = logging.getLogger(__name__)
@@ -54,10 +58,12 @@ def evaluate(settings: EvaluateSettings) -> Judgement:
         UserError: settings, data, cluster or MLflow do not allow it, or a worker failed.
     """
     train, test = read_manifests(settings)
-    # A database that is not there holds no encoder, and is no place that the run's own MLflow is in.
-    connect(settings.tracking.uri, new=False)
-    found = find_encoder(settings.encoder, settings.storage, settings.tracking.uri)
+    tracking = settings.tracking
+    # A database that is not there holds no registered encoder.
+    check_tracking(tracking.uri, tracking.experiment, new=not settings.encoder.startswith("models:/"))
+    found = find_encoder(settings.encoder, settings.storage, tracking.uri)
     check_counts(settings, train)
+    shares = distinct_shares(settings, train)
     try:
         readout = Readout(found, layers=settings.layers, augmented=settings.augmented_features)
     except ValueError as error:
@@ -74,12 +80,15 @@ def evaluate(settings: EvaluateSettings) -> Judgement:
         check_batch(settings, train, placement)
         warn_if_busy(placement)
         size = settings.image_size or description.image_size
-        judge = _Judge(settings, train, test, readout, placement, size, Path(scratch))
+        judge = _Judge(settings, train, test, readout, placement, size, shares, Path(scratch))
         judge.stored()
-        if settings.augmented_probe is not None:
-            judge.augmented()
+        failure = judge.augmented() if settings.augmented_probe is not None else None
         print(table(judge.results), flush=True)
-        return Judgement(judge.results, found, judge.log(found))
+        run_id = judge.log(found)
+        judge.draw(run_id)
+        if failure is not None:
+            raise EvaluationError(f"{failure}. What was found before is logged as MLflow run {run_id}") from failure
+        return Judgement(judge.results, found, run_id)
 
 
 class _Judge:
@@ -93,12 +102,14 @@ class _Judge:
         readout: Readout,
         placement: Placement,
         size: int,
+        shares: Sequence[float],
         scratch: Path,
     ) -> None:
         self._settings, self._train, self._test, self._size = settings, train, test, size
         self._readout, self._placement, self._scratch = readout, placement, scratch
+        self._shares = shares
         self.results: list[Result] = []
-        self._figures: list[Path] = []
+        self._figures: dict[str, Callable[[Path], None]] = {}
 
     def stored(self) -> None:
         """By classifiers on representations of images without augmentation."""
@@ -108,10 +119,27 @@ class _Judge:
             learnt, judged = (_labelled(parts, part, index) for parts in (train, test))
             self._classify(part, views, learnt, judged)
 
-    def augmented(self) -> None:
-        """By a linear classifier that is trained on augmented images."""
-        top1, top5 = train_augmented_probe(self._settings, self._readout, self._size, self._train, self._placement)
-        self.results.append(Result("augmented_linear", REPRESENTATIONS, ALL, 1.0, [top1], [top5]))
+    def augmented(self) -> EvaluationError | None:
+        """By a linear classifier that is trained on augmented images. Returns why that failed, if it did, as what was
+        found before is to be logged all the same."""
+        try:
+            top1, top5 = train_augmented_probe(self._settings, self._readout, self._size, self._train, self._placement)
+        except EvaluationError as error:
+            return error
+        self._add(Result("augmented_linear", REPRESENTATIONS, ALL, 1.0, [top1], [top5], images=self._images(1.0)))
+        return None
+
+    def draw(self, run_id: str) -> None:
+        """Draw the figures, and add them to the evaluation in MLflow, which has the results already."""
+        files: list[Path] = []
+        for name, draw in self._figures.items():
+            with drawing(name):
+                draw(self._scratch / name)
+                files.append(self._scratch / name)
+        try:
+            add_files(run_id, files, self._settings.tracking.uri)
+        except TrackingError as error:
+            _log.warning("%s; the results are logged", error)
 
     def log(self, found: FoundEncoder) -> str:
         """Log the results to MLflow; returns the id of their run.
@@ -135,14 +163,15 @@ class _Judge:
                     test_sha256=self._test.sha256,
                     image_size=self._size,
                 ),
-                settings.model_dump(mode="json", exclude={"compute", "tracking"}),
+                settings.model_dump(mode="json", exclude={"compute", "tracking"})
+                | {"labelled_images": {result.name: result.images for result in self.results}},
                 {name: value for result in self.results for name, value in result.metrics().items()},
-                [*files, *self._figures],
+                files,
                 experiment=settings.tracking.experiment,
                 uri=settings.tracking.uri,
             )
         except TrackingError as error:
-            kept = settings.cache / "unlogged_results.json"
+            kept = settings.cache / f"unlogged_results_{time.strftime('%Y-%m-%d_%H-%M-%S')}_{os.getpid()}.json"
             kept.write_text(text, encoding="utf-8")
             raise TrackingError(
                 f"{error}. The results are kept in {kept}; the same command logs them, from the cache"
@@ -173,17 +202,23 @@ class _Judge:
         classifiers = Classifiers(learnt, judged, len(classes), self._placement)
         main = part == REPRESENTATIONS and views == ALL
         predictions = classifiers.knn(settings.knn)
-        self._add(Result("knn", part, views, 1.0, [float((predictions == judged.labels).mean())]))
-        shares = settings.probe.label_shares if main else (max(settings.probe.label_shares),)
+        accuracy = float((predictions == judged.labels).mean())
+        self._add(Result("knn", part, views, 1.0, [accuracy], images=self._images(1.0)))
+        shares = self._shares if main else (max(self._shares),)
         for share, probes in classifiers.probes(settings.probe, shares).items():
             top1, top5 = ([getattr(probe, kind) for probe in probes] for kind in ("top1", "top5"))
-            self._add(Result("linear", part, views, share, top1, top5, [probe.choice for probe in probes]))
+            choices = [probe.choice for probe in probes]
+            self._add(Result("linear", part, views, share, top1, top5, choices, self._images(share)))
             if main and share == max(shares) and settings.plots:
-                path = self._scratch / "confusion.png"
-                draw_confusion(probes[0].predictions, judged.labels, classes, self.results[-1].name, path)
-                self._figures.append(path)
+                self._figures["confusion.png"] = partial(
+                    draw_confusion, probes[0].predictions, judged.labels, classes, self.results[-1].name
+                )
         if main and settings.plots:
-            self._figures += draw_figures(settings, learnt, judged, self._train, self._size, self._scratch)
+            self._figures |= figures(settings, learnt, judged, self._train, self._size)
+
+    def _images(self, share: float) -> int:
+        """Labelled images to learn from."""
+        return images_of_share(self._train.class_counts, share)
 
     def _add(self, result: Result) -> None:
         self.results.append(result)

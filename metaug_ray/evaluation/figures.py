@@ -1,5 +1,7 @@
 """Which images an evaluation's figures show; `plots` draws them."""
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -18,29 +20,29 @@ _MAPPED, _SHOWN, _NEAREST = 2000, 8, 6
 _ROWS: Final = 16_384
 
 
-def draw_figures(
-    settings: EvaluateSettings, train: Labelled, test: Labelled, manifest: Manifest, size: int, folder: Path
-) -> list[Path]:
-    """Draw a map of the representations, and nearest neighbours as images; returns the files.
+def figures(
+    settings: EvaluateSettings, train: Labelled, test: Labelled, manifest: Manifest, size: int
+) -> dict[str, Callable[[Path], None]]:
+    """A map of the representations, and nearest neighbours as images: what draws each, by the name of its file.
 
     Args:
         settings: of the evaluation.
         train, test: representations of all views.
         manifest: names the classes.
         size: side of the images shown, in pixels.
-        folder: to write to.
     """
     generator = np.random.default_rng(0)
     some = np.sort(generator.permutation(np.flatnonzero(test.labels < MOST_CLASSES))[:_MAPPED])
-    if len(some) < 4 or not np.isfinite(test.representations[some]).all():
-        return []
-    paths = [folder / "map.png"]
-    draw_map(test.representations[some], test.labels[some], manifest.classes, paths[0])
+    if len(some) < 4:
+        return {}
+    asked = some[generator.permutation(len(some))[:_SHOWN]]
+    found: dict[str, Callable[[Path], None]] = {
+        "map.png": lambda path: draw_map(test.representations[some], test.labels[some], manifest.classes, path)
+    }
     # Images are read on this machine, by their numbers.
     if all("://" not in beton for beton in (settings.train, settings.test)):
-        paths.append(folder / "neighbours.png")
-        _draw_neighbours(settings, train, test, some[generator.permutation(len(some))[:_SHOWN]], size, paths[1])
-    return paths
+        found["neighbours.png"] = partial(_draw_neighbours, settings, train, test, asked, size)
+    return found
 
 
 def _draw_neighbours(

@@ -21,6 +21,7 @@ from metaug_ray.runtime.networks import build_networks
 from metaug_ray.runtime.run_folder import RunFolder
 from metaug_ray.tracking.description import EncoderDescription
 from metaug_ray.tracking.encoders import read_encoder
+from metaug_ray.tracking.runs import find_run
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ def find_encoder(reference: str, storage: str, uri: str) -> FoundEncoder:
     kind, _, rest = reference.partition(":")
     name, _, which = rest.partition("@")
     try:
-        return _from_run(kind, name, which or "last", storage)
+        return _from_run(kind, name, which or "last", storage, uri)
     except EvaluationError:
         raise
     except UserError as error:
@@ -71,12 +72,15 @@ def find_encoder(reference: str, storage: str, uri: str) -> FoundEncoder:
         ) from error
 
 
-def _from_run(kind: str, name: str, which: str, storage: str) -> FoundEncoder:
+def _from_run(kind: str, name: str, which: str, storage: str, uri: str) -> FoundEncoder:
     folder = RunFolder(storage, name)
     record = folder.record
     if record is None:
         raise EvaluationError(f"encoder: there is no run {name!r} in {folder.storage}; check the name and --storage")
     settings = read_settings(record["settings"])
+    recorded = record.get("mlflow", {}).get("run_id")
+    # The run may have been sent to several MLflows.
+    record["mlflow"] = {"run_id": find_run(uri, record["id"], recorded) or recorded}
     networks, generators = build_networks(settings)
     if kind == "random":
         description = _describe(record, settings, "drawn, before training", 0)

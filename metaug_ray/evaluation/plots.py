@@ -5,10 +5,13 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib import colormaps
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from sklearn.manifold import TSNE
 from sklearn.metrics import confusion_matrix
+
+from metaug_ray.evaluation.labels import shown
 
 MOST_CLASSES = 20
 """That colours can tell apart."""
@@ -28,15 +31,16 @@ def draw_map(representations: NDArray[np.float32], labels: NDArray[np.int64], na
     places = TSNE(perplexity=perplexity, init="pca", metric="cosine", random_state=0).fit_transform(
         representations / scale
     )
-    figure = Figure(figsize=(7, 6), layout="constrained")
-    axes = figure.subplots()
-    palette = _palette()
-    for label in np.unique(labels):
-        members = places[labels == label]
-        axes.scatter(members[:, 0], members[:, 1], s=5, color=palette[label], label=names[label])
-    axes.set(xticks=[], yticks=[], title=f"t-SNE of {len(labels):,} representations")
-    axes.legend(frameon=False, fontsize=8, markerscale=3, loc="center left", bbox_to_anchor=(1, 0.5))
-    figure.savefig(path, dpi=120)
+    with shown(names) as texts:
+        figure = Figure(figsize=(7, 6), layout="constrained")
+        axes = figure.subplots()
+        palette = _palette()
+        for label in np.unique(labels):
+            members = places[labels == label]
+            axes.scatter(members[:, 0], members[:, 1], s=5, color=palette[label], label=texts[label])
+        axes.set(xticks=[], yticks=[], title=f"t-SNE of {len(labels):,} representations")
+        axes.legend(frameon=False, fontsize=8, markerscale=3, loc="center left", bbox_to_anchor=(1, 0.5))
+        figure.savefig(path, dpi=120)
 
 
 def draw_confusion(
@@ -53,20 +57,24 @@ def draw_confusion(
     classes = len(names)
     counts = confusion_matrix(labels, predictions, labels=range(classes))
     shares = 100 * counts / counts.sum(1, keepdims=True).clip(1)
-    small = classes <= MOST_CLASSES
-    figure = Figure(figsize=(6.5, 5.5), layout="constrained")
-    axes = figure.subplots()
-    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=100)
-    figure.colorbar(image, ax=axes, label="% of the class")
-    if small:
-        axes.set_xticks(range(classes), names, rotation=60, ha="right", fontsize=8)
-        axes.set_yticks(range(classes), names, fontsize=8)
-        for row, column in np.ndindex(shares.shape):
-            if shares[row, column] >= 0.5:
-                colour = "white" if shares[row, column] > 55 else "black"
-                axes.text(column, row, f"{shares[row, column]:.0f}", ha="center", va="center", fontsize=7, color=colour)
-    axes.set(xlabel="taken for", ylabel="class", title=title)
-    figure.savefig(path, dpi=120)
+    with shown(names if classes <= MOST_CLASSES else ()) as texts:
+        figure = Figure(figsize=(6.5, 5.5), layout="constrained")
+        axes = figure.subplots()
+        image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=100)
+        figure.colorbar(image, ax=axes, label="% of the class")
+        if texts:
+            axes.set_xticks(range(classes), texts, rotation=60, ha="right", fontsize=8)
+            axes.set_yticks(range(classes), texts, fontsize=8)
+            _write_shares(axes, shares)
+        axes.set(xlabel="taken for", ylabel="class", title=title)
+        figure.savefig(path, dpi=120)
+
+
+def _write_shares(axes: Axes, shares: NDArray[np.float64]) -> None:
+    for row, column in np.ndindex(shares.shape):
+        if shares[row, column] >= 0.5:
+            colour = "white" if shares[row, column] > 55 else "black"
+            axes.text(column, row, f"{shares[row, column]:.0f}", ha="center", va="center", fontsize=7, color=colour)
 
 
 def draw_neighbours(

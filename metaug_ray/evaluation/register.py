@@ -1,9 +1,11 @@
 """An encoder of a run, published: logged, verified, registered, and promoted if it is the best."""
 
+import dataclasses
 import logging
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 
 from mlflow.entities.model_registry import ModelVersion
@@ -12,10 +14,11 @@ from metaug_ray.config.register import RegisterSettings
 from metaug_ray.evaluation.card import write_card
 from metaug_ray.evaluation.errors import EvaluationError
 from metaug_ray.evaluation.find_encoder import FoundEncoder, find_encoder
-from metaug_ray.tracking.connection import connect
+from metaug_ray.runtime.run_folder import RunFolder
+from metaug_ray.tracking.connection import check_tracking
 from metaug_ray.tracking.description import EncoderDescription
 from metaug_ray.tracking.evaluations import Evaluation, classifier_of, find_evaluations
-from metaug_ray.tracking.export import log_encoder
+from metaug_ray.tracking.export import check_computes, log_encoder
 from metaug_ray.tracking.registry import (
     JUDGED,
     JUDGED_BY,
@@ -29,7 +32,7 @@ from metaug_ray.tracking.registry import (
     renew,
     renew_judged,
 )
-from metaug_ray.tracking.runs import download_figures
+from metaug_ray.tracking.runs import RunTracker, download_figures, find_run
 
 _log = logging.getLogger(__name__)
 
@@ -52,18 +55,24 @@ def register_encoder(settings: RegisterSettings) -> Registration:
     """Publish an encoder. Nothing is registered before what was logged has been loaded again and computes the same.
 
     Raises:
-        EvaluationError: there is no such run or checkpoint, or it has no MLflow run.
+        EvaluationError: there is no such run or checkpoint, or MLflow does not know the run and cannot be sent it.
         TrackingError: MLflow cannot be reached or refuses, or the metric to promote by was not measured.
     """
     uri = settings.tracking.uri
-    connect(uri, new=False)
+    check_tracking(uri, settings.tracking.experiment, new=False, registry=True)
     found = find_encoder(settings.encoder, settings.storage, uri)
-    run_id = found.description.run_id
-    if run_id is None:
-        raise EvaluationError(
-            f"encoder: run {found.description.run!r} has no MLflow run to belong to; start it once more"
-        )
-    evaluations = _evaluations(settings, run_id, found.description.step)
+    check_computes(found.encoder, found.description.image_size)
+    run_id = _run_in_mlflow(settings, found.description)
+    if run_id != found.description.run_id:
+        description = found.description.model_copy(update={"run_id": run_id})
+        found = dataclasses.replace(found, description=description)
+    # What was judged before the run was sent to this MLflow has the id that its record names.
+    recorded = (RunFolder(settings.storage, found.description.run).record or {}).get("mlflow", {}).get("run_id")
+    evaluations = [
+        evaluation
+        for known in dict.fromkeys(filter(None, (run_id, recorded)))
+        for evaluation in _evaluations(settings, known, found.description.step)
+    ]
     champion = _champion(settings)
     chosen = _choose(evaluations, settings.promote, champion)
     metrics = _metrics(evaluations, chosen)
@@ -79,6 +88,33 @@ def register_encoder(settings: RegisterSettings) -> Registration:
     promotion = promote(settings.name, version, settings.promote, uri=uri, force=settings.force)
     _log.info(promotion.sentence)
     return Registration(settings.name, version, promotion)
+
+
+def _run_in_mlflow(settings: RegisterSettings, description: EncoderDescription) -> str:
+    """The encoder's training run in this MLflow. A finished one that it does not know is sent there, from its journal.
+
+    Raises:
+        EvaluationError: the run is not known there, and cannot be sent.
+    """
+    tracking, folder = settings.tracking, RunFolder(settings.storage, description.run)
+    record = folder.record or {}
+    known = find_run(tracking.uri, record["id"], description.run_id)
+    if known is not None:
+        return known
+    missing = f"encoder: MLflow at {tracking.uri} does not know run {description.run!r}"
+    if "finished" not in record or not folder.local:
+        raise EvaluationError(f"{missing}; its training command with --tracking.uri {tracking.uri} sends it there")
+    lock = folder.lock()
+    try:
+        _log.info("%s; what was recorded of it is sent there", missing.removeprefix("encoder: "))
+        journal = Path(folder.location, "tracking")
+        tracker = RunTracker(tracking.uri, tracking.experiment, description.run, record["id"], journal)
+        if unsent := tracker.close("FINISHED"):
+            raise EvaluationError(f"{missing}, and has not taken {unsent} records of it; the same command tries again")
+        return tracker.run_id
+    finally:
+        if lock is not None:
+            lock.release()
 
 
 def _evaluations(settings: RegisterSettings, run_id: str, step: int) -> list[Evaluation]:
@@ -133,11 +169,16 @@ def _metrics(evaluations: Sequence[Evaluation], chosen: Mapping[str, Evaluation]
 
 
 def _check_measured(settings: RegisterSettings, metrics: Mapping[str, float]) -> None:
-    if settings.promote not in metrics:
-        raise EvaluationError(
-            f"promote: {settings.encoder} has no {settings.promote}; measured are: "
-            f"{', '.join(sorted(metrics)) or 'none'}. Evaluate it first with jobs/evaluate_encoder.py"
-        )
+    if settings.promote is None or settings.promote in metrics:
+        return
+    measured = sorted(name for name in metrics if not name.endswith("_interval"))
+    close = get_close_matches(settings.promote, measured, 1, 0.8)
+    advice = f"; did you mean {close[0]}?" if close else "; choose one of these" if measured else ""
+    raise EvaluationError(
+        f"promote: {settings.encoder} has no {settings.promote}; measured are: {', '.join(measured) or 'none'}{advice}"
+        f"{' Or measure it' if close else ', or measure it' if measured else '. Measure it'} with "
+        "jobs/evaluate_encoder.py"
+    )
 
 
 def _tags(

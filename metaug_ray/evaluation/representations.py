@@ -19,6 +19,7 @@ from metaug_ray.config.model import Precision
 from metaug_ray.data.loader import EvaluationLoader
 from metaug_ray.data.manifest import Manifest
 from metaug_ray.data.staging import staged
+from metaug_ray.evaluation.classifiers import NOT_FINITE
 from metaug_ray.evaluation.errors import EvaluationError
 from metaug_ray.evaluation.readout import Readout
 from metaug_ray.method.precision import autocast
@@ -175,6 +176,8 @@ def _compute(worker: _Worker, images: Images, placement: Placement, folder: Path
                 shape = (count, *values.shape[1:])
                 arrays[name] = np.lib.format.open_memmap(folder / f"{name}.npy", "w+", values.dtype, shape)
         for name, values in parts.items():
+            if not np.isfinite(values).all():
+                raise EvaluationError(NOT_FINITE)
             arrays[name][indices] = values
         done += len(indices)
         if done * 10 // count > said:

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from metaug_ray.evaluation.intervals import Interval, confidence_interval
+from metaug_ray.runtime.words import counted
 
 ALL = "all"
 """Stands for all views side by side."""
@@ -21,6 +22,7 @@ class Result:
         share: of the labels.
         top1, top5: shares of the test images, by seed; kNN has one and no top-5.
         choice: the settings chosen on held-out images, by seed.
+        images: labelled ones that it learnt from; None in what earlier versions wrote.
     """
 
     classifier: str
@@ -30,6 +32,7 @@ class Result:
     top1: Sequence[float]
     top5: Sequence[float] = ()
     choice: Sequence[str] = ()
+    images: int | None = None
 
     @property
     def name(self) -> str:
@@ -58,10 +61,16 @@ def table(results: Sequence[Result]) -> str:
     """Markdown, in per cent."""
     lines = ["| classifier | of | views | labels | top-1 | top-5 |", "|---|---|---|---|---|---|"]
     for result in results:
-        cells = [result.classifier, result.part, result.views, f"{result.share:.0%}"]
+        images = "" if result.images is None else f" ({counted(result.images, 'image')})"
+        cells = [result.classifier, result.part, result.views, f"{100 * result.share:g} %{images}"]
         cells += [percent(confidence_interval(values)) if values else "" for values in (result.top1, result.top5)]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def in_a_cell(text: str) -> str:
+    """A user's name as a cell of a Markdown table."""
+    return " ".join(text.split()).replace("|", "\\|")
 
 
 def percent(interval: Interval) -> str:

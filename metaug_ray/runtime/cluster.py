@@ -7,7 +7,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Final
 
 import ray
 
@@ -15,6 +15,7 @@ from metaug_ray.private import last_ray_address
 from metaug_ray.runtime.errors import ClusterError
 from metaug_ray.runtime.placement import Placement
 
+_DASHBOARD_PORT: Final = 8265
 _log = logging.getLogger(__name__)
 
 
@@ -44,10 +45,7 @@ def cluster(address: str | None, *, start_timeout: int = 300) -> Iterator[None]:
                 # Ray's own handler aborts this process three seconds after the signal.
                 signal.signal(signal.SIGTERM, before)
     except (OSError, RuntimeError, ValueError) as error:
-        if address is None and os.environ.get("RAY_ADDRESS") is None:
-            advice = "this machine was part of it; `ray stop` makes it forget a cluster that is no more"
-        else:
-            advice = "start one with `ray start --head`, or leave the address out"
+        advice = _advice(address, found or "")
         raise ClusterError(
             f"compute.address: no Ray cluster at {found} ({str(error).splitlines()[0]}); {advice}"
         ) from error
@@ -89,8 +87,25 @@ def warn_if_busy(placement: Placement) -> None:
             )
 
 
+def _advice(address: str | None, found: str) -> str:
+    """What to do about an address that does not answer as a cluster."""
+    if found.startswith(("http://", "https://")) or found.endswith(f":{_DASHBOARD_PORT}"):
+        host = found.rpartition("://")[2].partition(":")[0]
+        return (
+            "that is the address of Ray's dashboard, which takes jobs: `ray job submit --address "
+            f"http://{host}:{_DASHBOARD_PORT} -- ...`; a command joins the cluster itself, at {host}:6379 where "
+            "`ray start --head` chose no other port"
+        )
+    if address is None and os.environ.get("RAY_ADDRESS") is None:
+        return "this machine was part of it; `ray stop` makes it forget a cluster that is no more"
+    said = "the address" if address is not None else "RAY_ADDRESS"
+    return f"start one with `ray start --head`, or leave {said} out"
+
+
 def _check_address(address: str | None) -> None:
     """Ray would look for minutes for a cluster that does not answer; raises `OSError` after seconds."""
+    if (address or "").startswith(("http://", "https://")):
+        raise ValueError("not an address of the form host:port")
     host, colon, port = (address or "").removeprefix("ray://").rpartition(":")
     if colon and port.isdigit():
         socket.create_connection((host, int(port)), timeout=10).close()

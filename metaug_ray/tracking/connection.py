@@ -7,21 +7,26 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from shlex import quote as quoted
 from typing import Any, Final
-from urllib.parse import urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 import mlflow
 from filelock import FileLock
-from mlflow.entities import Param
+from mlflow.entities import Experiment, LifecycleStage, Param
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from pydantic import TypeAdapter
 
 from metaug_ray.config.base import Location
+from metaug_ray.config.tracking import VARIABLE
 from metaug_ray.tracking.errors import TrackingError
 
+_log = logging.getLogger(__name__)
 _PARAMS_PER_REQUEST = 100
 _LONGEST_PARAM = 6000
+_ARTIFACTS: Final = "mlartifacts"
+"""Folder beside a database file."""
 
 
 _ADDRESS: Final = TypeAdapter(Location)
@@ -45,13 +50,18 @@ def connect(uri: str, *, new: bool = True) -> MlflowClient:
     uri = resolve_uri(uri)
     database = _database(uri)
     if not new and database is not None and not database.exists():
-        raise TrackingError(f"tracking.uri: there is no MLflow database {database}; check the path")
+        raise TrackingError(
+            f"tracking.uri: there is no MLflow database {database}{_source(uri)}; check the path: a "
+            "training, or the evaluation of a run, makes one"
+        )
     # MLflow would try for four minutes; a journal tries again by itself, and a person is told.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     try:
         # Its bars for each file of some kilobytes hide what a user wants to read.
         os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+        if database is not None and not database.exists():
+            _log.info("MLflow's database %s is made", database)
         with _alone(database), warnings.catch_warnings():
             # What MLflow says of making its tables means nothing to a user.
             warnings.simplefilter("ignore")
@@ -60,7 +70,8 @@ def connect(uri: str, *, new: bool = True) -> MlflowClient:
             client.search_experiments(max_results=1)
     except Exception as error:  # database drivers and HTTP libraries raise errors of their own
         raise TrackingError(
-            f"tracking.uri: MLflow at {uri} cannot be used ({reason(error)}); start it, or give another address"
+            f"tracking.uri: MLflow at {uri}{_source(uri)} cannot be used ({reason(error)}); start it, or give another "
+            "address"
         ) from error
     return client
 
@@ -104,20 +115,92 @@ def find_experiment(client: MlflowClient, uri: str, name: str) -> str:
 
     Raises:
         MlflowException: MLflow refuses.
+        TrackingError: it was deleted, or its files are not where the database says.
+    """
+    found = known_experiment(client, uri, name)
+    if found is None:
+        path = _database(resolve_uri(uri))
+        # Names may hold what no folder's may.
+        location = None if path is None else (path.parent / _ARTIFACTS / quote(name, safe=" ")[:200]).as_uri()
+        try:
+            return str(client.create_experiment(name, artifact_location=location))
+        except MlflowException:
+            # Another run may have made it in between.
+            found = known_experiment(client, uri, name)
+            if found is None:
+                raise
+    if moved := moved_files(uri, found.artifact_location):
+        raise TrackingError(f"tracking.uri: {moved}")
+    return str(found.experiment_id)
+
+
+def known_experiment(client: MlflowClient, uri: str, name: str) -> Experiment | None:
+    """An experiment that is there; None where it is not.
+
+    Raises:
+        MlflowException: MLflow refuses.
+        TrackingError: it was deleted: MLflow takes nothing under its name, and gives none of its runs.
     """
     found = client.get_experiment_by_name(name)
-    if found is not None:
-        return str(found.experiment_id)
-    path = _database(resolve_uri(uri))
-    location = None if path is None else (path.parent / "mlartifacts" / name).as_uri()
+    if found is not None and found.lifecycle_stage == LifecycleStage.DELETED:
+        restore = f"MLFLOW_TRACKING_URI={quoted(resolve_uri(uri))} mlflow experiments restore -x {found.experiment_id}"
+        raise TrackingError(
+            f"tracking.experiment: {name!r} was deleted from MLflow at {uri}; restore it with `{restore}`, or choose "
+            "another --tracking.experiment"
+        )
+    return found
+
+
+def check_tracking(uri: str, experiment: str, *, new: bool = True, registry: bool = False) -> None:
+    """Refuse, before anything is computed, what MLflow would refuse at its end.
+
+    Args:
+        uri: of MLflow.
+        experiment: that something will be logged to; it is not made yet.
+        new: make a database file that is not there.
+        registry: whether a model will be registered too.
+
+    Raises:
+        TrackingError: MLflow cannot be used, the experiment was deleted, or its files are not where the database says.
+    """
+    client = connect(uri, new=new)
     try:
-        return str(client.create_experiment(name, artifact_location=location))
-    except MlflowException:
-        # Another run may have made it in between.
-        found = client.get_experiment_by_name(name)
-        if found is None:
-            raise
-        return str(found.experiment_id)
+        found = known_experiment(client, uri, experiment)
+        if found is not None and (moved := moved_files(uri, found.artifact_location)):
+            raise TrackingError(f"tracking.uri: {moved}")
+        if registry:
+            client.search_registered_models(max_results=1)
+    except MlflowException as error:
+        raise TrackingError(f"tracking: MLflow at {uri} refuses ({reason(error)})") from error
+
+
+def moved_files(uri: str, location: str | None) -> str | None:
+    """What to do where a database file was moved: it holds the absolute path of its artifacts.
+
+    Args:
+        uri: of MLflow.
+        location: where its artifacts lie, as the database says.
+
+    Returns:
+        None where they are there, or nobody can tell.
+    """
+    database = _database(resolve_uri(uri))
+    if database is None or location is None or not location.startswith(("file://", "/")):
+        return None
+    recorded = Path(unquote(urlsplit(location).path))
+    folder = next((above for above in (recorded, *recorded.parents) if above.name == _ARTIFACTS), None)
+    beside = database.parent / _ARTIFACTS
+    if folder is None or folder == beside or recorded.exists():
+        return None
+    target, link = (beside / recorded.relative_to(folder), recorded) if folder.exists() else (beside, folder)
+    if folder.exists() and not target.exists():  # nothing was ever written there
+        return None
+    mends = (
+        f"they lie in {target} now: `{_linked(target, link)}` mends it" if target.exists() else "put them back there"
+    )
+    return (
+        f"MLflow's database {database} was moved, and says that its artifacts are in {link}, which is missing; {mends}"
+    )
 
 
 _SERVERS = ("http", "https", "databricks", "postgresql", "mysql", "mssql")
@@ -127,7 +210,15 @@ def _prepared(uri: str) -> str:
     """The URI, which `mlflow`'s functions now use; one that MLflow would take for a folder is refused."""
     if _database(uri) is None and urlsplit(uri).scheme not in _SERVERS:
         raise ValueError("expected http://host:port of a server, or sqlite:///path of a database file")
+    if uri.startswith("sqlite:///") and any(mark in uri for mark in "?%"):
+        raise ValueError("SQLAlchemy reads '?' and '%' in a database's path as something else; choose another path")
+    # MLflow sets its variable besides, which is the default of the next settings' tracking.uri.
+    before = os.environ.get(VARIABLE)
     mlflow.set_tracking_uri(uri)
+    if before is None:
+        os.environ.pop(VARIABLE, None)
+    else:
+        os.environ[VARIABLE] = before
     return uri
 
 
@@ -143,6 +234,17 @@ def _alone(database: Path | None) -> Iterator[None]:
         return
     with FileLock(database.with_name(f".{database.name}.lock"), timeout=120):
         yield
+
+
+def _linked(target: Path, link: Path) -> str:
+    """A shell's line that makes a link."""
+    return f"mkdir -p {quoted(str(link.parent))} && ln -s {quoted(str(target))} {quoted(str(link))}"
+
+
+def _source(uri: str) -> str:
+    """Who said so, where it was no option."""
+    said = os.environ.get(VARIABLE)
+    return f" ({VARIABLE})" if said and resolve_uri(said) == uri else ""
 
 
 def _database(uri: str) -> Path | None:

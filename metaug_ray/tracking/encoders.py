@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Final
 
 import mlflow
+from mlflow.tracking import MlflowClient
 from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from metaug_ray.method.frozen import FrozenEncoder
-from metaug_ray.tracking.connection import connect, patient, reason
+from metaug_ray.tracking.connection import connect, moved_files, patient, reason
 from metaug_ray.tracking.description import EncoderDescription
 from metaug_ray.tracking.errors import TrackingError
 
@@ -42,6 +43,10 @@ def read_encoder(model: str, uri: str | None = None) -> tuple[FrozenEncoder, Enc
         try:
             with patient():
                 folder = Path(mlflow.artifacts.download_artifacts(artifact_uri=model, dst_path=scratch)) / "extra_files"
+            if not folder.exists() and (moved := _moved(model)):
+                raise TrackingError(f"{model}: {moved}")
+        except TrackingError:
+            raise
         except Exception as error:  # HTTP libraries and databases raise errors of their own
             raise TrackingError(
                 f"{model}: MLflow at {mlflow.get_tracking_uri()} does not give it ({reason(error)}); expected "
@@ -55,3 +60,15 @@ def read_encoder(model: str, uri: str | None = None) -> tuple[FrozenEncoder, Enc
         except (OSError, ValidationError, RuntimeError, SafetensorError) as error:
             raise TrackingError(f"{model}: is no encoder that metaug_ray wrote ({reason(error)})") from error
     return encoder, description
+
+
+def _moved(model: str) -> str | None:
+    """What to do where MLflow's database was moved without the model's files."""
+    uri, client = mlflow.get_tracking_uri(), MlflowClient()
+    name, _, which = re.sub("[/@]", " ", model.removeprefix("models:/")).partition(" ")
+    model_id: str | None = name
+    if which:
+        by_alias = "@" in model
+        found = client.get_model_version_by_alias(name, which) if by_alias else client.get_model_version(name, which)
+        model_id = found.model_id
+    return None if model_id is None else moved_files(uri, client.get_logged_model(model_id).artifact_location)

@@ -9,7 +9,16 @@ from typing import Any, Final
 from mlflow.entities import Metric, Run, RunTag
 from mlflow.exceptions import MlflowException
 
-from metaug_ray.tracking.connection import connect, find_experiment, flat, log_params, now, patient, reason
+from metaug_ray.tracking.connection import (
+    connect,
+    find_experiment,
+    flat,
+    known_experiment,
+    log_params,
+    now,
+    patient,
+    reason,
+)
 from metaug_ray.tracking.description import EncoderDescription, hash_settings, read_deciding
 from metaug_ray.tracking.errors import TrackingError
 from metaug_ray.tracking.protocol import IMAGES, Protocol, hashes, nested, read_protocol
@@ -19,6 +28,8 @@ _EVALUATION: Final = "evaluation"
 _JUDGED: Final = "metaug.judged."
 _PROTOCOL: Final = "judged."
 _TRAINING: Final = "training."
+_LONGEST_NAME: Final = 250
+"""Of a run, in characters, that every database of MLflow takes."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +117,8 @@ def log_evaluation(
     } | {_JUDGED + name: value for name, value in hashes(protocol).items()}
     params = flat(dict(settings)) | flat(dict(protocol), _PROTOCOL) | flat(description.deciding, _TRAINING)
     try:
-        run = client.create_run(find_experiment(client, uri, experiment), run_name=f"{encoder} on {data}", tags=tags)
+        name = f"{encoder} on {data}"[:_LONGEST_NAME]
+        run = client.create_run(find_experiment(client, uri, experiment), run_name=name, tags=tags)
         run_id = str(run.info.run_id)
         try:
             client.log_batch(
@@ -122,9 +134,26 @@ def log_evaluation(
             client.set_terminated(run_id, "FAILED")
             raise
         client.set_terminated(run_id, "FINISHED")
+    except TrackingError:
+        raise
     except Exception as error:  # artifact stores raise errors of their own
         raise TrackingError(f"tracking: MLflow at {uri} does not take the evaluation ({reason(error)})") from error
     return run_id
+
+
+def add_files(run_id: str, files: Sequence[Path], uri: str) -> None:
+    """Add artifacts, such as figures, to an evaluation that is logged.
+
+    Raises:
+        TrackingError: MLflow cannot be reached or refuses.
+    """
+    client = connect(uri)
+    try:
+        with patient():
+            for file in files:
+                client.log_artifact(run_id, str(file))
+    except Exception as error:  # artifact stores raise errors of their own
+        raise TrackingError(f"tracking: MLflow at {uri} does not take the figures ({reason(error)})") from error
 
 
 def find_evaluations(
@@ -139,7 +168,7 @@ def find_evaluations(
         step: of its checkpoint; None for all.
 
     Raises:
-        TrackingError: MLflow cannot be reached.
+        TrackingError: MLflow cannot be reached, or the experiment was deleted.
     """
     client = connect(uri)
     # The last leaves out those that earlier versions of this package wrote.
@@ -151,7 +180,7 @@ def find_evaluations(
     found: list[Run] = []
     token = None
     try:
-        known = client.get_experiment_by_name(experiment)
+        known = known_experiment(client, uri, experiment)
         while known is not None:
             page = client.search_runs([known.experiment_id], query, page_token=token, order_by=["start_time DESC"])
             found.extend(page)

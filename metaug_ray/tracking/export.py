@@ -99,6 +99,25 @@ def log_encoder(
     return str(info.model_uri)
 
 
+def check_computes(encoder: FrozenEncoder, image_size: int) -> None:
+    """Refuse an encoder that gives no numbers, before anything is exported.
+
+    Args:
+        encoder: on the CPU.
+        image_size: side in pixels of the images that it was trained on.
+
+    Raises:
+        TrackingError: its representations are not finite.
+    """
+    with torch.inference_mode():
+        representations = encoder(torch.from_numpy(_images(2, image_size, image_size)))
+    if not representations.isfinite().all():
+        raise TrackingError(
+            "encoder: its representations are not finite numbers: its training diverged, and it is not registered; "
+            "choose an earlier checkpoint (run:NAME@best, run:NAME@checkpoint_NUMBER)"
+        )
+
+
 def _write_files(encoder: FrozenEncoder, description: EncoderDescription, card: str, folder: Path) -> list[Path]:
     for view, network in encoder.encoders.items():
         save_file(network.state_dict(), folder / f"{view}.safetensors", metadata={"view": view, "run": description.run})

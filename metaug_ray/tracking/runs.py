@@ -1,22 +1,33 @@
 """One MLflow run for one training run, across all its restarts."""
 
 import json
+import logging
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, assert_never
 
-from mlflow.entities import Metric, RunTag
+from mlflow.entities import LifecycleStage, Metric, RunTag
 from mlflow.exceptions import MlflowException
 
-from metaug_ray.tracking.connection import connect, find_experiment, flat, log_params, reason, resolve_uri
+from metaug_ray.tracking.connection import (
+    connect,
+    find_experiment,
+    flat,
+    log_params,
+    moved_files,
+    reason,
+    resolve_uri,
+)
 from metaug_ray.tracking.environment import environment, git_state
 from metaug_ray.tracking.errors import TrackingError
 from metaug_ray.tracking.figures import Series, draw_curves, draw_histograms
 from metaug_ray.tracking.journal import Journal, RefusedError
 from metaug_ray.tracking.records import Ended, File, Metrics, Params, Record, RunStatus, Started, Tags
 
+_log = logging.getLogger(__name__)
 _RUN_TAG: Final = "metaug.run"
 # What MLflow answers when it is there and means no; everything else is worth another try.
 _FINAL: Final = {
@@ -54,6 +65,8 @@ class RunTracker:
             folder.mkdir(parents=True, exist_ok=True)
             self.experiment_id = find_experiment(self._client, self.uri, experiment)
             self.run_id = self._run(key, name)
+        except TrackingError:
+            raise
         except (MlflowException, OSError) as error:
             raise TrackingError(f"tracking: MLflow at {self.uri} does not take the run ({reason(error)})") from error
         self._journal = Journal(folder / "journal.jsonl", self._deliver, f"{self.uri} {self.run_id}")
@@ -95,16 +108,22 @@ class RunTracker:
 
     def histograms(self, step: int, histograms: Mapping[str, Sequence[float]]) -> None:
         """A figure of similarity histograms after `step` steps, and the curves so far."""
-        name = f"figures/similarities_{step:09d}.png"
-        path = self._path(name)
-        draw_histograms(histograms, step, path)
-        self._journal.append(File(name))
+        self._figure(f"figures/similarities_{step:09d}.png", partial(draw_histograms, histograms, step))
         self.curves()
 
     def curves(self) -> None:
         """The figure of losses, similarities and kNN accuracy so far."""
-        if draw_curves(self._series, self._path("figures/curves.png")):
-            self._journal.append(File("figures/curves.png"))
+        self._figure("figures/curves.png", partial(draw_curves, self._series))
+
+    def _figure(self, name: str, draw: Callable[[Path], bool]) -> None:
+        """Draw a figure and send it. One that fails takes nothing else of the run with it."""
+        try:
+            drawn = draw(self._path(name))
+        except Exception as error:  # whatever matplotlib or the disk raises
+            _log.warning("%s cannot be drawn (%s); the measurements are kept all the same", name, reason(error))
+            return
+        if drawn:
+            self._journal.append(File(name))
 
     def tags(self, tags: dict[str, str]) -> None:
         """Tags of the run, such as the place of its last checkpoint."""
@@ -183,17 +202,49 @@ class RunTracker:
                 assert_never(record)
 
 
-def download_figures(uri: str, run_id: str, folder: Path) -> list[Path]:
-    """A training run's curves and its last similarity histogram, as far as MLflow has them.
+def find_run(uri: str, key: str, recorded: str | None = None) -> str | None:
+    """The MLflow run of a training run, in whatever experiment it is; None where this MLflow does not know it.
+
+    Args:
+        uri: of MLflow.
+        key: of the run, as its `RunTracker` had it.
+        recorded: what the run's record says, which counts if this MLflow has it.
 
     Raises:
         TrackingError: MLflow cannot be reached.
     """
     client = connect(uri)
+    query = f"tags.`{_RUN_TAG}` = '{key.replace(chr(39), '')}'"
     try:
+        experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+        found = client.search_runs(experiments, query, order_by=["start_time DESC"], max_results=1)
+        if found:
+            return str(found[0].info.run_id)
+        if recorded is not None:
+            active = client.get_run(recorded).info.lifecycle_stage == LifecycleStage.ACTIVE
+            return recorded if active else None
+    except MlflowException as error:
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            return None
+        raise TrackingError(f"tracking: MLflow at {uri} does not search ({reason(error)})") from error
+    return None
+
+
+def download_figures(uri: str, run_id: str, folder: Path) -> list[Path]:
+    """A training run's curves and its last similarity histogram, as far as MLflow has them.
+
+    Raises:
+        TrackingError: MLflow cannot be reached, or its database was moved without its files.
+    """
+    client = connect(uri)
+    try:
+        if moved := moved_files(uri, client.get_run(run_id).info.artifact_uri):
+            raise TrackingError(f"tracking.uri: {moved}")
         names = sorted(file.path for file in client.list_artifacts(run_id, "figures"))
         histograms = [name for name in names if "similarities_" in name]
         wanted = [name for name in names if name.endswith("curves.png")] + histograms[-1:]
         return [Path(client.download_artifacts(run_id, name, str(folder))) for name in wanted]
+    except TrackingError:
+        raise
     except Exception as error:  # artifact stores raise errors of their own
         raise TrackingError(f"tracking: MLflow at {uri} does not give the run's figures ({reason(error)})") from error

@@ -1,7 +1,9 @@
 """What tells whether a run is well: averages over a window of steps, over all ranks."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import psutil
 import torch
@@ -12,9 +14,11 @@ from metaug_ray.method import distributed
 from metaug_ray.method.algorithm import StepOutcome
 from metaug_ray.method.margins import injected_margins
 from metaug_ray.method.model import Model
+from metaug_ray.training.progress_line import SPREAD
 
 HISTOGRAM_BINS = 100
 """Bins of the similarity histograms over [0, 1]."""
+_NOTHING: Final = 1e-3
 
 
 def feature_spread(features: Tensor) -> Tensor:
@@ -24,6 +28,25 @@ def feature_spread(features: Tensor) -> Tensor:
     """
     deviation: Tensor = (features - features.mean(0)).square().mean(0).sqrt()
     return deviation.mean() * float(features.shape[1] ** 0.5)
+
+
+def empty_views(images: Sequence[Tensor], names: Sequence[str], group: dist.ProcessGroup | None = None) -> list[str]:
+    """The views of a minibatch that hold nothing: the same value in all pixels of all images, over all ranks.
+
+    Grey pictures have no colours, but for rounding: their `ab` are about 1e-5, where one level of one channel makes
+    1e-2.
+
+    Args:
+        images: [B, C_v, H, W] by view.
+        names: of the views.
+        group: ranks that train together.
+    """
+    ends = [torch.stack([view.amax((0, 2, 3)), -view.amin((0, 2, 3))]) for view in images]
+    widths = []
+    for extremes in ends:
+        distributed.all_reduce(extremes, dist.ReduceOp.MAX, group)
+        widths.append(float(extremes.sum(0).max()))
+    return [name for name, width in zip(names, widths, strict=True) if width < _NOTHING]
 
 
 @dataclass
@@ -77,7 +100,10 @@ class Window:
                 metrics[f"similarity/{name}{kind}_mean"] = d.mean()
                 least[f"similarity/{name}{kind}_min"] = d.min()
                 least[f"similarity/{name}{kind}_max"] = -d.max()
-        metrics["feature_spread"] = torch.stack([feature_spread(view) for view in outcome.features]).mean()
+        spreads = torch.stack([feature_spread(view) for view in outcome.features])
+        metrics[SPREAD] = spreads.mean()
+        views = model.eager_encoder.views
+        metrics |= {f"{SPREAD}_{view}": spread for view, spread in zip(views, spreads, strict=True)}
         metrics["data/wait_fraction"] = torch.tensor(self.waited / seconds)
         values = _reduced(metrics, "mean", self.device, self.group)
         extremes = _reduced(least, "min", self.device, self.group)

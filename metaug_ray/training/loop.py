@@ -1,5 +1,6 @@
 """The training loop. It knows no Ray: a state, batches, and a few callbacks are all it takes."""
 
+import math
 import time
 from collections.abc import Callable, Generator
 from contextlib import closing
@@ -11,9 +12,11 @@ import torch.distributed as dist
 
 from metaug_ray.config.pretrain import PretrainSettings
 from metaug_ray.method.algorithm import Minibatch, StepOutcome
+from metaug_ray.runtime.words import counted
 from metaug_ray.training.batches import Batches
 from metaug_ray.training.checkpoint_clock import CheckpointClock
-from metaug_ray.training.health import Window, similarity_histograms
+from metaug_ray.training.health import Window, empty_views, similarity_histograms
+from metaug_ray.training.progress_line import SPREAD
 from metaug_ray.training.schedule import learning_rate_factor
 from metaug_ray.training.state import TrainingState
 
@@ -90,6 +93,7 @@ class _Loop:
         self._clock = CheckpointClock(settings, device, group)
         self._window = Window(device, group)
         self._latest: dict[str, float] = {}
+        self._looked = False
         self._began, self._seconds_before = time.perf_counter(), state.seconds
 
     def begin(self) -> None:
@@ -134,6 +138,8 @@ class _Loop:
         state.set_learning_rates(learning_rate_factor(training.schedule, state.step, steps_per_epoch, training.epochs))
         asked = time.perf_counter()
         minibatch = next(regular)
+        if not self._looked:
+            self._look_at(minibatch)
         separate = metaug.meta.schedule == "separate" and metaug.takes_meta_step(state.step)
         meta_minibatch = next(meta) if separate else None
         waited = time.perf_counter() - asked
@@ -144,6 +150,22 @@ class _Loop:
         state.seconds = self._seconds_before + time.perf_counter() - self._began
         self._window.add(outcome, len(minibatch.indices), waited)
         return outcome
+
+    def _look_at(self, minibatch: Minibatch) -> None:
+        """Say at the first batch of each start which views hold nothing to learn from."""
+        self._looked = True
+        views = self._settings.model.views
+        empty = empty_views(minibatch.images, views, self._group)
+        if not empty:
+            return
+        images = counted(self._settings.training.batch_size, "image")
+        others = [view for view in ("rgb", "l") if view not in empty]
+        instead = f", such as --model.views {','.join(others)}" if len(others) > 1 else ""
+        self._observer.note(
+            f"WARNING: there is nothing to learn from in {counted(len(empty), 'view')}, {' and '.join(empty)}: one "
+            f"value in all pixels of the first {images}. Grey images have no "
+            f"colours, ab or dbdr; look at the images, or train other views under a new name{instead}"
+        )
 
     def _report(self, outcome: StepOutcome) -> None:
         self._latest |= self._window.report(outcome, self._state.metaug.model)
@@ -165,12 +187,21 @@ class _Loop:
 
     def _stop_if_not_finite(self) -> None:
         state, limit = self._state, self._settings.training.nonfinite_limit
-        if state.skipped_in_row >= limit:
+        ended = state.step == self.total and self._diverged_at_its_end()
+        if state.skipped_in_row >= limit or ended:
+            end = ", its last" if ended else f" (training.nonfinite_limit is {limit})"
             raise StoppedError(
-                f"the loss or its gradient was not finite in {state.skipped_in_row} steps in a row, up to step "
-                f"{state.step} (training.nonfinite_limit is {limit}): lower the learning rates, set "
-                "training.clip_norm, or use training.precision float32, under a new name"
+                f"the loss or its gradient was not finite in {counted(state.skipped_in_row, 'step')} in a row, up to "
+                f"step {state.step}{end}: lower the learning rates, set training.clip_norm, raise the contrast's "
+                "temperature or lower its beta, or use training.precision float32, under a new name"
             )
+
+    def _diverged_at_its_end(self) -> bool:
+        """Whether the run ends broken: one step may be skipped by chance, but not two, nor all, nor with features that
+        are no numbers. The same on all ranks."""
+        state = self._state
+        features = math.isfinite(self._latest[SPREAD])
+        return state.skipped_in_row > 1 or state.skipped == state.step or not (state.skipped_in_row == 0 or features)
 
     def _measure_and_save(self, outcome: StepOutcome) -> None:
         state, finished = self._state, self._state.step == self.total
@@ -179,8 +210,10 @@ class _Loop:
         if measured:
             self._observer.histograms(state.step, similarity_histograms(outcome, self._group))
             accuracy = self._measure_knn()
-        # Before anything was learnt there is nothing to save, nor do the optimisers have a state.
-        if (measured or finished or self._clock.due(state.step)) and state.skipped < state.step:
+        # Before anything was learnt there is nothing to save, nor do the optimisers have a state. While steps are
+        # skipped the weights may be broken, and would push good checkpoints out.
+        due = self._clock.due(state.step)
+        if finished or ((measured or due) and not state.skipped_in_row):
             self._observer.save(state, self._latest | accuracy)
             self._clock.restart()
 

@@ -8,7 +8,7 @@ from metaug_ray.config.pretrain import PretrainSettings
 from metaug_ray.runtime.messages import CheckpointWritten, Histograms, Measured, Message, Note, WorkersFailed
 from metaug_ray.runtime.run_folder import RunFolder
 from metaug_ray.tracking.runs import RunTracker
-from metaug_ray.training.progress_line import progress_line
+from metaug_ray.training.progress_line import SPREAD, progress_line
 
 _log = logging.getLogger(__name__)
 
@@ -24,7 +24,7 @@ class Monitor:
 
     def __init__(self, settings: PretrainSettings, tracker: RunTracker, folder: RunFolder) -> None:
         self._settings, self._tracker, self._folder = settings, tracker, folder
-        self._collapsed = False
+        self._collapsed: set[str] = set()
         self.restarts = 0
         """Failures of workers so far."""
         self.failure = ""
@@ -57,15 +57,25 @@ class Monitor:
             _log.info(progress_line(step, values))
         if "knn/accuracy" in values:
             _log.info("kNN accuracy %.1f%% after %s steps", 100 * values["knn/accuracy"], f"{step:,}")
-        spread, least = values.get("feature_spread", 1.0), self._settings.health.collapse_below
-        if spread < least and not self._collapsed:
+        for view in self._settings.model.views:
+            self._watch_spread(step, view, values.get(f"{SPREAD}_{view}", 1.0))
+
+    def _watch_spread(self, step: int, view: str, spread: float) -> None:
+        """Each view by itself: the mean over the views would hide that one is dead."""
+        least = self._settings.health.collapse_below
+        if spread < least and view not in self._collapsed:
+            self._collapsed.add(view)
             _log.warning(
-                "WARNING: the features collapse: their spread is %.3f (1 is even over the sphere, "
-                "health.collapse_below is %g); lower the learning rates or change the contrast's parameters "
-                "(method.%s)",
+                "WARNING: the features of the view %s collapse: their spread is %.3f (1 is even over the sphere, "
+                "health.collapse_below is %g); see whether its images differ, lower the learning rates, or change the "
+                "contrast's parameters (method.%s)",
+                view,
                 spread,
                 least,
                 self._settings.method.contrast,
             )
-            self._tracker.tags({"metaug.warning": f"features collapsed at step {step}: spread {spread:.3f}"})
-        self._collapsed = spread < least
+            self._tracker.tags(
+                {"metaug.warning": f"features of the view {view} collapsed at step {step}: spread {spread:.3f}"}
+            )
+        elif spread >= least:
+            self._collapsed.discard(view)

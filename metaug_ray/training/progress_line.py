@@ -1,8 +1,12 @@
 """One line of a job's log."""
 
 from collections.abc import Mapping
+from typing import Final
 
 from metaug_ray.runtime.words import duration
+
+SPREAD: Final = "feature_spread"
+"""Metric: the mean of the views' spreads; with `_` and the name of a view, its own."""
 
 
 def progress_line(step: int, values: Mapping[str, float]) -> str:
@@ -10,7 +14,7 @@ def progress_line(step: int, values: Mapping[str, float]) -> str:
     parts = [f"epoch {values['progress/epoch']:.2f}", f"step {step:,}", f"loss {values['loss/total']:.4f}"]
     parts.append(
         f"d+ {values['similarity/positives_mean']:.3f} d- {values['similarity/negatives_mean']:.3f} "
-        f"spread {values['feature_spread']:.2f}"
+        f"spread {values[SPREAD]:.2f}"
     )
     parts.append(
         f"{values['speed/images_per_second']:,.0f} images/s ({values['speed/images_per_second_per_worker']:,.0f} each)"

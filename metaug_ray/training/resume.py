@@ -51,6 +51,9 @@ def check_resumable(
             old["method"].pop(contrast, None)
             new["method"].pop(contrast, None)
     differences = _differences(old, new)
+    # Whoever goes on need not say again what the run began with.
+    if settings.fork is not None and settings.fork != recorded.get("fork"):
+        differences.insert(0, f"  fork: {recorded.get('fork')} -> {settings.fork}")
     if recorded["data"]["sha256"] != sha256:
         differences.append(
             f"  data.beton: {recorded['data']['beton']} (SHA-256 {recorded['data']['sha256'][:12]}...) -> "

@@ -1,6 +1,7 @@
 """One pre-training run, from the driver: checked, started, watched and brought to its end."""
 
 import logging
+import os
 import time
 import uuid
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from typing import Any, Final
 
 from metaug_ray.config.pretrain import PretrainSettings
 from metaug_ray.config.recorded import fixed_settings, to_yaml
+from metaug_ray.config.tracking import VARIABLE
 from metaug_ray.data.manifest import Manifest
 from metaug_ray.data.sources.classes import other_classes
 from metaug_ray.data.staging import find_manifest
@@ -18,7 +20,7 @@ from metaug_ray.runtime.cluster import cluster, nodes, warn_if_busy
 from metaug_ray.runtime.placement import Placement
 from metaug_ray.runtime.run_folder import RunFolder
 from metaug_ray.runtime.words import counted
-from metaug_ray.tracking.connection import connect
+from metaug_ray.tracking.connection import check_tracking
 from metaug_ray.tracking.records import RunStatus
 from metaug_ray.tracking.runs import RunTracker
 from metaug_ray.training.capacity import place
@@ -86,12 +88,12 @@ def _pretrain(settings: PretrainSettings, folder: RunFolder, manifest: Manifest)
         record = _new_record(settings, manifest)
     else:
         check_resumable(record, settings, manifest.sha256, folder.checkpoints())
+    settings = _tracked_as_before(settings, record)
     # Before a cluster is joined or started for nothing.
-    connect(settings.tracking.uri)
+    tracking = settings.tracking
+    check_tracking(tracking.uri, tracking.experiment, registry=settings.register_as is not None)
     if "finished" in record:
-        with _tracked(settings, folder, record) as tracked:
-            _log.info("run %r is finished already; give another --name to train again", settings.name)
-        return tracked.outcome()
+        return _finished(settings, folder, record)
     other = None if folder.checkpoints() else record["fork"]
     warm_start = None if other is None else find_warm_start(settings, other, manifest)
     # An elastic run is better off with fewer workers than with a long wait for one that is lost.
@@ -120,6 +122,30 @@ def _pretrain(settings: PretrainSettings, folder: RunFolder, manifest: Manifest)
     return tracked.outcome()
 
 
+def _finished(settings: PretrainSettings, folder: RunFolder, record: dict[str, Any]) -> Outcome:
+    """Send what a finished run measured to MLflow, which may be another one than it was trained with."""
+    if not folder.checkpoints():
+        raise TrainingError(
+            f"name: run {settings.name!r} has ended without a checkpoint in {folder.location}: no step had a finite "
+            "loss, or its checkpoints were deleted; train again under a new --name"
+        )
+    with _tracked(settings, folder, record) as tracked:
+        _log.info("run %r is finished already; give another --name to train again", settings.name)
+        known = {"uri": tracked.tracker.uri, "run_id": tracked.tracker.run_id}
+        if record.get("mlflow") != known:
+            folder.write_record(record | {"mlflow": known})
+    return tracked.outcome()
+
+
+def _tracked_as_before(settings: PretrainSettings, record: dict[str, Any]) -> PretrainSettings:
+    """A run that goes on stays in its MLflow where nobody says anything else."""
+    recorded = record.get("mlflow", {}).get("uri")
+    if recorded is None or "uri" in settings.tracking.model_fields_set or os.environ.get(VARIABLE):
+        return settings
+    tracking = settings.tracking.model_copy(update={"uri": recorded})
+    return settings.model_copy(update={"tracking": tracking})
+
+
 def _new_record(settings: PretrainSettings, manifest: Manifest) -> dict[str, Any]:
     return {
         # The same name in the same place may be another run, after its folder was deleted.
@@ -143,6 +169,11 @@ def _check_knn(settings: PretrainSettings, manifest: Manifest) -> None:
     if other.classes != manifest.classes:
         raise TrainingError(
             "health.knn.beton: " + other_classes(other.classes, queries, manifest.classes, settings.data.beton)
+        )
+    if other.sha256 == manifest.sha256:
+        raise TrainingError(
+            f"health.knn.beton: {queries} holds the images of {settings.data.beton}, so each would find itself; give "
+            "others, or leave health.knn.beton out: some of the training images are then kept from the vote"
         )
 
 

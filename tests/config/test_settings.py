@@ -1,7 +1,9 @@
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from pydantic import ValidationError
 
 from metaug_ray.config import (
@@ -11,13 +13,16 @@ from metaug_ray.config import (
     EncodingSettings,
     EvaluateSettings,
     MethodSettings,
+    ModelSettings,
     PrepareSettings,
     PretrainSettings,
     RandAugmentSettings,
     RegisterSettings,
     SourceSettings,
+    TrackingSettings,
 )
 from metaug_ray.config.base import Settings, explain
+from metaug_ray.method.encoders import build_encoder
 
 
 def refusal(model: type[Any], /, **fields: object) -> str:
@@ -45,22 +50,22 @@ def refusal(model: type[Any], /, **fields: object) -> str:
             {"crop_ratio": (2, 1)},
             "crop_ratio: got 2.0, 1.0; expected 0.1 <= least <= greatest <= 10",
         ),
-        (AugmentationSettings, {"flip": 1.5}, "flip: Input should be less than or equal to 1 (got 1.5)"),
-        (AugmentationSettings, {"rotation": 181}, "rotation: Input should be less than or equal to 180 (got 181)"),
-        (AugmentationSettings, {"grayscale": -0.1}, "grayscale: Input should be greater than or equal to 0 (got -0.1)"),
-        (AugmentationSettings, {"mixup": 0.4}, "mixup: Input should be greater than or equal to 0.5 (got 0.4)"),
-        (AugmentationSettings, {"mixup": float("nan")}, "mixup: Input should be"),
-        (AugmentationSettings, {"blur": 1}, "blur: Extra inputs are not permitted (got 1)"),
-        (ColorJitterSettings, {"hue": 0.6}, "hue: Input should be less than or equal to 0.5 (got 0.6)"),
-        (ColorJitterSettings, {"brightness": -1}, "brightness: Input should be greater than or equal to 0 (got -1)"),
-        (RandAugmentSettings, {"magnitude": 31}, "magnitude: Input should be less than or equal to 30 (got 31)"),
-        (RandAugmentSettings, {"operations": 0}, "operations: Input should be greater than or equal to 1 (got 0)"),
+        (AugmentationSettings, {"flip": 1.5}, "flip: got 1.5; expected at most 1"),
+        (AugmentationSettings, {"rotation": 181}, "rotation: got 181; expected at most 180"),
+        (AugmentationSettings, {"grayscale": -0.1}, "grayscale: got -0.1; expected at least 0"),
+        (AugmentationSettings, {"mixup": 0.4}, "mixup: got 0.4; expected at least 0.5"),
+        (AugmentationSettings, {"mixup": float("nan")}, "mixup: got nan; expected"),
+        (AugmentationSettings, {"blur": 1}, "blur: there is no such setting (got 1)"),
+        (ColorJitterSettings, {"hue": 0.6}, "hue: got 0.6; expected at most 0.5"),
+        (ColorJitterSettings, {"brightness": -1}, "brightness: got -1; expected at least 0"),
+        (RandAugmentSettings, {"magnitude": 31}, "magnitude: got 31; expected at most 30"),
+        (RandAugmentSettings, {"operations": 0}, "operations: got 0; expected at least 1"),
         (EncodingSettings, {}, "preset: is missing, and has no default"),
-        (EncodingSettings, {"preset": "small", "max_resolution": 4}, "max_resolution: Input should be greater than or"),
+        (EncodingSettings, {"preset": "small", "max_resolution": 4}, "max_resolution: got 4; expected at least 8"),
         (
             EncodingSettings,
             {"preset": "imagenet-fast", "jpeg_fraction": 1},
-            "jpeg_fraction: Input should be less than 1 (got 1)",
+            "jpeg_fraction: got 1; expected less than 1",
         ),
         (EncodingSettings, {"preset": "small", "jpeg_quality": 50}, "jpeg_quality: raw pixels have none (got 50)"),
         (EncodingSettings, {"preset": "imagenet", "jpeg_fraction": 0.5}, "jpeg_fraction: only mixed has one, not jpeg"),
@@ -84,8 +89,8 @@ def refusal(model: type[Any], /, **fields: object) -> str:
             {"kind": "parquet", "path": ".", "classes": "/nowhere.txt"},
             "classes: /nowhere.txt is no file; give a beton or a text file",
         ),
-        (SourceSettings, {"kind": "parquet", "path": ""}, "path: String should have at least 1 character"),
-        (SourceSettings, {"kind": "webdataset"}, "kind: Input should be 'imagefolder', 'parquet',"),
+        (SourceSettings, {"kind": "parquet", "path": ""}, "path: got ''; expected text of at least 1 character"),
+        (SourceSettings, {"kind": "webdataset"}, "kind: got 'webdataset'; expected 'imagefolder', 'parquet',"),
         (SourceSettings, {"kind": "cifar10"}, "path: the source 'cifar10' needs the path of its files (none"),
         (SourceSettings, {"kind": "imagefolder", "path": "/nowhere"}, "path: /nowhere does not exist"),
         (
@@ -124,7 +129,7 @@ def test_names_nested_fields_in_full() -> None:
         output="x.beton",
     )
     assert "source.path: shapes are generated and read no path" in lines
-    assert "encoding.jpeg_quality: Input should be greater than or equal to 1 (got 0)" in lines
+    assert "encoding.jpeg_quality: got 0; expected at least 1" in lines
 
 
 @pytest.mark.parametrize(("name", "shown"), [("caf\udce9.beton", r"caf\xe9.beton"), ("a\nb.beton", r"a\nb.beton")])
@@ -273,6 +278,22 @@ def test_every_field_of_a_run_refuses_what_is_out_of_range(field: str, value: ob
             "training.batch_size: 120 images among 4 workers in 4 parts leave each 7.5; expected",
         ),
         (
+            # A ResNet-18 of 32 px ends in maps of 1x1.
+            {"training__batch_size": 2, "compute__workers": 2, "method__generators": False, "data__image_size": 32},
+            "training.batch_size: 2 images among 2 workers leave each 1; expected a whole number and at least 2 images "
+            "for batch norm, such as 4, or at most 1 worker",
+        ),
+        (
+            {"training__batch_size": 16, "training__accumulation": 16, "method__generators": False}
+            | {"model__encoder": "fc", "compute__workers": 1},
+            "training.batch_size: 16 images among 1 worker in 16 parts leave each 1; expected",
+        ),
+        (
+            {"training__batch_size": 32, "compute__workers": 64},
+            "training.batch_size: 32 images among 64 workers leave each 0.5; expected a whole number and at least 2 "
+            "images for batch norm, such as 128, or at most 16 workers",
+        ),
+        (
             {"health__knn__beton": "s3://bucket/y.beton"},
             "compute.staging: s3://bucket/y.beton is not a local file, so say where",
         ),
@@ -292,6 +313,34 @@ def test_every_field_of_a_run_refuses_what_is_out_of_range(field: str, value: ob
 )
 def test_settings_that_do_not_fit_together(fields: dict[str, object], message: str) -> None:
     assert message in refusal(PretrainSettings, **pretrain(**fields))
+
+
+@pytest.mark.parametrize("encoder", ["resnet18", "conv", "fc"])
+@pytest.mark.parametrize("small", [False, True])
+def test_one_image_is_refused_where_batch_norm_refuses_it(encoder: str, small: bool) -> None:
+    model = ModelSettings(encoder=encoder, small_images=small, width=0.5)
+    network = build_encoder(encoder, 1, width=0.5, small_images=small).train()
+    for size in (16, 32, 33, 63, 80):
+        if size < model.minimum_size:
+            continue
+        refused = pytest.raises(ValueError, match="Expected more than 1 value per channel")
+        with refused if model.one_value_per_channel(size) else nullcontext():
+            network(torch.rand(1, 1, size, size))
+
+
+def test_mlflows_own_variable_is_the_default_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert TrackingSettings().uri == "sqlite:////home/me/metaug_ray/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://there:5000")
+    for settings in (
+        PretrainSettings(**pretrain()),
+        EvaluateSettings.model_validate(EVALUATION),
+        RegisterSettings(encoder="run:x", name="x"),
+        CompareSettings(),
+    ):
+        assert settings.tracking.uri == "http://there:5000"
+    assert TrackingSettings(uri="http://here:1").uri == "http://here:1"
 
 
 EVALUATION = {"encoder": "run:x", "train": "a.beton", "test": "b.beton"}
@@ -336,7 +385,7 @@ def test_every_field_of_an_evaluation_refuses_what_is_out_of_range(field: str, v
         ),
         (EvaluateSettings, EVALUATION | {"train": "s3://b/x.beton"}, "compute.staging: s3://b/x.beton is not a local"),
         (RegisterSettings, {"encoder": "random:x", "name": "x"}, "encoder: only a run's can be registered"),
-        (RegisterSettings, {"encoder": "run:x", "name": "a b"}, "name: String should match pattern"),
+        (RegisterSettings, {"encoder": "run:x", "name": "a b"}, "name: got 'a b'; expected letters, digits,"),
         (RegisterSettings, {"encoder": "run:x", "name": "x", "force": True}, "force: says that promote may overrule"),
         (CompareSettings, {"metrics": ()}, "metrics: "),
     ],

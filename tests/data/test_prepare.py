@@ -300,9 +300,9 @@ def test_the_job_writes_and_reports(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--workers", "0"], "workers: Input should be greater than or equal to 1 (got '0')"),
-        (["--encoding.jpeg-quality", "101"], "encoding.jpeg_quality: Input should be less than or equal to 100"),
-        (["--source.size", "8"], "source.size: Input should be greater than or equal to 16"),
+        (["--workers", "0"], "workers: got '0'; expected at least 1"),
+        (["--encoding.jpeg-quality", "101"], "encoding.jpeg_quality: got '101'; expected at most 100"),
+        (["--source.size", "8"], "source.size: got '8'; expected at least 16"),
         (["--source.path", "somewhere"], "source.path: shapes are generated and read no path"),
         (["--output", "x.bin"], "output: " + str(Path("x.bin").absolute()) + " must end in .beton"),
         (["--source.kind", "imagefolder"], "source.path: the source 'imagefolder' needs the path of its files"),
@@ -322,7 +322,7 @@ def test_options_from_the_environment(tmp_path: Path) -> None:
     variables = {"SOURCE__KIND": "shapes", "ENCODING__PRESET": "huge", "OUTPUT": str(tmp_path / "x.beton")}
     done = job(env={f"METAUG_{name}": value for name, value in variables.items()})
     assert done.returncode == 2
-    assert "METAUG_ENCODING__PRESET: Input should be 'imagenet', 'imagenet-fast' or 'small' (got 'huge')" in done.stderr
+    assert "METAUG_ENCODING__PRESET: got 'huge'; expected 'imagenet', 'imagenet-fast' or 'small'" in done.stderr
     done = job(env={"METAUG_SOURCE": "abc"})
     assert done.returncode == 2
     assert "Traceback" not in done.stderr

@@ -9,14 +9,19 @@ from mlflow.tracking import MlflowClient
 
 from metaug_ray.config import EncodingSettings, PrepareSettings, PretrainSettings, SourceSettings
 from metaug_ray.config.recorded import fixed_settings
+from metaug_ray.config.tracking import TrackingSettings
 from metaug_ray.data.errors import DataError
+from metaug_ray.data.manifest import read_manifest
 from metaug_ray.data.prepare import prepare
+from metaug_ray.evaluation.find_encoder import find_encoder
 from metaug_ray.runtime.errors import ClusterError, StorageError
 from metaug_ray.runtime.run_folder import RunFolder
+from metaug_ray.tracking.connection import connect, find_experiment
 from metaug_ray.tracking.errors import TrackingError
 from metaug_ray.training.errors import TrainingError
 from metaug_ray.training.trainer import pretrain
 from tests.data.nobody import as_nobody, needs_root
+from tests.evaluation.finished import finish_run
 from tests.training.small import merged, small_settings
 
 
@@ -67,6 +72,58 @@ def test_other_classes_for_knn(tmp_path: Path, shapes_beton: Path) -> None:
     manifest.write_text(manifest.read_text().replace('"classes": [', '"classes": [\n    "extra",'))
     with pytest.raises(TrainingError, match=r"health.knn.beton: .*other.beton has 9 classes .* --source.classes"):
         pretrain(at(tmp_path, shapes_beton, health={"knn": {"every": 1, "beton": str(other)}}))
+
+
+def test_the_training_images_as_their_own_queries(tmp_path: Path, shapes_beton: Path) -> None:
+    copy = tmp_path / "copy.beton"
+    copy.write_bytes(shapes_beton.read_bytes())
+    copy.with_name("copy.beton.json").write_bytes(shapes_beton.with_name("shapes.beton.json").read_bytes())
+    with pytest.raises(
+        TrainingError, match=r"health.knn.beton: .*copy.beton holds the images of .*shapes.beton, so each"
+    ):
+        pretrain(at(tmp_path, shapes_beton, health={"knn": {"every": 1, "beton": str(copy)}}))
+
+
+def test_a_deleted_experiment_and_a_registry_are_looked_at_first(tmp_path: Path, shapes_beton: Path) -> None:
+    settings = at(tmp_path, shapes_beton)
+    client = connect(settings.tracking.uri)
+    client.delete_experiment(find_experiment(client, settings.tracking.uri, settings.tracking.experiment))
+    with pytest.raises(TrackingError, match=r"tracking.experiment: 'metaug' was deleted"):
+        pretrain(settings)
+    assert not list((tmp_path / "runs").iterdir())
+
+
+def test_a_run_that_ended_without_a_checkpoint_is_no_success(tmp_path: Path, shapes_beton: Path) -> None:
+    """As 0.2.0 left runs of which each step was skipped."""
+    settings = at(tmp_path, shapes_beton)
+    begun(tmp_path, settings, read_manifest(shapes_beton).sha256)
+    folder = RunFolder(settings.storage, settings.name)
+    folder.write_record((folder.record or {}) | {"finished": 1.0})
+    with pytest.raises(
+        TrainingError, match=r"run 'small' has ended without a checkpoint in .*; train again under a new"
+    ):
+        pretrain(settings)
+
+
+def test_a_finished_run_follows_to_the_mlflow_that_is_named(
+    tmp_path: Path, shapes_beton: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    run = finish_run(shapes_beton, tmp_path)
+    folder = RunFolder(run.storage, run.settings.name)
+    folder.write_record((folder.record or {}) | {"finished": 1.0})
+    moved = f"sqlite:///{tmp_path}/other/mlflow.db"
+    outcome = pretrain(run.settings.model_copy(update={"tracking": TrackingSettings(uri=moved)}))
+    assert (outcome.tracking_uri, outcome.run_id == run.run_id) == (moved, False)
+    assert (folder.record or {})["mlflow"] == {"uri": moved, "run_id": outcome.run_id}
+    # Where nobody says anything, it stays there; and each MLflow knows its own.
+    assert pretrain(run.settings.model_copy(update={"tracking": TrackingSettings()})).tracking_uri == moved
+    assert find_encoder("run:small", run.storage, moved).description.run_id == outcome.run_id
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/third/mlflow.db")
+    third = pretrain(run.settings.model_copy(update={"tracking": TrackingSettings()}))
+    assert third.tracking_uri == f"sqlite:///{tmp_path}/third/mlflow.db"
+    assert find_encoder("run:small", run.storage, moved).description.run_id == outcome.run_id
 
 
 @needs_root

@@ -144,10 +144,25 @@ def test_representations_in_blocks_are_classified_as_in_one(cluster: Path, monke
     assert classifiers.knn(KnnSettings(neighbours=5)).tolist() == expected.tolist()
 
     settings = ProbeSettings(epochs=2, least_steps=30, seeds=2, label_shares=(0.3,))
+    with pytest.raises(EvaluationError, match=r"outputs are not finite numbers: probe.learning_rates are too high"):
+        classifiers.probes(settings.model_copy(update={"learning_rates": (1e38,), "seeds": 1}), (1.0,))
     for seed, outcome in enumerate(classifiers.probes(settings, (0.3,))[0.3]):
         chosen = classify.choose_share(labels, 0.3, seed)
         probe = train_probe(whole[0][chosen], whole[1][chosen], 3, settings, seed)
         assert outcome.predictions.tolist() == probe.logits(whole[2]).argmax(1).tolist()
+
+
+def test_representations_that_are_no_numbers_are_no_result(cluster: Path, run: FinishedRun, tmp_path: Path) -> None:
+    """Neither new ones, nor those that an earlier version kept."""
+    source = find_encoder("run:small", run.storage, run.uri)
+    next(source.encoder.parameters()).data.fill_(1e38)
+    beton, placement = run.settings.data.beton, Placement(1, 1, 1, False)
+    with pytest.raises(EvaluationError, match=r"encoder: its representations are not finite numbers, so that nothing"):
+        represent(Readout(source), Images(beton, read_manifest(Path(beton)), 32), placement, tmp_path, batch_size=8)
+    values, labels = np.full((4, 3), np.nan, np.float32), np.arange(4)
+    broken = classify.Labelled(values, labels, labels)
+    with pytest.raises(EvaluationError, match=r"its training diverged; choose an earlier checkpoint"):
+        classify.Classifiers(broken, broken, 4, placement)
 
 
 def test_a_full_linear_evaluation_goes_on_where_its_worker_was_killed(
@@ -206,14 +221,17 @@ def test_a_run_becomes_a_champion(
             "compute": {"workers": 2, "cpus_per_worker": 1},
             "tracking": tracking,
         }
-        judgement = evaluate(EvaluateSettings.model_validate(settings | changes))
+        plots = changes.pop("plots", True)
+        judgement = evaluate(EvaluateSettings.model_validate(settings | changes | {"plots": bool(plots)}))
         logged = MlflowClient(run.uri).get_run(judgement.run_id)
         metrics = {name: value for result in judgement.results for name, value in result.metrics().items()}
         assert logged.data.metrics == pytest.approx(metrics)
         assert logged.info.status == "FINISHED"
         files = {file.path for file in MlflowClient(run.uri).list_artifacts(judgement.run_id)}
         assert {"results.json", "results.md"} <= files
-        assert ({"map.png", "neighbours.png", "confusion.png"} <= files) == changes.get("plots", True)
+        figures = {"map.png", "neighbours.png", "confusion.png"} if plots else set()
+        assert files - {"results.json", "results.md"} == figures - ({"map.png"} if plots == "but no map.png" else set())
+        assert logged.data.params["labelled_images.knn"] == "96"
         return metrics
 
     measured = judge("run:small", augmented_probe={"epochs": 2, "batch_size": 16})
@@ -223,6 +241,11 @@ def test_a_run_becomes_a_champion(
     assert measured["linear/top5"] >= measured["linear/top1"] > 0.125
     untrained = judge("random:small", layers=True, augmented_features=True, views=False, plots=False)
     assert {f"{kind}/{part}/top1" for kind in ("knn", "linear") for part in ("layer1", "augmented")} < set(untrained)
+
+    # Figures that fail take nothing with them, and come after the results.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("metaug_ray.evaluation.plots.TSNE", None)
+        judge("run:small", views=False, plots="but no map.png")
 
     wish = RegisterSettings(
         encoder="run:small", name="shapes", promote="linear/top1", storage=run.storage, tracking=tracking
@@ -374,8 +397,8 @@ def interrupted_at(text: str, job: list[str], number: signal.Signals) -> tuple[i
         (
             "evaluate_encoder",
             ["--encoder", "run:x", "--train", "a", "--test", "b", "--probe.label-shares", "0,2"],
-            "evaluate_encoder.py: probe.label_shares.0: Input should be greater than 0 (got 0)\n"
-            "probe.label_shares.1: Input should be less than or equal to 1 (got 2)\n",
+            "evaluate_encoder.py: probe.label_shares.0: got 0; expected more than 0\n"
+            "probe.label_shares.1: got 2; expected at most 1\n",
         ),
         ("compare_runs", ["--metric", "x"], "unrecognized arguments: --metric x"),
     ],

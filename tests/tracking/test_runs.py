@@ -77,6 +77,16 @@ def test_one_run_across_restarts(tmp_path: Path) -> None:
     assert track(uri, tmp_path / "other", key="storage/other").run_id != first.run_id
 
 
+def test_a_figure_that_fails_takes_nothing_with_it(tmp_path: Path, log: Log) -> None:
+    tracker = track(f"sqlite:///{tmp_path}/mlflow.db", tmp_path / "run")
+    tracker.metrics(1, {"loss/total": 1.0})
+    tracker.histograms(1, {"unheard_of": [0.5, 0.5]})
+    assert tracker.close("FINISHED") == 0
+    assert any("figures/similarities_000000001.png cannot be drawn ('unheard_of')" in line for line in log.messages)
+    figures = MlflowClient(tracker.uri).list_artifacts(tracker.run_id, "figures")
+    assert [file.path for file in figures] == ["figures/curves.png"]
+
+
 def test_an_address_that_cannot_be_used_is_named_at_once(tmp_path: Path) -> None:
     began = time.monotonic()
     with pytest.raises(

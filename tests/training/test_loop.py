@@ -3,9 +3,13 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from metaug_ray.config import EncodingSettings, PrepareSettings, SourceSettings
+from metaug_ray.data.prepare import prepare
 from metaug_ray.method.algorithm import Minibatch
 from metaug_ray.training.loop import StoppedError
 from metaug_ray.training.schedule import learning_rate_factor
@@ -27,6 +31,8 @@ def test_reports_what_tells_whether_a_run_is_well(shapes_beton: Path) -> None:
     assert values["margin/sigma_plus"] <= values["margin/sigma_minus"]
     assert values["loss/total"] == pytest.approx(values["loss/original"] + 0.1 * values["loss/augmented"], rel=1e-5)
     assert 0 < values["feature_spread"] < 1.2
+    spreads = [values[f"feature_spread_{view}"] for view in ("l", "ab")]
+    assert values["feature_spread"] == pytest.approx(sum(spreads) / 2)
     assert 0 <= values["data/wait_fraction"] <= 1
     assert values["speed/images_per_second"] == pytest.approx(16 / values["speed/seconds_per_step"], rel=1e-6)
     assert 0.3 < values["memory/worker_gib"] < 24
@@ -83,6 +89,61 @@ def test_too_many_in_a_row_stop_the_run(shapes_beton: Path) -> None:
     settings = small_settings(shapes_beton, training={"epochs": 2, "nonfinite_limit": 3})
     with pytest.raises(StoppedError, match=r"was not finite in 3 steps in a row, up to step 9 .*nonfinite_limit is 3"):
         run_plain(0, settings, change=poison({2, 6, 7, 8}))
+
+
+@pytest.mark.parametrize(("broken", "said"), [({4, 5}, "2 steps"), ({0, 1, 2, 3, 4, 5}, "6 steps")])
+def test_a_run_that_ends_with_skipped_steps_is_no_success(shapes_beton: Path, broken: set[int], said: str) -> None:
+    settings = small_settings(shapes_beton, training={"epochs": 1}, health={"knn": {"every": 1}})
+    with pytest.raises(StoppedError, match=rf"was not finite in {said} in a row, up to step 6, its last: lower the"):
+        run_plain(0, settings, change=poison(broken))
+
+
+def test_one_skipped_step_at_the_end_is_chance(shapes_beton: Path) -> None:
+    settings = small_settings(shapes_beton, training={"epochs": 1}, checkpoint={"every_steps": 2})
+    recorder, state = run_plain(0, settings, change=poison({3, 5}))
+    assert (state.step, state.skipped_in_row) == (6, 1)
+    # After step 4, which was skipped, weights that may be broken push no checkpoint out.
+    assert recorder.saved == [2, 6]
+
+
+def test_a_run_whose_last_update_breaks_the_weights_is_no_success(shapes_beton: Path) -> None:
+    """Of the second step, which the last one sees."""
+    settings = small_settings(shapes_beton, training={"epochs": 1})
+
+    def change(state: TrainingState) -> None:
+        step = state.metaug.step
+
+        def breaking(number: int, *batches: Any) -> Any:
+            outcome = step(number, *batches)
+            if number == 4:
+                for weight in state.metaug.model.eager_encoder.encoders.parameters():
+                    weight.data *= float("inf")
+            return outcome
+
+        state.metaug.step = breaking  # type: ignore[method-assign]
+
+    with pytest.raises(StoppedError, match=r"was not finite in 1 step in a row, up to step 6, its last"):
+        run_plain(0, settings, change=change)
+
+
+def test_views_that_hold_nothing_are_told_at_each_start(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / "grey" / name).mkdir(parents=True)
+        for number in range(8):
+            ramp = np.linspace(0, 25 * number + 50, 32 * 32).reshape(32, 32).astype(np.uint8)
+            Image.fromarray(ramp).save(tmp_path / "grey" / name / f"{number}.png")
+    source = SourceSettings(kind="imagefolder", path=str(tmp_path / "grey"))
+    encoding, beton = EncodingSettings(preset="small"), tmp_path / "grey.beton"
+    prepare(PrepareSettings(source=source, encoding=encoding, output=beton, workers=1))
+    for views, empty in ((("l", "ab"), "ab"), (("y", "dbdr"), "dbdr"), (("rgb", "l"), None)):
+        knn = {"references": 10, "queries": 10}
+        settings = small_settings(
+            beton, model={"views": views}, training={"epochs": 1}, bank={"negatives": 8}, health={"knn": knn}
+        )
+        recorder, _ = run_plain(0, settings)
+        said = f"WARNING: there is nothing to learn from in 1 view, {empty}: one value in all pixels of the first 16"
+        said += " images"
+        assert [note.partition(".")[0] for note in recorder.notes] == ([said] if empty else [])
 
 
 @pytest.mark.parametrize(("initial", "expected"), [("random", []), ("features", list(range(96)))])

@@ -18,9 +18,19 @@ def test_what_no_result_depends_on_may_change() -> None:
         health={"log_every": 7},
         checkpoint={"keep": 9},
         tracking={"experiment": "other"},
-        fork="another",
     )
     check_resumable(RECORD, other, "1" * 64, ["checkpoint_000000007"])
+
+
+def test_a_run_that_began_with_other_weights_is_named() -> None:
+    forked = RECORD | {"fork": "first"}
+    for same in (None, "first"):
+        check_resumable(forked, small_settings(Path("/a.beton"), fork=same), "1" * 64, ["checkpoint_000000007"])
+    for record, began in ((forked, "first"), (RECORD, "None")):
+        with pytest.raises(TrainingError, match=rf"(?m)^  fork: {began} -> another$"):
+            check_resumable(
+                record, small_settings(Path("/a.beton"), fork="another"), "1" * 64, ["checkpoint_000000007"]
+            )
 
 
 def test_what_results_depend_on_may_not_and_is_shown() -> None:
