@@ -43,7 +43,7 @@ def test_the_command_line_beats_the_environment_beats_the_file_beats_the_preset(
     assert (settings.name, settings.bank.negatives) == ("mine", 7)
     # Of the preset, what nobody changed.
     assert (settings.model.encoder, settings.training.encoder.kind, settings.method.meta.every) == (
-        "resnet18",
+        "conv",
         "adam",
         10,
     )

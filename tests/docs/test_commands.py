@@ -34,13 +34,13 @@ pytestmark = pytest.mark.slow
 
 SMALL = {
     "METAUG_WORKERS": "1",
-    # Eight steps on one worker, in place of 768 on two.
+    # Eight steps on one worker, in place of 1,024 on two.
     "METAUG_COMPUTE__DEVICE": "cpu",
     "METAUG_COMPUTE__WORKERS": "1",
     "METAUG_COMPUTE__CPUS_PER_WORKER": "1",
     "METAUG_TRAINING__EPOCHS": "1",
     "METAUG_TRAINING__BATCH_SIZE": "256",
-    "METAUG_DATA__IMAGE_SIZE": "16",
+    "METAUG_DATA__IMAGE_SIZE": "64",
     "METAUG_BANK__INITIAL": "random",
     "METAUG_HEALTH__KNN__EVERY": "0",
     "METAUG_PROBE__EPOCHS": "1",
