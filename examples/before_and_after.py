@@ -30,6 +30,7 @@ def read(beton, size):
 
 
 def represent(encoder, images):
+    """Representations [N, H] of images, a part of them at a time."""
     return torch.cat([encoder(part) for part in images.split(256)])
 
 

@@ -22,17 +22,17 @@ PRESETS: Final[dict[PresetName, dict[str, Any]]] = {
         # from most others for its age alone, and telling old rows from new ones would be all that the encoders learn.
         "bank": {"negatives": 512, "momentum": 0.95, "initial": "features"},
         "training": {
-            "epochs": 64,
+            "epochs": 48,
             "batch_size": 128,
             "precision": "float32",
             "encoder": {"kind": "adam", "learning_rate": 1e-3},
             "head": {"kind": "adam", "learning_rate": 1e-3},
             "generator": {"kind": "adam", "learning_rate": 1e-3},
-            "schedule": {"kind": "constant"},
+            "schedule": {"kind": "cosine"},
         },
         "compute": {"workers": 2},
         "checkpoint": {"every_minutes": 1.0},
-        "health": {"log_every": 64, "knn": {"every": 8}},
+        "health": {"log_every": 32, "knn": {"every": 8}},
     },
 }
 check_complete("PRESETS", PRESETS, PresetName)

@@ -125,7 +125,9 @@ def draw_comparison(
     count, k = encoders[0].right.shape
     width, rows = 0.85 * (k + 1.4), 0.85 * count
     figure = Figure(figsize=(len(encoders) * width, 0.8 * width + rows + 1.4), layout="constrained")
-    above, middle, below = figure.subfigures(3, 1, height_ratios=[0.8 * width + 0.4, 0.5, rows + 0.5])
+    above, middle, below = figure.subfigures(3, 1, squeeze=False, height_ratios=[0.8 * width + 0.4, 0.5, rows + 0.5])[
+        :, 0
+    ]
     maps = above.subplots(1, len(encoders), squeeze=False)[0]
     grids = below.subfigures(1, len(encoders), squeeze=False, wspace=0.04)[0]
     for encoded, axes, grid in zip(encoders, maps, grids, strict=True):

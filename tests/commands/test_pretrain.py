@@ -154,7 +154,7 @@ def test_preset_and_file_may_come_from_the_environment(tmp_path: Path, monkeypat
     file.write_text("name: filed\n")
     monkeypatch.setenv("METAUG_CONFIG", str(file))
     settings, _ = parse([])
-    assert (settings.name, settings.model.encoder) == ("filed", "resnet18")
+    assert (settings.name, settings.model.encoder) == ("filed", "conv")
     assert parse(["--preset", "imagenet_resnet50", *BETON])[0].model.encoder == "resnet50"
     # A file may name the preset that it builds on.
     monkeypatch.delenv("METAUG_PRESET")

@@ -34,7 +34,7 @@ pytestmark = pytest.mark.slow
 
 SMALL = {
     "METAUG_WORKERS": "1",
-    # Eight steps on one worker, in place of 1,024 on two.
+    # Eight steps on one worker, in place of 768 on two.
     "METAUG_COMPUTE__DEVICE": "cpu",
     "METAUG_COMPUTE__WORKERS": "1",
     "METAUG_COMPUTE__CPUS_PER_WORKER": "1",
