@@ -1,7 +1,7 @@
 """Draws what a run has learnt: `python examples/before_and_after.py NAME TRAIN_BETON TEST_BETON PICTURE`.
 
-The picture sets the run's encoder beside itself before training: the map of the test images, the nearest training
-images of one test image of each class, and the accuracy of the weighted kNN.
+The picture sets the run's encoder beside itself before training: a map of test images, the nearest training images of
+one test image of each class, and the accuracy of the weighted kNN on all test images.
 """
 
 import os
@@ -16,17 +16,18 @@ from metaug_ray.config.storage import StorageSettings
 from metaug_ray.data.loader import EvaluationLoader
 from metaug_ray.data.manifest import read_manifest
 from metaug_ray.evaluation.find_encoder import find_encoder
-from metaug_ray.evaluation.plots import Encoded, draw_comparison
+from metaug_ray.evaluation.plots import MOST_CLASSES, Encoded, draw_comparison
 from metaug_ray.knn import nearest_neighbours, vote
 
-NEAREST_SHOWN = 6
+MAPPED, QUERIES, NEIGHBOURS = 500, 8, 6
 
 
 def read(beton, size):
-    """All images uint8 [N, 3, S, S] of a beton, and their labels [N]."""
+    """The labelled images of a beton, uint8 [N, 3, S, S], and their labels [N]."""
     batches = list(EvaluationLoader(beton, 256, size, cpus=os.cpu_count(), device=torch.device("cpu")))
-    valid = torch.cat([batch.valid for batch in batches])
-    return (torch.cat([getattr(batch, part) for batch in batches])[valid] for part in ("images", "labels"))
+    images, labels, _, valid = (torch.cat(part) for part in zip(*batches, strict=True))
+    labelled = valid & (labels >= 0)
+    return images[labelled], labels[labelled]
 
 
 def represent(encoder, images):
@@ -40,21 +41,23 @@ def encode(reference, title):
     references, tests = represent(encoder, train_images), represent(encoder, test_images)
     cosines, places = nearest_neighbours([references], tests, knn.neighbours)
     accuracy = (vote(cosines, places, train_labels, len(classes), knn.temperature) == test_labels).float().mean()
-    nearest = places[shown, :NEAREST_SHOWN]
-    right = train_labels[nearest] == test_labels[shown, None]
     title = f"{title}: kNN accuracy {accuracy:.1%}"
     print(title, flush=True)
-    return Encoded(title, tests.numpy(), train_images[nearest].movedim(2, -1).numpy(), right.numpy())
+    nearest = places[queries, :NEIGHBOURS]
+    right = train_labels[nearest] == test_labels[queries, None]
+    return Encoded(title, tests[mapped].numpy(), train_images[nearest].movedim(2, -1).numpy(), right.numpy())
 
 
 name, train, test, picture = sys.argv[1], *map(Path, sys.argv[2:])
-storage = os.environ.get("METAUG_STORAGE", StorageSettings().storage)
-knn = KnnSettings()
-classes = read_manifest(train).classes
-size = find_encoder(f"run:{name}", storage, "").description.image_size
-train_images, train_labels = read(train, size)
-test_images, test_labels = read(test, size)
-shown = torch.from_numpy(np.unique(test_labels, return_index=True)[1])  # the first of each class
+storage, knn = os.environ.get("METAUG_STORAGE", StorageSettings().storage), KnnSettings()
+classes, size = read_manifest(train).classes, find_encoder(f"run:{name}", storage, "").description.image_size
+(train_images, train_labels), (test_images, test_labels) = read(train, size), read(test, size)
+# Betons may be sorted by class. Colours can tell so many classes apart.
+shuffled = np.random.default_rng(0).permutation(len(test_labels))
+mapped = torch.from_numpy(shuffled[test_labels[shuffled] < MOST_CLASSES][:MAPPED])
+queries = torch.from_numpy(np.unique(test_labels, return_index=True)[1][:QUERIES])  # the first of each class
 encoders = [encode(f"random:{name}", "before training"), encode(f"run:{name}", "after training")]
-draw_comparison(encoders, test_labels.numpy(), test_images[shown].movedim(1, -1).numpy(), classes, picture)
+draw_comparison(
+    encoders, test_labels[mapped].numpy(), test_images[queries].movedim(1, -1).numpy(), classes, picture.absolute()
+)
 print(f"picture: {picture.absolute()}")

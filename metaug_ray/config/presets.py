@@ -32,7 +32,7 @@ PRESETS: Final[dict[PresetName, dict[str, Any]]] = {
         },
         "compute": {"workers": 2},
         "checkpoint": {"every_minutes": 1.0},
-        "health": {"log_every": 32, "knn": {"every": 8}},
+        "health": {"log_every": 64, "knn": {"every": 8}},
     },
 }
 check_complete("PRESETS", PRESETS, PresetName)
