@@ -18,7 +18,7 @@ device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 encoder = load_encoder(model, "sqlite:///~/metaug_ray/mlflow.db").to(device)
 lightness = encoder.encoders["l"].requires_grad_(True).train()  # the network of one view; the other stays frozen
 classifier = nn.LazyLinear(len(read_manifest(beton).classes), device=device)
-images = EvaluationLoader(beton, batch_size=32, image_size=32, cpus=1, device=device)
+images = EvaluationLoader(beton, batch_size=32, image_size=64, cpus=1, device=device)
 classifier(encoder(next(iter(images)).images))  # tells the layer the size of a representation
 
 optimizer = torch.optim.SGD([*lightness.parameters(), *classifier.parameters()], lr=0.01, momentum=0.9)

@@ -8,5 +8,5 @@ import torch
 
 mlflow.set_tracking_uri(f"sqlite:///{Path.home()}/metaug_ray/mlflow.db")
 encoder = mlflow.pytorch.load_model(sys.argv[1])
-images = torch.randint(256, (8, 3, 32, 32), dtype=torch.uint8)  # yours: RGB, any number of them
+images = torch.randint(256, (8, 3, 64, 64), dtype=torch.uint8)  # yours: RGB, any number of them
 print("representations:", tuple(encoder(images).shape))

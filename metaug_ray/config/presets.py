@@ -13,24 +13,26 @@ PRESETS: Final[dict[PresetName, dict[str, Any]]] = {
         "name": "demo",
         "data": {
             "beton": "data/shapes.beton",
-            "image_size": 32,
-            "augmentation": {"crop_scale": (0.2, 1.0)},
+            "image_size": 64,
+            "augmentation": {"crop_scale": (0.4, 1.0)},
         },
-        "model": {"views": ("l", "ab"), "encoder": "resnet18", "width": 0.5},
+        "model": {"views": ("l", "ab"), "encoder": "conv", "width": 0.5},
         "method": {"contrast": "info_nce", "generator_hidden_size": 512, "meta": {"every": 10}},
-        "bank": {"negatives": 512, "initial": "features"},
+        # An epoch has few steps, and moves the encoders far. With the default momentum an image's own row would be far
+        # from most others for its age alone, and telling old rows from new ones would be all that the encoders learn.
+        "bank": {"negatives": 512, "momentum": 0.95, "initial": "features"},
         "training": {
-            "epochs": 12,
-            "batch_size": 32,
+            "epochs": 48,
+            "batch_size": 128,
             "precision": "float32",
             "encoder": {"kind": "adam", "learning_rate": 1e-3},
             "head": {"kind": "adam", "learning_rate": 1e-3},
             "generator": {"kind": "adam", "learning_rate": 1e-3},
-            "schedule": {"kind": "constant"},
+            "schedule": {"kind": "cosine"},
         },
         "compute": {"workers": 2},
         "checkpoint": {"every_minutes": 1.0},
-        "health": {"log_every": 40, "knn": {"every": 4}},
+        "health": {"log_every": 64, "knn": {"every": 8}},
     },
 }
 check_complete("PRESETS", PRESETS, PresetName)

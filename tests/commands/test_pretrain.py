@@ -43,7 +43,7 @@ def test_the_command_line_beats_the_environment_beats_the_file_beats_the_preset(
     assert (settings.name, settings.bank.negatives) == ("mine", 7)
     # Of the preset, what nobody changed.
     assert (settings.model.encoder, settings.training.encoder.kind, settings.method.meta.every) == (
-        "resnet18",
+        "conv",
         "adam",
         10,
     )
@@ -197,7 +197,7 @@ def test_preset_and_file_may_come_from_the_environment(tmp_path: Path, monkeypat
     file.write_text("name: filed\n")
     monkeypatch.setenv("METAUG_CONFIG", str(file))
     settings, _ = parse([])
-    assert (settings.name, settings.model.encoder) == ("filed", "resnet18")
+    assert (settings.name, settings.model.encoder) == ("filed", "conv")
     assert parse(["--preset", "imagenet_resnet50", *BETON])[0].model.encoder == "resnet50"
     # A file may name the preset that it builds on.
     monkeypatch.delenv("METAUG_PRESET")
