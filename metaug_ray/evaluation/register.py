@@ -66,7 +66,13 @@ def register_encoder(settings: RegisterSettings) -> Registration:
     if run_id != found.description.run_id:
         description = found.description.model_copy(update={"run_id": run_id})
         found = dataclasses.replace(found, description=description)
-    evaluations = _evaluations(settings, run_id, found.description.step)
+    # What was judged before the run was sent to this MLflow has the id that its record names.
+    recorded = (RunFolder(settings.storage, found.description.run).record or {}).get("mlflow", {}).get("run_id")
+    evaluations = [
+        evaluation
+        for known in dict.fromkeys(filter(None, (run_id, recorded)))
+        for evaluation in _evaluations(settings, known, found.description.step)
+    ]
     champion = _champion(settings)
     chosen = _choose(evaluations, settings.promote, champion)
     metrics = _metrics(evaluations, chosen)
@@ -166,7 +172,7 @@ def _check_measured(settings: RegisterSettings, metrics: Mapping[str, float]) ->
     if settings.promote is None or settings.promote in metrics:
         return
     measured = sorted(name for name in metrics if not name.endswith("_interval"))
-    close = get_close_matches(settings.promote, measured, 1)
+    close = get_close_matches(settings.promote, measured, 1, 0.8)
     advice = f"; did you mean {close[0]}?" if close else "; choose one of these" if measured else ""
     raise EvaluationError(
         f"promote: {settings.encoder} has no {settings.promote}; measured are: {', '.join(measured) or 'none'}{advice}"

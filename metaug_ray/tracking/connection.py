@@ -143,9 +143,9 @@ def known_experiment(client: MlflowClient, uri: str, name: str) -> Experiment | 
     """
     found = client.get_experiment_by_name(name)
     if found is not None and found.lifecycle_stage == LifecycleStage.DELETED:
+        restore = f"MLFLOW_TRACKING_URI={quoted(resolve_uri(uri))} mlflow experiments restore -x {found.experiment_id}"
         raise TrackingError(
-            f"tracking.experiment: {name!r} was deleted from MLflow at {uri}; restore it with "
-            f"`MLFLOW_TRACKING_URI={quoted(resolve_uri(uri))} mlflow experiments restore -x {found.experiment_id}`, or choose "
+            f"tracking.experiment: {name!r} was deleted from MLflow at {uri}; restore it with `{restore}`, or choose "
             "another --tracking.experiment"
         )
     return found
@@ -190,12 +190,16 @@ def moved_files(uri: str, location: str | None) -> str | None:
     recorded = Path(unquote(urlsplit(location).path))
     folder = next((above for above in (recorded, *recorded.parents) if above.name == _ARTIFACTS), None)
     beside = database.parent / _ARTIFACTS
-    if folder is None or folder == beside or folder.exists():
+    if folder is None or folder == beside or recorded.exists():
         return None
-    here = f"; they lie in {beside} now: `{_linked(beside, folder)}` mends it"
+    target, link = (beside / recorded.relative_to(folder), recorded) if folder.exists() else (beside, folder)
+    if folder.exists() and not target.exists():  # nothing was ever written there
+        return None
+    mends = (
+        f"they lie in {target} now: `{_linked(target, link)}` mends it" if target.exists() else "put them back there"
+    )
     return (
-        f"MLflow's database {database} was moved, and says that its artifacts are in {folder}, which is not there"
-        f"{here if beside.exists() else '; put them back there'}"
+        f"MLflow's database {database} was moved, and says that its artifacts are in {link}, which is missing; {mends}"
     )
 
 

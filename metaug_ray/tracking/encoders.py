@@ -66,8 +66,9 @@ def _moved(model: str) -> str | None:
     """What to do where MLflow's database was moved without the model's files."""
     uri, client = mlflow.get_tracking_uri(), MlflowClient()
     name, _, which = re.sub("[/@]", " ", model.removeprefix("models:/")).partition(" ")
-    if not which:
-        return moved_files(uri, client.get_logged_model(name).artifact_location)
-    by_alias = "@" in model
-    found = client.get_model_version_by_alias(name, which) if by_alias else client.get_model_version(name, which)
-    return moved_files(uri, client.get_run(str(found.run_id)).info.artifact_uri)
+    model_id: str | None = name
+    if which:
+        by_alias = "@" in model
+        found = client.get_model_version_by_alias(name, which) if by_alias else client.get_model_version(name, which)
+        model_id = found.model_id
+    return None if model_id is None else moved_files(uri, client.get_logged_model(model_id).artifact_location)

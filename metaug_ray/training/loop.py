@@ -158,11 +158,12 @@ class _Loop:
         empty = empty_views(minibatch.images, views, self._group)
         if not empty:
             return
+        images = counted(self._settings.training.batch_size, "image")
         others = [view for view in ("rgb", "l") if view not in empty]
         instead = f", such as --model.views {','.join(others)}" if len(others) > 1 else ""
         self._observer.note(
             f"WARNING: there is nothing to learn from in {counted(len(empty), 'view')}, {' and '.join(empty)}: one "
-            f"value in all pixels of the first {counted(self._settings.training.batch_size, 'image')}. Grey images have no "
+            f"value in all pixels of the first {images}. Grey images have no "
             f"colours, ab or dbdr; look at the images, or train other views under a new name{instead}"
         )
 

@@ -134,7 +134,7 @@ def _finished(settings: PretrainSettings, folder: RunFolder, record: dict[str, A
 def _tracked_as_before(settings: PretrainSettings, record: dict[str, Any]) -> PretrainSettings:
     """A run that goes on stays in its MLflow where nobody says anything else."""
     recorded = record.get("mlflow", {}).get("uri")
-    if recorded is None or "uri" in settings.tracking.model_fields_set or VARIABLE in os.environ:
+    if recorded is None or "uri" in settings.tracking.model_fields_set or os.environ.get(VARIABLE):
         return settings
     tracking = settings.tracking.model_copy(update={"uri": recorded})
     return settings.model_copy(update={"tracking": tracking})

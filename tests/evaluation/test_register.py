@@ -63,6 +63,8 @@ def test_a_finished_run_is_sent_to_an_mlflow_that_does_not_know_it(run: Finished
 def test_a_metric_that_was_mistyped_is_answered_with_the_one_that_was_meant(run: FinishedRun) -> None:
     measured = {"knn/top1": 0.5, "linear/top1": 0.6, "linear/top1_interval": 0.1}
     _check_measured(wish(run, run.uri, promote="knn/top1"), measured)
+    with pytest.raises(EvaluationError, match=r"are: online_knn/top1; choose one of these, or measure it"):
+        _check_measured(wish(run, run.uri, promote="knn/top1"), {"online_knn/top1": 0.5})
     for promote, said in (
         ("knn/top_1", r"measured are: knn/top1, linear/top1; did you mean knn/top1\? Or measure it with jobs/"),
         ("accuracy", r"measured are: knn/top1, linear/top1; choose one of these, or measure it with jobs/"),

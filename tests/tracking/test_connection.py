@@ -62,6 +62,12 @@ def test_a_database_that_was_moved_without_or_with_its_files(uri: str, tmp_path:
     for refused in (lambda: check_tracking(new, "metaug"), lambda: download_figures(new, tracker.run_id, tmp_path)):
         with pytest.raises(TrackingError, match=rf"{said}.*`{mends}` mends it"):
             refused()
+    # Another database may keep its files where they were.
+    assert moved_files(new, (there / "mlartifacts/metaug").as_uri()) is not None
+    (there / "mlartifacts/metaug").mkdir(parents=True)
+    own = MlflowClient(new).get_run(tracker.run_id).info.artifact_uri
+    assert f"ln -s {moved}/mlartifacts/metaug/{tracker.run_id}/artifacts " in (moved_files(new, own) or "")
+    shutil.rmtree(there)
     # What it says to do leads on.
     assert os.system(mends) == 0
     check_tracking(new, "metaug")
