@@ -145,7 +145,7 @@ def test_representations_in_blocks_are_classified_as_in_one(cluster: Path, monke
 
     settings = ProbeSettings(epochs=2, least_steps=30, seeds=2, label_shares=(0.3,))
     with pytest.raises(EvaluationError, match=r"outputs are not finite numbers: probe.learning_rates are too high"):
-        classifiers.probes(settings.model_copy(update={"learning_rates": (1e38,), "seeds": 1}), (1.0,))
+        classifiers.probes(settings.model_copy(update={"learning_rates": (2e37,), "seeds": 1}), (1.0,))
     for seed, outcome in enumerate(classifiers.probes(settings, (0.3,))[0.3]):
         chosen = classify.choose_share(labels, 0.3, seed)
         probe = train_probe(whole[0][chosen], whole[1][chosen], 3, settings, seed)
