@@ -39,6 +39,8 @@ def cluster(address: str | None, *, start_timeout: int = 300) -> Iterator[None]:
             found = address or os.environ.get("RAY_ADDRESS") or last_ray_address()
             _check_address(found)
             before = signal.getsignal(signal.SIGTERM)
+            # That a cluster is open to others is a warning, that it is closed is none.
+            logging.getLogger("ray._private.authentication.authentication_token_setup").addFilter(_worth_telling)
             # The monitor says what users want to know; Ray's own lines stay in its log files.
             ray.init(address=address, logging_level="WARNING", log_to_driver=False)
             if threading.current_thread() is threading.main_thread():
@@ -100,6 +102,10 @@ def _advice(address: str | None, found: str) -> str:
         return "this machine was part of it; `ray stop` makes it forget a cluster that is no more"
     said = "the address" if address is not None else "RAY_ADDRESS"
     return f"start one with `ray start --head`, or leave {said} out"
+
+
+def _worth_telling(record: logging.LogRecord) -> bool:
+    return "authentication is enabled" not in record.getMessage()
 
 
 def _check_address(address: str | None) -> None:
