@@ -37,7 +37,7 @@ def represent(encoder, images):
 
 def encode(reference, title):
     """What the encoder that `reference` names makes of the images, with its kNN accuracy in the title."""
-    encoder = find_encoder(reference, storage, "").encoder
+    encoder = find_encoder(reference, storage, None).encoder
     references, tests = represent(encoder, train_images), represent(encoder, test_images)
     cosines, places = nearest_neighbours([references], tests, knn.neighbours)
     accuracy = (vote(cosines, places, train_labels, len(classes), knn.temperature) == test_labels).float().mean()
@@ -50,7 +50,7 @@ def encode(reference, title):
 
 name, train, test, picture = sys.argv[1], *map(Path, sys.argv[2:])
 storage, knn = os.environ.get("METAUG_STORAGE", StorageSettings().storage), KnnSettings()
-classes, size = read_manifest(train).classes, find_encoder(f"run:{name}", storage, "").description.image_size
+classes, size = read_manifest(train).classes, find_encoder(f"run:{name}", storage, None).description.image_size
 (train_images, train_labels), (test_images, test_labels) = read(train, size), read(test, size)
 # Betons may be sorted by class. Colours can tell so many classes apart.
 shuffled = np.random.default_rng(0).permutation(len(test_labels))

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from multiprocessing import set_forkserver_preload
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,10 @@ import torch.multiprocessing as mp
 def run_ranks(world_size: int, folder: Path, function: Callable[..., Any], *args: Any) -> list[Any]:
     """Call `function(rank, *args)` in a group of `world_size` new processes; returns what each gave, by rank."""
     folder.mkdir(parents=True, exist_ok=True)
-    mp.spawn(_rank, (world_size, folder, function, args), nprocs=world_size)
+    # Processes forked from one that has imported what takes seconds, and started no threads.
+    set_forkserver_preload(["tests.training.small"])
+    arguments = (world_size, folder, function, args)
+    mp.start_processes(_rank, arguments, nprocs=world_size, start_method="forkserver")
     return [torch.load(folder / f"rank{rank}.pt", weights_only=False) for rank in range(world_size)]
 
 

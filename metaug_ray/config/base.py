@@ -125,5 +125,6 @@ def _worded(problem: ErrorDetails) -> str:
         return f"there is no such setting (got {value!r})"
     if context.get("pattern") == f"^{RUN_NAME}$":
         return f"got {value!r}; expected {NAME_RULE}"
-    expected = _EXPECTED.get(kind, "").format(**context) or _EXPECTED_KINDS.get(kind.partition("_")[0])
+    limits = {name: f"{limit:g}" if isinstance(limit, float) else limit for name, limit in context.items()}
+    expected = _EXPECTED.get(kind, "").format(**limits) or _EXPECTED_KINDS.get(kind.partition("_")[0])
     return f"got {value!r}; expected {expected}" if expected else f"{problem['msg']} (got {value!r})"

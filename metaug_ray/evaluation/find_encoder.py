@@ -43,19 +43,21 @@ class FoundEncoder:
     knn: float | None = None
 
 
-def find_encoder(reference: str, storage: str, uri: str) -> FoundEncoder:
+def find_encoder(reference: str, storage: str, uri: str | None) -> FoundEncoder:
     """The encoder that a reference names.
 
     Args:
         reference: as `metaug_ray.config.references` allows.
         storage: folder or URI of all runs.
-        uri: of MLflow.
+        uri: of MLflow; None to do without it, as only models:/... cannot.
 
     Raises:
         EvaluationError: there is no such run or checkpoint, or it cannot be read.
         TrackingError: MLflow has no such model.
     """
     if reference.startswith("models:/"):
+        if uri is None:
+            raise EvaluationError(f"encoder: {reference} lies in MLflow, so it needs a tracking URI")
         encoder, description = read_encoder(reference, uri)
         return FoundEncoder(encoder, None, None, description)
     kind, _, rest = reference.partition(":")
@@ -72,15 +74,16 @@ def find_encoder(reference: str, storage: str, uri: str) -> FoundEncoder:
         ) from error
 
 
-def _from_run(kind: str, name: str, which: str, storage: str, uri: str) -> FoundEncoder:
+def _from_run(kind: str, name: str, which: str, storage: str, uri: str | None) -> FoundEncoder:
     folder = RunFolder(storage, name)
     record = folder.record
     if record is None:
         raise EvaluationError(f"encoder: there is no run {name!r} in {folder.storage}; check the name and --storage")
     settings = read_settings(record["settings"])
-    recorded = record.get("mlflow", {}).get("run_id")
-    # The run may have been sent to several MLflows.
-    record["mlflow"] = {"run_id": find_run(uri, record["id"], recorded) or recorded}
+    if uri is not None:
+        # The run may have been sent to several MLflows.
+        recorded = record.get("mlflow", {}).get("run_id")
+        record["mlflow"] = {"run_id": find_run(uri, record["id"], recorded) or recorded}
     networks, generators = build_networks(settings)
     if kind == "random":
         description = _describe(record, settings, "drawn, before training", 0)

@@ -202,7 +202,6 @@ def _results(worker: _Worker, placement: Placement) -> Iterator[tuple[NDArray[np
         num_returns="streaming",
         # The driver writes as fast as workers compute; what waits for it must not fill the memory.
         _generator_backpressure_num_objects=8,
-        runtime_env=placement.runtime_env,
     )
     streams = [task.remote(shared, rank) for rank in range(placement.workers)]
     waited = 0

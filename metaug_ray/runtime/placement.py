@@ -34,12 +34,6 @@ class Placement:
         return {"CPU": self.cpus} | ({"GPU": 1} if self.gpu else {})
 
     @property
-    def runtime_env(self) -> dict[str, dict[str, str]]:
-        """Ray's environment of one worker's process."""
-        # numba makes as many threads as the machine has CPUs, whatever a worker's share is.
-        return {"env_vars": {"NUMBA_NUM_THREADS": str(self.cpus)}}
-
-    @property
     def device(self) -> str:
         """Device of a worker that is a Ray task, by torch's name."""
         return "cuda" if self.gpu else "cpu"

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 from mlflow.tracking import MlflowClient
 
 from metaug_ray.config import EncodingSettings, PrepareSettings, PretrainSettings, SourceSettings
@@ -168,8 +169,9 @@ def test_two_drivers_of_one_run(tmp_path: Path, shapes_beton: Path) -> None:
 
 
 @pytest.mark.slow
-def test_what_the_cluster_cannot_hold(tmp_path: Path, shapes_beton: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+def test_what_the_cluster_cannot_hold(
+    ray_session: tuple[str, Path], tmp_path: Path, shapes_beton: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     began = time.monotonic()
     with pytest.raises(ClusterError, match=r"64 workers x 1 CPUs = 64 CPUs, but the cluster has room for"):
         pretrain(at(tmp_path, shapes_beton, training={"batch_size": 128}, compute={"workers": 64}))
@@ -178,5 +180,6 @@ def test_what_the_cluster_cannot_hold(tmp_path: Path, shapes_beton: Path, monkey
     assert not list((tmp_path / "runs").iterdir())
     client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
     assert not client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
     with pytest.raises(ClusterError, match=r"compute.address: no Ray cluster at 127.0.0.1:9"):
         pretrain(at(tmp_path, shapes_beton, compute={"address": "127.0.0.1:9"}))

@@ -1,7 +1,14 @@
 import pytest
+import ray
 
 from metaug_ray.runtime.cluster import cluster
 from metaug_ray.runtime.errors import ClusterError
+
+
+@pytest.fixture(autouse=True)
+def no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other tests of this process may have joined one."""
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
 
 
 @pytest.mark.parametrize("address", ["http://127.0.0.1:8265", "https://127.0.0.1", "127.0.0.1:8265"])
