@@ -66,54 +66,47 @@ def uninterrupted(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) ->
     return losses(seen), folder / f"checkpoint_{STEPS:09d}"
 
 
-def check_uninterrupted(run: Path, uninterrupted: tuple[dict[int, float], Path], scratch: Path) -> None:
-    expected, checkpoint = uninterrupted
-    assert logged_losses(run) == pytest.approx(expected, rel=1e-6)
-    assert list(logged_losses(run)) == list(range(1, STEPS + 1))
-    check_same(tensors_of(run / checkpoint.name, scratch / "ours"), tensors_of(checkpoint, scratch / "theirs"))
-
-
-def test_a_worker_is_killed(cluster: Cluster, uninterrupted: tuple[dict[int, float], Path], tmp_path: Path) -> None:
-    """In the middle of an epoch of six steps: Ray starts all workers again."""
-    job = cluster.start(cluster.settings("worker"))
+def test_a_worker_is_killed_then_everything_and_the_command_is_given_again(
+    cluster: Cluster, uninterrupted: tuple[dict[int, float], Path], tmp_path: Path
+) -> None:
+    settings = cluster.settings("killed")
+    job = cluster.start(settings)
+    # In the middle of an epoch of six steps: Ray starts all workers again.
     job.wait_for("checkpoint_000000007 is written")
     workers = workers_of(cluster.session)
     assert len(workers) == 2
     workers[1].kill()
-
-    assert job.finish() == 0, job.output
-    assert "failure 1 of 20 allowed" in job.output
-    assert "failure 2 of 20 allowed" not in job.output
-    assert job.output.count("goes on from step") == 1
-    assert RunFolder(str(cluster.folder), "worker").checkpoints() == [f"checkpoint_{step:09d}" for step in (28, 35, 36)]
-    check_uninterrupted(cluster.folder / "worker", uninterrupted, tmp_path)
-    runs = MlflowClient(f"sqlite:///{cluster.folder}/mlflow.db").search_runs(["1"], "tags.`mlflow.runName` = 'worker'")
-    assert [r.info.status for r in runs] == ["FINISHED"]
-
-
-def test_everything_is_killed_and_the_command_given_again(
-    cluster: Cluster, uninterrupted: tuple[dict[int, float], Path], tmp_path: Path
-) -> None:
-    """Driver and workers, while a checkpoint is written."""
-    settings = cluster.settings("driver")
-    job = cluster.start(settings)
-    # Its own folder is there from the moment a worker begins to write until the files are copied to the storage.
-    partial = cluster.session / "artifacts" / "driver" / "checkpoint-of-worker-0"
-    job.wait_until(lambda: job.step() >= 14 and partial.exists(), pause=0.002)
+    job.wait_for("goes on from step")
+    # Driver and workers, while a checkpoint is written: its own folder is there from the moment a worker begins to
+    # write until its files are copied to the storage.
+    partial = cluster.session / "artifacts" / "killed" / "checkpoint-of-worker-0"
+    seen = len(job.lines)
+    job.wait_until(lambda: "step 21 " in "".join(job.lines[seen:]) and partial.exists(), pause=0.002)
     for process in (job.process, *workers_of(cluster.session)):
         process.kill()
     job.finish()
     _gone(cluster)
-    whole = RunFolder(str(cluster.folder), "driver").checkpoints()
+    assert "failure 1 of 20 allowed" in job.output
+    assert "failure 2 of 20 allowed" not in job.output
+    assert job.output.count("goes on from step") == 1
+    whole = RunFolder(str(cluster.folder), "killed").checkpoints()
     assert whole
     assert "checkpoint_000000036" not in whole
 
     again = cluster.start(settings)
     assert again.finish() == 0, again.output
     assert f"goes on from step {int(whole[-1].removeprefix('checkpoint_'))}" in again.output
-    check_uninterrupted(cluster.folder / "driver", uninterrupted, tmp_path)
+    assert RunFolder(str(cluster.folder), "killed").checkpoints()[-2:] == [
+        f"checkpoint_{step:09d}" for step in (35, STEPS)
+    ]
+    expected, checkpoint = uninterrupted
+    run = cluster.folder / "killed"
+    assert logged_losses(run) == pytest.approx(expected, rel=1e-6)
+    assert list(logged_losses(run)) == list(range(1, STEPS + 1))
+    check_same(tensors_of(run / checkpoint.name, tmp_path / "ours"), tensors_of(checkpoint, tmp_path / "theirs"))
+
     client = MlflowClient(f"sqlite:///{cluster.folder}/mlflow.db")
-    runs = client.search_runs(["1"], "tags.`mlflow.runName` = 'driver'")
+    runs = client.search_runs(["1"], "tags.`mlflow.runName` = 'killed'")
     assert [(r.info.status, r.data.tags["metaug.starts"]) for r in runs] == [("FINISHED", "2")]
     history = client.get_metric_history(runs[0].info.run_id, "loss/total")
     assert sorted(metric.step for metric in history) == list(range(1, STEPS + 1))
