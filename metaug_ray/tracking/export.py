@@ -85,6 +85,8 @@ def log_encoder(
                     signature=_SIGNATURE,
                     input_example=example,
                     serialization_format="pt2",
+                    # It would load the graph, which takes seconds; so does the check below, and looks at what it computes.
+                    validate_serving_input=False,
                     # What loading needs, at the versions that wrote it.
                     pip_requirements=[f"{package}=={version(package)}" for package in ("mlflow", "torch")],
                     extra_files=[str(file) for file in (*files, *figures)],

@@ -24,13 +24,13 @@ TRAIN, TEST, BATCH, EPOCHS = 4096, 1000, 64, 6
 
 
 def load(path: Path, count: int) -> tuple[Tensor, Tensor]:
-    """The first images, uint8 [count, 3, 32, 32], and their labels."""
+    """The first images at half their size, uint8 [count, 3, 16, 16], and their labels."""
     table = next(pq.ParquetFile(path).iter_batches(count)).to_pydict()
     image_key, label_key = table.keys()
     images = [
         decode_image(torch.frombuffer(bytearray(image["bytes"]), dtype=torch.uint8)) for image in table[image_key]
     ]
-    return torch.stack(images), torch.tensor(table[label_key])
+    return F.avg_pool2d(torch.stack(images).float(), 2).round().byte(), torch.tensor(table[label_key])
 
 
 def random_resized_crop_and_flip(images: Tensor, generator: torch.Generator) -> Tensor:
@@ -41,7 +41,7 @@ def random_resized_crop_and_flip(images: Tensor, generator: torch.Generator) -> 
     shift = (torch.rand(batch, 2, generator=generator) * 2 - 1) * (1 - side)[:, None]
     theta = torch.zeros(batch, 2, 3)
     theta[:, 0, 0], theta[:, 1, 1], theta[:, :, 2] = side * flip, side, shift
-    grid = F.affine_grid(theta, [batch, 3, 32, 32], align_corners=False)
+    grid = F.affine_grid(theta, [batch, 3, 16, 16], align_corners=False)
     return F.grid_sample(images.float(), grid, padding_mode="reflection", align_corners=False).round().byte()
 
 
@@ -95,7 +95,7 @@ def test_metaug_learns_on_cifar10(cifar10_parquet: Path) -> None:
     loss, gap = (torch.stack(values).unflatten(0, (EPOCHS, -1)).mean(1) for values in (losses, gaps))
     print(f"loss by epoch {loss.tolist()}, gap {gap.tolist()}, kNN {random_init:.3f} -> {trained:.3f}")
     # In the first epoch the positives are random rows: the loss falls from the second on, when they are features.
-    assert loss[-1] < loss[1] - 0.03  # measured: 1.017 to 0.950
-    # Not collapsed: positives are more similar than negatives, by 0.06 of d's range of 1 (measured: 0.074).
+    assert loss[-1] < loss[1] - 0.03  # measured: 1.016 to 0.952
+    # Not collapsed: positives are more similar than negatives, by 0.06 of d's range of 1 (measured: 0.069).
     assert gap[-1] > 0.06
-    assert trained > random_init + 0.02  # measured: 0.284 to 0.338
+    assert trained > random_init + 0.02  # measured: 0.254 to 0.312
