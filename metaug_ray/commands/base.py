@@ -127,6 +127,9 @@ def _unknown_variables(command: type[BaseSettings]) -> list[str]:
             continue
         there_are = [_variable(setting) for setting in setting_names(command)]
         close = get_close_matches(name, there_are, 1, 0.8)
+        # Kubernetes sets METAUG_PORT and the like in every pod where a service is called metaug.
+        if not close and "__" not in name:
+            continue
         meant = f"; did you mean {close[0]}" if close else "; unset it"
         lines.append(f"{name}: no command has such a setting{meant} (--help lists all options)")
     return lines
@@ -218,7 +221,7 @@ def _answered(program: str, parsed: Callable[[], _S], run: Callable[[_S], None],
     except UserError as error:
         print(f"{program}: {error}", file=sys.stderr)
         return 1
-    except (KeyboardInterrupt, SystemExit):  # the latter is what Ray Train makes of the former
+    except (KeyboardInterrupt, SystemExit):
         print(f"{program}: interrupted; {interrupted}", file=sys.stderr)
         return 130
     return 0

@@ -47,7 +47,7 @@ class PretrainingLoader:
 
     What an image looks like in an epoch depends on (seed, epoch, index) alone, and which images a step holds on
     (seed, epoch, step) and the global batch size, so that neither a restart nor another number of ranks changes either.
-    The first batch of a process takes several seconds, while FFCV compiles its pipeline.
+    The first batch that a machine ever decodes takes a second or two more, while the decoding is compiled.
 
     Args:
         beton: local file with its manifest beside it, as `prepare` writes and `stage` copies them.

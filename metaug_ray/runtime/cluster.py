@@ -112,6 +112,8 @@ def _check_address(address: str | None) -> None:
     """Ray would look for minutes for a cluster that does not answer; raises `OSError` after seconds."""
     if (address or "").startswith(("http://", "https://")):
         raise ValueError("not an address of the form host:port")
-    host, colon, port = (address or "").removeprefix("ray://").rpartition(":")
+    if (address or "").startswith("ray://"):
+        raise ValueError("Ray Client runs no training; submit the command with `ray job submit` instead")
+    host, colon, port = (address or "").rpartition(":")
     if colon and port.isdigit():
         socket.create_connection((host, int(port)), timeout=10).close()

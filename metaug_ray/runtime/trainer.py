@@ -6,9 +6,10 @@ driver in any case. What this uses of Ray Train is private: an upgrade of Ray ma
 
 import asyncio
 import logging
-import os
-from collections.abc import Coroutine
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Final
 
 import ray
@@ -19,6 +20,7 @@ from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2._internal.constants import (
+    ENABLE_CONTROLLER_STRUCTURED_LOGGING_ENV_VAR,
     ENABLE_PREEMPTION_WATCHER_ENV_VAR,
     HEALTH_CHECK_INTERVAL_S_ENV_VAR,
     RAY_WARN_BLOCKING_GET_INSIDE_ASYNC_ENV_VAR,
@@ -27,15 +29,27 @@ from ray.train.v2._internal.constants import (
 from ray.train.v2._internal.execution.callback import RayTrainCallback
 from ray.train.v2._internal.execution.controller import TrainController
 from ray.train.v2._internal.execution.worker_group import Worker, WorkerGroup
+from ray.train.v2._internal.logging.logging import LoggingManager
+
+from metaug_ray.tracking.connection import environment_variables
 
 # Each has a process. One serves Ray's data sets; the other removes what a lost controller had reserved, and what a lost
 # driver had reserved Ray removes by itself.
 _NOT_NEEDED: Final = (DatasetsCallback, PlacementGroupCleanerCallback)
 _OF_THE_CONTROLLER: Final = {
+    ENABLE_CONTROLLER_STRUCTURED_LOGGING_ENV_VAR,
     ENABLE_PREEMPTION_WATCHER_ENV_VAR,
     HEALTH_CHECK_INTERVAL_S_ENV_VAR,
     RAY_WARN_BLOCKING_GET_INSIDE_ASYNC_ENV_VAR,
     WORKER_GROUP_START_TIMEOUT_S_ENV_VAR,
+}
+_HERE: Final = {
+    # It would take the handlers of the driver's own log.
+    ENABLE_CONTROLLER_STRUCTURED_LOGGING_ENV_VAR: "0",
+    # One process more, for runs that their checkpoints bring over the loss of a node in any case.
+    ENABLE_PREEMPTION_WATCHER_ENV_VAR: "0",
+    # Ray warns of whoever waits for it inside an event loop, as its own controller does.
+    RAY_WARN_BLOCKING_GET_INSIDE_ASYNC_ENV_VAR: "0",
 }
 
 
@@ -47,13 +61,38 @@ class DriverTrainer(TorchTrainer):  # type: ignore[misc]
         return [callback for callback in callbacks if not isinstance(callback, _NOT_NEEDED)]
 
     def _initialize_and_run_controller(self, **options: Any) -> Result:
-        # One process more, for runs that their checkpoints bring over the loss of a node in any case.
-        os.environ.setdefault(ENABLE_PREEMPTION_WATCHER_ENV_VAR, "0")
-        # Ray warns of whoever waits for it inside an event loop, as its own controller does.
-        os.environ.setdefault(RAY_WARN_BLOCKING_GET_INSIDE_ASYNC_ENV_VAR, "0")
-        controller = _Controller(**options)
-        _run(controller.run())
+        with environment_variables(**_HERE), _logged_by_ray():
+            controller = _Controller(**options)
+            try:
+                _run(controller.run())
+            except BaseException:
+                # The driver may live on, as in a notebook, and its workers would too.
+                controller.end_workers()
+                raise
         return controller.get_result()
+
+
+@contextmanager
+def _logged_by_ray() -> Iterator[None]:
+    """Let what the controller logs go to Ray's files, for whoever looks into them, and nowhere else."""
+    log = logging.getLogger("ray.train")
+    folder = LoggingManager.get_log_directory()
+    handler: logging.Handler = logging.NullHandler()
+    if folder is not None:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        handler = logging.FileHandler(Path(folder, "ray-train-controller.log"))
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    before = log.level, log.propagate
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        handler.close()
+        log.setLevel(before[0])
+        log.propagate = before[1]
 
 
 def _run(task: Coroutine[Any, Any, None]) -> None:
@@ -63,8 +102,16 @@ def _run(task: Coroutine[Any, Any, None]) -> None:
         asyncio.run(task)
         return
     # In a notebook, whose own event loop this thread belongs to.
-    with ThreadPoolExecutor(1) as other:
-        other.submit(asyncio.run, task).result()
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, name="controller", daemon=True).start()
+    running = asyncio.run_coroutine_threadsafe(task, loop)
+    try:
+        running.result()
+    except BaseException:
+        running.cancel()
+        raise
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
 
 
 class _Workers(WorkerGroup):  # type: ignore[misc]
@@ -99,8 +146,8 @@ class _Workers(WorkerGroup):  # type: ignore[misc]
 class _Controller(TrainController):  # type: ignore[misc]
     worker_group_cls = _Workers
 
-    def _start(self) -> None:
-        # What it logs is for whoever looks into Ray's files.
-        log = logging.getLogger("ray.train")
-        log.handlers = [handler for handler in log.handlers if handler.name != "console"]
-        super()._start()
+    def end_workers(self) -> None:
+        """Kill the workers, if there are any, and give back what they had reserved."""
+        workers = self.get_worker_group()
+        if workers is not None:
+            workers.abort()

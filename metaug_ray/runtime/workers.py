@@ -1,6 +1,5 @@
 """Ray Train's workers, as a placement has them: the same for training and for the full linear evaluation."""
 
-import os
 from collections.abc import Callable
 from typing import Any
 
@@ -36,7 +35,7 @@ def torch_trainer(
     """
     elastic = placement.min_workers < placement.workers
     return DriverTrainer(
-        _with_share(work, placement.cpus),
+        work,
         train_loop_config={"task": task},
         scaling_config=ScalingConfig(
             num_workers=(placement.min_workers, placement.workers) if elastic else placement.workers,
@@ -52,12 +51,3 @@ def torch_trainer(
             callbacks=[callback],
         ),
     )
-
-
-def _with_share(work: Callable[[dict[str, Any]], Any], cpus: int) -> Callable[[dict[str, Any]], Any]:
-    def begin(config: dict[str, Any]) -> Any:
-        # numba, which nothing has imported yet, makes as many threads as the machine has CPUs, whatever a share is.
-        os.environ["NUMBA_NUM_THREADS"] = str(cpus)
-        return work(config)
-
-    return begin

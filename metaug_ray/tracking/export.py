@@ -85,7 +85,7 @@ def log_encoder(
                     signature=_SIGNATURE,
                     input_example=example,
                     serialization_format="pt2",
-                    # It would load the graph, which takes seconds; so does the check below, and looks at what it computes.
+                    # It would load the graph, which takes seconds, as the check below does, which looks at more.
                     validate_serving_input=False,
                     # What loading needs, at the versions that wrote it.
                     pip_requirements=[f"{package}=={version(package)}" for package in ("mlflow", "torch")],

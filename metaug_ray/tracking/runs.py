@@ -218,16 +218,17 @@ def find_run(uri: str, key: str, recorded: str | None = None) -> str | None:
     try:
         experiments = [experiment.experiment_id for experiment in client.search_experiments()]
         found = client.search_runs(experiments, query, order_by=["start_time DESC"], max_results=1)
-        if found:
-            return str(found[0].info.run_id)
-        if recorded is not None:
-            active = client.get_run(recorded).info.lifecycle_stage == LifecycleStage.ACTIVE
-            return recorded if active else None
+    except MlflowException as error:
+        raise TrackingError(f"tracking: MLflow at {uri} does not search ({reason(error)})") from error
+    if found:
+        return str(found[0].info.run_id)
+    try:
+        active = recorded is not None and client.get_run(recorded).info.lifecycle_stage == LifecycleStage.ACTIVE
     except MlflowException as error:
         if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             return None
-        raise TrackingError(f"tracking: MLflow at {uri} does not search ({reason(error)})") from error
-    return None
+        raise TrackingError(f"tracking: MLflow at {uri} does not give run {recorded} ({reason(error)})") from error
+    return recorded if active else None
 
 
 def download_figures(uri: str, run_id: str, folder: Path) -> list[Path]:

@@ -1,5 +1,6 @@
 """What the driver gives each worker; quick to import, as Ray Train's controller holds it, but never runs it."""
 
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +38,8 @@ def run_worker(config: dict[str, WorkerTask]) -> str | None:
     Returns:
         Why trying again would not help; None where the run is finished.
     """
+    # Of numba, which is imported next: it makes as many threads as the machine has CPUs, whatever a worker's share is.
+    os.environ["NUMBA_NUM_THREADS"] = str(config["task"].cpus)
     from metaug_ray.training.worker import work
 
     return work(config["task"])
