@@ -111,7 +111,7 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
             # So the workers' home is the reader's.
             for name, value in inherited.items():
                 patch.setenv(name, value)
-            ray.init(num_cpus=3, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
+            ray.init(num_cpus=2, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
             began = Session(folder, environment | {"RAY_ADDRESS": ray.get_runtime_context().gcs_address})
             yield began
             for record in began.records():

@@ -342,7 +342,11 @@ def test_an_interrupted_registration_leaves_no_version_and_is_made_again(run: Fi
     assert told == (130, "register_encoder.py: interrupted; the same command does what is missing\n")
     assert not client.search_model_versions("name = 'broken'")
 
-    subprocess.run(job, check=True)
+    register_encoder(
+        RegisterSettings(
+            encoder="run:small", name="broken", storage=run.storage, tracking=TrackingSettings(uri=run.uri)
+        )
+    )
     versions = client.search_model_versions("name = 'broken'")
     assert [(str(version.version), version.tags["metaug.run"]) for version in versions] == [("1", "small")]
     assert str(client.get_model_version_by_alias("broken", "latest-good").version) == "1"
@@ -350,12 +354,14 @@ def test_an_interrupted_registration_leaves_no_version_and_is_made_again(run: Fi
         load_encoder("models:/broken@champion", run.uri)
 
 
-def test_an_evaluation_is_told_to_stop(run: FinishedRun, shapes_beton: Path, test_beton: Path, tmp_path: Path) -> None:
+def test_an_evaluation_is_told_to_stop(
+    ray_session: tuple[str, Path], run: FinishedRun, shapes_beton: Path, test_beton: Path, tmp_path: Path
+) -> None:
     """By SIGTERM, as schedulers do: it says so in one line, and is not aborted by Ray."""
     job = [sys.executable, str(JOBS / "evaluate_encoder.py"), "--encoder", "run:small", "--storage", run.storage]
     job += ["--train", str(shapes_beton), "--test", str(test_beton), "--tracking.uri", run.uri]
     job += ["--cache", str(tmp_path), "--compute.workers", "1", "--compute.cpus-per-worker", "1"]
-    job += ["--probe.label-shares", "1", "--probe.epochs", "100000", "--no-plots"]
+    job += ["--probe.label-shares", "1", "--probe.epochs", "100000", "--no-plots", "--compute.address", ray_session[0]]
     status, said = interrupted_at("knn: ", job, signal.SIGTERM)
     assert (status, said) == (
         130,

@@ -92,6 +92,8 @@ def test_loads_without_this_package_and_without_pickle(tmp_path: Path) -> None:
     for file in files[1:]:
         np.testing.assert_allclose(np.load(file), expected, rtol=1e-4, atol=1e-5)
 
+    logged = connect(uri).get_logged_model(model.removeprefix("models:/"))
+    assert (str(logged.status), logged.tags["metaug.variant"]) == ("READY", "MetAug")
     loaded, again = read_encoder(model, uri)
     assert again == description
     assert torch.equal(loaded(given), encoder(given))
@@ -109,11 +111,6 @@ def test_an_interrupted_export_leaves_no_model(tmp_path: Path, monkeypatch: pyte
     client = connect(f"sqlite:///{tmp_path}/mlflow.db")
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     assert not client.search_logged_models(experiments)
-    monkeypatch.undo()
-    model, _ = log(trained(description), description, tmp_path)
-    (left,) = client.search_logged_models(experiments)
-    assert f"models:/{left.model_id}" == model
-    assert (str(left.status), left.tags["metaug.variant"]) == ("READY", "MetAug")
 
 
 @pytest.mark.slow
@@ -143,13 +140,13 @@ def test_resnet50_goes_into_torchvisions(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("encoder", "views", "small_images", "sizes"),
     [
-        ("resnet18", ("l", "ab"), True, range(2, 101, 7)),
-        ("conv", ("l", "ab"), True, range(15, 101, 4)),
-        ("fc", ("y", "dbdr"), False, range(63, 231, 8)),
+        ("resnet18", ("l", "ab"), True, (2, 9, 16, 23, 33, 65, 100)),
+        ("conv", ("l", "ab"), True, (15, 19, 23, 31, 47, 63, 95)),
+        ("fc", ("y", "dbdr"), False, (63, 67, 71, 95, 127, 191, 230)),
     ],
 )
 def test_the_published_graph_takes_every_size(
-    encoder: EncoderName, views: tuple[str, ...], small_images: bool, sizes: range, tmp_path: Path
+    encoder: EncoderName, views: tuple[str, ...], small_images: bool, sizes: tuple[int, ...], tmp_path: Path
 ) -> None:
     """Whether maps shrink to 1x1 or not, and for one image as for many."""
     description = describe(encoder=encoder, views=views, width=0.5, small_images=small_images)
