@@ -1,4 +1,4 @@
-"""What the driver gives each worker; quick to import, as Ray Train's controller holds it, but never runs it."""
+"""What the driver gives each worker; quick to import, as the driver holds it, but never runs it."""
 
 import os
 from dataclasses import dataclass
