@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 
 from metaug_ray.runtime.errors import ClusterError
-from metaug_ray.runtime.placement import Placement, Resources, place_workers
+from metaug_ray.runtime.placement import Placement, Resources, place_workers, workers_that_fit
 
 GIB = 2.0**30
 CPU_NODE = {"CPU": 4.0, "memory": 8 * GIB}
@@ -63,3 +63,9 @@ def test_chooses_what_is_left_open(compute: dict[str, Any], nodes: list[dict[str
 def test_says_what_does_not_fit(compute: dict[str, Any], nodes: list[dict[str, float]], message: str) -> None:
     with pytest.raises(ClusterError, match=message):
         place(nodes, **compute)
+
+
+def test_a_node_has_room_for_as_many_workers_as_it_has_of_what_each_needs() -> None:
+    node = {"CPU": 16.0, "GPU": 2.0}
+    assert [workers_that_fit(node, cpus, gpu=True) for cpus in (1, 12)] == [2, 1]
+    assert [workers_that_fit(node, cpus, gpu=False) for cpus in (1, 12)] == [16, 1]

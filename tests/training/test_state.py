@@ -93,3 +93,14 @@ def test_a_checkpoint_that_cannot_be_written_is_named(shapes_beton: Path, small_
     _, state = run_plain(0, small_settings(shapes_beton, training={"epochs": 1}, model={"encoder": "resnet50"}))
     with pytest.raises(CheckpointError, match=r"cannot be written .*is the disk full"):
         write(snapshot(state), small_disk / "checkpoint", {})
+
+
+def test_what_a_contrast_estimated_is_kept(shapes_beton: Path, tmp_path: Path) -> None:
+    settings = small_settings(shapes_beton, method={"contrast": "nce"})
+    state, fresh = (build_state(settings, 96, CPU) for _ in range(2))
+    estimated = {name: tensor.fill_(3) for name, tensor in state.metaug.model.objective.state_dict().items()}
+    assert estimated
+    write(snapshot(state), tmp_path / "checkpoint", {})
+    load(fresh, tmp_path / "checkpoint")
+    for name, tensor in fresh.metaug.model.objective.state_dict().items():
+        assert torch.equal(tensor, estimated[name]), name
