@@ -1,7 +1,8 @@
 """Draws what a run has learnt: `python examples/before_and_after.py NAME TRAIN_BETON TEST_BETON PICTURE`.
 
 The picture sets the run's encoder beside itself before training: a map of test images, the nearest training images of
-one test image of each class, and the accuracy of the weighted kNN on all test images.
+one test image of each class, and the accuracy of the weighted kNN on all test images. Runs are looked for where
+METAUG_STORAGE says, else in the home folder.
 """
 
 import os
@@ -42,16 +43,22 @@ def encode(reference, title):
     cosines, places = nearest_neighbours([references], tests, knn.neighbours)
     accuracy = (vote(cosines, places, train_labels, len(classes), knn.temperature) == test_labels).float().mean()
     title = f"{title}: kNN accuracy {accuracy:.1%}"
-    print(title, flush=True)
+    print(f"{title} on {test}", flush=True)
     nearest = places[queries, :NEIGHBOURS]
     right = train_labels[nearest] == test_labels[queries, None]
     return Encoded(title, tests[mapped].numpy(), train_images[nearest].movedim(2, -1).numpy(), right.numpy())
 
 
+if len(sys.argv) != 5 or Path(sys.argv[4]).suffix != ".png":
+    sys.exit("usage: before_and_after.py NAME TRAIN_BETON TEST_BETON PICTURE.png")
 name, train, test, picture = sys.argv[1], *map(Path, sys.argv[2:])
 storage, knn = os.environ.get("METAUG_STORAGE", StorageSettings().storage), KnnSettings()
+if read_manifest(train).classes != read_manifest(test).classes:
+    sys.exit(f"{test} has other classes than {train}; prepare it again with --source.classes {train}")
 classes, size = read_manifest(train).classes, find_encoder(f"run:{name}", storage, None).description.image_size
 (train_images, train_labels), (test_images, test_labels) = read(train, size), read(test, size)
+if not len(train_labels) or len(test_labels) < 4:
+    sys.exit(f"{train} or {test} has too few images with labels; the map needs 4")
 # Betons may be sorted by class. Colours can tell so many classes apart.
 shuffled = np.random.default_rng(0).permutation(len(test_labels))
 mapped = torch.from_numpy(shuffled[test_labels[shuffled] < MOST_CLASSES][:MAPPED])

@@ -113,8 +113,8 @@ class EncodingSettings(Settings):
         if self.jpeg_quality is not None and self.jpeg_quality > BEST_JPEG_QUALITY:
             raise ValueError(
                 f"jpeg_quality: above {BEST_JPEG_QUALITY} the fast decoder of FFCV comes out farther from the pixels, "
-                f"not nearer (got {self.jpeg_quality}); give at most {BEST_JPEG_QUALITY}, or store exact pixels by "
-                "--encoding.kind raw"
+                f"not nearer (got {self.jpeg_quality}); give at most {BEST_JPEG_QUALITY}, or leave it out and store "
+                "exact pixels by --encoding.kind raw"
             )
         if kind != "mixed" and self.jpeg_fraction is not None:
             raise ValueError(f"jpeg_fraction: only mixed has one, not {kind} (got {self.jpeg_fraction})")

@@ -47,23 +47,32 @@ def check_counts(settings: EvaluateSettings, train: Manifest) -> None:
             f"knn.neighbours: {settings.knn.neighbours}, but {settings.train} has {labelled} images with labels; give "
             "fewer"
         )
-    for share in settings.probe.label_shares:
-        count = images_of_share(train.class_counts, share)
-        if count < LEAST_IMAGES:
-            raise EvaluationError(
-                f"probe.label_shares: {share:g} of the labels of {settings.train} are {count} images, and a probe "
-                f"needs {LEAST_IMAGES}; give larger shares, or more images"
-            )
+    share = max(settings.probe.label_shares)
+    count = images_of_share(train.class_counts, share)
+    if count < LEAST_IMAGES:
+        raise EvaluationError(
+            f"probe.label_shares: {share:g} of the labels of {settings.train} are {count} images, and a probe "
+            f"needs {LEAST_IMAGES}; give larger shares, or more images"
+        )
 
 
 def distinct_shares(settings: EvaluateSettings, train: Manifest) -> tuple[float, ...]:
-    """The shares of the labels without those that are the same images as a larger one: they would be one result twice.
+    """The shares of the labels without those that are the same images as a larger one: they would be one result twice,
+    and without those that are too few images for a probe.
 
     What a share comes to is told where that is another share.
     """
     labelled, chosen = sum(train.class_counts), dict[tuple[int, ...], float]()
     for share in sorted(set(settings.probe.label_shares), reverse=True):
         images = images_of_share(train.class_counts, share)
+        if images < LEAST_IMAGES:
+            _log.warning(
+                "probe.label_shares: %g is left out: it is %s here, and a probe needs %d",
+                share,
+                counted(images, "image"),
+                LEAST_IMAGES,
+            )
+            continue
         same = chosen.setdefault(tuple(images_of_share([count], share) for count in train.class_counts), share)
         if same != share:
             _log.warning(

@@ -23,7 +23,8 @@ from metaug_ray.runtime.words import first_line
 
 NOT_FINITE: Final = (
     "encoder: its representations are not finite numbers, so that nothing can be told by them: its training diverged; "
-    "choose an earlier checkpoint (run:NAME@best, run:NAME@checkpoint_NUMBER), or --precision float32"
+    "choose an earlier checkpoint, if there is one that is whole (run:NAME@best, run:NAME@checkpoint_NUMBER), or "
+    "--precision float32, or train again with lower learning rates"
 )
 _ROWS_PER_BLOCK = 4096
 _PATIENCE = 30

@@ -116,7 +116,8 @@ def check_computes(encoder: FrozenEncoder, image_size: int) -> None:
     if not representations.isfinite().all():
         raise TrackingError(
             "encoder: its representations are not finite numbers: its training diverged, and it is not registered; "
-            "choose an earlier checkpoint (run:NAME@best, run:NAME@checkpoint_NUMBER)"
+            "choose an earlier checkpoint, if one is whole (run:NAME@best, run:NAME@checkpoint_NUMBER), or train again "
+            "with lower learning rates"
         )
 
 

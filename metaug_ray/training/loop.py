@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Generator
 from contextlib import closing
 from itertools import islice
-from typing import Protocol
+from typing import Final, Protocol
 
 import torch
 import torch.distributed as dist
@@ -71,6 +71,12 @@ def train(
     if state.step < loop.total:
         loop.begin()
         loop.run()
+
+
+_ADVICE: Final = (
+    "lower the learning rates, set training.clip_norm, raise the contrast's temperature or lower its beta, or use "
+    "training.precision float32, under a new name"
+)
 
 
 class _Loop:
@@ -192,8 +198,7 @@ class _Loop:
             end = ", its last" if ended else f" (training.nonfinite_limit is {limit})"
             raise StoppedError(
                 f"the loss or its gradient was not finite in {counted(state.skipped_in_row, 'step')} in a row, up to "
-                f"step {state.step}{end}: lower the learning rates, set training.clip_norm, raise the contrast's "
-                "temperature or lower its beta, or use training.precision float32, under a new name"
+                f"step {state.step}{end}: {_ADVICE}"
             )
 
     def _diverged_at_its_end(self) -> bool:
@@ -209,13 +214,20 @@ class _Loop:
         measured = self._measure_every and (state.step % self._measure_every == 0 or finished)
         if measured:
             self._observer.histograms(state.step, similarity_histograms(outcome, self._group))
-            accuracy = self._measure_knn()
+            accuracy = self._measure_knn() if self._weights_are_finite() else {}
         # Before anything was learnt there is nothing to save, nor do the optimisers have a state. While steps are
         # skipped the weights may be broken, and would push good checkpoints out.
         due = self._clock.due(state.step)
         if finished or ((measured or due) and not state.skipped_in_row):
+            if not self._weights_are_finite():
+                raise StoppedError(f"the encoders' weights are not finite numbers after step {state.step}: {_ADVICE}")
             self._observer.save(state, self._latest | accuracy)
             self._clock.restart()
+
+    def _weights_are_finite(self) -> bool:
+        """The same on all ranks, whose weights are the same. A loss tells of a broken update one step later."""
+        weights = [weight.detach() for weight in self._state.metaug.model.eager_encoder.parameters()]
+        return bool(torch.stack(list(torch._foreach_norm(weights))).isfinite().all())
 
     def _measure_knn(self) -> dict[str, float]:
         if self._knn is None:

@@ -196,3 +196,9 @@ def test_variants_are_settings_alone(shapes_beton: Path, method: dict[str, Any])
     assert all(loss == loss for loss in losses(recorder.seen).values())
     assert ("similarity/augmented_positives_mean" in recorder.seen[6]) == method.get("generators", True)
     assert (state.metaug.model.generators is not None) == method.get("generators", True)
+
+
+def test_weights_that_the_last_update_broke_are_neither_kept_nor_a_success(shapes_beton: Path) -> None:
+    training = {"epochs": 1, "batch_size": 96, "encoder": {"kind": "sgd", "learning_rate": 1e38}}
+    with pytest.raises(StoppedError, match="the encoders' weights are not finite numbers after step 1: lower"):
+        run_plain(0, small_settings(shapes_beton, training=training))
