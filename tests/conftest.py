@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from metaug_ray.config import EncodingSettings, PrepareSettings, SourceSettings
 from metaug_ray.data.prepare import prepare
@@ -14,6 +15,9 @@ from tests.log import Log
 
 # Not the cluster that someone runs on this machine, or that `ray start` left in its files when it was killed.
 os.environ["RAY_ADDRESS"] = "local"
+
+# Tests run in as many processes as there are cores: more threads would only wait for one another.
+torch.set_num_threads(1)
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
