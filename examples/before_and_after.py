@@ -16,6 +16,7 @@ from metaug_ray.config.knn import KnnSettings
 from metaug_ray.config.storage import StorageSettings
 from metaug_ray.data.loader import EvaluationLoader
 from metaug_ray.data.manifest import read_manifest
+from metaug_ray.data.sources.classes import other_classes
 from metaug_ray.evaluation.find_encoder import find_encoder
 from metaug_ray.evaluation.plots import MOST_CLASSES, Encoded, draw_comparison
 from metaug_ray.knn import nearest_neighbours, vote
@@ -36,9 +37,8 @@ def represent(encoder, images):
     return torch.cat([encoder(part) for part in images.split(256)])
 
 
-def encode(reference, title):
-    """What the encoder that `reference` names makes of the images, with its kNN accuracy in the title."""
-    encoder = find_encoder(reference, storage, None).encoder
+def encode(encoder, title):
+    """What the encoder makes of the images, with its kNN accuracy in the title."""
     references, tests = represent(encoder, train_images), represent(encoder, test_images)
     cosines, places = nearest_neighbours([references], tests, knn.neighbours)
     accuracy = (vote(cosines, places, train_labels, len(classes), knn.temperature) == test_labels).float().mean()
@@ -53,9 +53,11 @@ if len(sys.argv) != 5 or Path(sys.argv[4]).suffix != ".png":
     sys.exit("usage: before_and_after.py NAME TRAIN_BETON TEST_BETON PICTURE.png")
 name, train, test, picture = sys.argv[1], *map(Path, sys.argv[2:])
 storage, knn = os.environ.get("METAUG_STORAGE", StorageSettings().storage), KnnSettings()
-if read_manifest(train).classes != read_manifest(test).classes:
-    sys.exit(f"{test} has other classes than {train}; prepare it again with --source.classes {train}")
-classes, size = read_manifest(train).classes, find_encoder(f"run:{name}", storage, None).description.image_size
+classes, tested = read_manifest(train).classes, read_manifest(test).classes
+if tested != classes:
+    sys.exit(other_classes(tested, str(test), classes, str(train)))
+before, after = (find_encoder(f"{which}:{name}", storage, None) for which in ("random", "run"))
+size = after.description.image_size
 (train_images, train_labels), (test_images, test_labels) = read(train, size), read(test, size)
 if not len(train_labels) or len(test_labels) < 4:
     sys.exit(f"{train} or {test} has too few images with labels; the map needs 4")
@@ -63,7 +65,7 @@ if not len(train_labels) or len(test_labels) < 4:
 shuffled = np.random.default_rng(0).permutation(len(test_labels))
 mapped = torch.from_numpy(shuffled[test_labels[shuffled] < MOST_CLASSES][:MAPPED])
 queries = torch.from_numpy(np.unique(test_labels, return_index=True)[1][:QUERIES])  # the first of each class
-encoders = [encode(f"random:{name}", "before training"), encode(f"run:{name}", "after training")]
+encoders = [encode(before.encoder, "before training"), encode(after.encoder, "after training")]
 draw_comparison(
     encoders, test_labels[mapped].numpy(), test_images[queries].movedim(1, -1).numpy(), classes, picture.absolute()
 )

@@ -7,6 +7,9 @@ from pydantic import AfterValidator
 
 from metaug_ray.config.base import RUN_NAME
 
+EARLIER: Final = "choose an earlier checkpoint, if one is whole (run:NAME@best, run:NAME@checkpoint_NUMBER)"
+"""Advice where a run's last one cannot be used."""
+
 _ENCODER: Final = re.compile(rf"(run|random):{RUN_NAME}(@(last|best|checkpoint_\d+))?|models:/[^/@]+([/@][^/@]+)?")
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -58,17 +59,12 @@ class _Cache(FunctionCache):
             return super().load_overload(sig, target_context)  # type: ignore[no-untyped-call]
         except Exception as error:  # a file that was cut short raises whatever unpickling does
             _log.debug("%s cannot be read (%s)", self.cache_path, error)
-            self._forget()
+            with suppress(Exception):
+                self.flush()  # type: ignore[no-untyped-call]
             return None
 
     def save_overload(self, sig: Any, data: Any) -> None:
         try:
             super().save_overload(sig, data)  # type: ignore[no-untyped-call]
-        except Exception as error:
-            _log.debug("%s cannot be written (%s)", self.cache_path, error)
-
-    def _forget(self) -> None:
-        try:
-            self.flush()  # type: ignore[no-untyped-call]
         except Exception as error:
             _log.debug("%s cannot be written (%s)", self.cache_path, error)

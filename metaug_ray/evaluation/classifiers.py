@@ -12,6 +12,7 @@ from torch import Tensor
 
 from metaug_ray.config.evaluate import ProbeSettings
 from metaug_ray.config.knn import KnnSettings
+from metaug_ray.config.references import EARLIER
 from metaug_ray.evaluation.accuracy import top_k_accuracy
 from metaug_ray.evaluation.errors import EvaluationError
 from metaug_ray.evaluation.linear_probe import train_probe
@@ -23,8 +24,7 @@ from metaug_ray.runtime.words import first_line
 
 NOT_FINITE: Final = (
     "encoder: its representations are not finite numbers, so that nothing can be told by them: its training diverged; "
-    "choose an earlier checkpoint, if there is one that is whole (run:NAME@best, run:NAME@checkpoint_NUMBER), or "
-    "--precision float32, or train again with lower learning rates"
+    f"{EARLIER}, or --precision float32, or train again with lower learning rates"
 )
 _ROWS_PER_BLOCK = 4096
 _PATIENCE = 30

@@ -8,7 +8,7 @@ import asyncio
 import logging
 import threading
 from collections.abc import Coroutine, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -31,18 +31,12 @@ from ray.train.v2._internal.execution.controller import TrainController
 from ray.train.v2._internal.execution.worker_group import Worker, WorkerGroup
 from ray.train.v2._internal.logging.logging import LoggingManager
 
+from metaug_ray.runtime.log import handled_alone
 from metaug_ray.tracking.connection import environment_variables
 
 # Each has a process. One serves Ray's data sets; the other removes what a lost controller had reserved, and what a lost
 # driver had reserved Ray removes by itself.
 _NOT_NEEDED: Final = (DatasetsCallback, PlacementGroupCleanerCallback)
-_OF_THE_CONTROLLER: Final = {
-    ENABLE_CONTROLLER_STRUCTURED_LOGGING_ENV_VAR,
-    ENABLE_PREEMPTION_WATCHER_ENV_VAR,
-    HEALTH_CHECK_INTERVAL_S_ENV_VAR,
-    RAY_WARN_BLOCKING_GET_INSIDE_ASYNC_ENV_VAR,
-    WORKER_GROUP_START_TIMEOUT_S_ENV_VAR,
-}
 _HERE: Final = {
     # It would take the handlers of the driver's own log.
     ENABLE_CONTROLLER_STRUCTURED_LOGGING_ENV_VAR: "0",
@@ -51,6 +45,7 @@ _HERE: Final = {
     # Ray warns of whoever waits for it inside an event loop, as its own controller does.
     RAY_WARN_BLOCKING_GET_INSIDE_ASYNC_ENV_VAR: "0",
 }
+_OF_THE_CONTROLLER: Final = {*_HERE, HEALTH_CHECK_INTERVAL_S_ENV_VAR, WORKER_GROUP_START_TIMEOUT_S_ENV_VAR}
 
 
 class DriverTrainer(TorchTrainer):  # type: ignore[misc]
@@ -75,24 +70,14 @@ class DriverTrainer(TorchTrainer):  # type: ignore[misc]
 @contextmanager
 def _logged_by_ray() -> Iterator[None]:
     """Let what the controller logs go to Ray's files, for whoever looks into them, and nowhere else."""
-    log = logging.getLogger("ray.train")
     folder = LoggingManager.get_log_directory()
     handler: logging.Handler = logging.NullHandler()
     if folder is not None:
         Path(folder).mkdir(parents=True, exist_ok=True)
         handler = logging.FileHandler(Path(folder, "ray-train-controller.log"))
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    before = log.level, log.propagate
-    log.addHandler(handler)
-    log.setLevel(logging.INFO)
-    log.propagate = False
-    try:
+    with closing(handler), handled_alone(logging.getLogger("ray.train"), handler):
         yield
-    finally:
-        log.removeHandler(handler)
-        handler.close()
-        log.setLevel(before[0])
-        log.propagate = before[1]
 
 
 def _run(task: Coroutine[Any, Any, None]) -> None:

@@ -213,12 +213,8 @@ def _prepared(uri: str) -> str:
     if uri.startswith("sqlite:///") and any(mark in uri for mark in "?%"):
         raise ValueError("SQLAlchemy reads '?' and '%' in a database's path as something else; choose another path")
     # MLflow sets its variable besides, which is the default of the next settings' tracking.uri.
-    before = os.environ.get(VARIABLE)
-    mlflow.set_tracking_uri(uri)
-    if before is None:
-        os.environ.pop(VARIABLE, None)
-    else:
-        os.environ[VARIABLE] = before
+    with environment_variables(**{VARIABLE: uri}):
+        mlflow.set_tracking_uri(uri)
     return uri
 
 

@@ -25,6 +25,7 @@ from mlflow.tracking import MlflowClient
 from mlflow.types import Schema, TensorSpec
 from safetensors.torch import save_file
 
+from metaug_ray.config.references import EARLIER
 from metaug_ray.method.frozen import FrozenEncoder
 from metaug_ray.private import export_for_any_size
 from metaug_ray.tracking.connection import connect, environment_variables, patient, reason
@@ -116,8 +117,7 @@ def check_computes(encoder: FrozenEncoder, image_size: int) -> None:
     if not representations.isfinite().all():
         raise TrackingError(
             "encoder: its representations are not finite numbers: its training diverged, and it is not registered; "
-            "choose an earlier checkpoint, if one is whole (run:NAME@best, run:NAME@checkpoint_NUMBER), or train again "
-            "with lower learning rates"
+            f"{EARLIER}, or train again with lower learning rates"
         )
 
 

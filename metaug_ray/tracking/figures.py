@@ -16,9 +16,9 @@ Series = dict[str, list[tuple[int, float]]]
 """(step, value) by metric."""
 
 
-def draw_histograms(histograms: Mapping[str, Sequence[float]], step: int, path: Path) -> bool:
+def draw_histograms(histograms: Mapping[str, Sequence[float]], step: int, path: Path) -> None:
     """Similarities of positives and negatives over [0, 1], as the paper's figure 2; original features solid, augmented
-    ones as lines. Returns True, as there is something to draw.
+    ones as lines.
 
     Args:
         histograms: shares by kind, as `metaug_ray.training.health.similarity_histograms` gives them.
@@ -46,7 +46,6 @@ def draw_histograms(histograms: Mapping[str, Sequence[float]], step: int, path: 
     axes.set(xlim=(0, 1), xlabel="similarity d", ylabel="share of pairs", title=f"step {step:,}")
     axes.legend(frameon=False)
     figure.savefig(path, dpi=120)
-    return True
 
 
 def draw_curves(series: Series, path: Path) -> bool:

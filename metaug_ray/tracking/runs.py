@@ -115,14 +115,15 @@ class RunTracker:
         """The figure of losses, similarities and kNN accuracy so far."""
         self._figure("figures/curves.png", partial(draw_curves, self._series))
 
-    def _figure(self, name: str, draw: Callable[[Path], bool]) -> None:
-        """Draw a figure and send it. One that fails takes nothing else of the run with it."""
+    def _figure(self, name: str, draw: Callable[[Path], bool | None]) -> None:
+        """Draw a figure and send it, unless it says False: there was nothing to draw. One that fails takes nothing else
+        of the run with it."""
         try:
             drawn = draw(self._path(name))
         except Exception as error:  # whatever matplotlib or the disk raises
             _log.warning("%s cannot be drawn (%s); the measurements are kept all the same", name, reason(error))
             return
-        if drawn:
+        if drawn is not False:
             self._journal.append(File(name))
 
     def tags(self, tags: dict[str, str]) -> None:

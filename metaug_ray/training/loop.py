@@ -210,16 +210,19 @@ class _Loop:
 
     def _measure_and_save(self, outcome: StepOutcome) -> None:
         state, finished = self._state, self._state.step == self.total
-        accuracy: dict[str, float] = {}
         measured = self._measure_every and (state.step % self._measure_every == 0 or finished)
+        due = self._clock.due(state.step)
+        if not (measured or due or finished):
+            return
+        whole = self._weights_are_finite()
+        accuracy: dict[str, float] = {}
         if measured:
             self._observer.histograms(state.step, similarity_histograms(outcome, self._group))
-            accuracy = self._measure_knn() if self._weights_are_finite() else {}
+            accuracy = self._measure_knn() if whole else {}
         # Before anything was learnt there is nothing to save, nor do the optimisers have a state. While steps are
         # skipped the weights may be broken, and would push good checkpoints out.
-        due = self._clock.due(state.step)
-        if finished or ((measured or due) and not state.skipped_in_row):
-            if not self._weights_are_finite():
+        if finished or not state.skipped_in_row:
+            if not whole:
                 raise StoppedError(f"the encoders' weights are not finite numbers after step {state.step}: {_ADVICE}")
             self._observer.save(state, self._latest | accuracy)
             self._clock.restart()
