@@ -1,0 +1,84 @@
+"""What a sweep has tried: points of its space, and their runs. Whatever is reported, drawn or compared comes from these.
+
+A *group* is a variant that is searched by itself. A *point* is one setting of a group's parameters, and has a *run* of
+the main job for each seed; its value is the mean of theirs.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+RunState = Literal["pending", "running", "finished", "stopped", "failed"]
+"""`stopped`: ended early, by the rule that ends what is behind, or by the sweep's limit of hours."""
+
+
+@dataclass(frozen=True)
+class TrialRun:
+    """One run of the main job.
+
+    Attributes:
+        name: of the run, by which `run:NAME` finds its encoder.
+        group: of its point.
+        point: number of its point within the group; None for a run of the final comparison.
+        seed: of the run.
+        state: what became of it.
+        reason: why it was stopped, or failed.
+        series: the metric that is searched by, after so many epochs: pairs of both, rising.
+        hours: of wall clock, over all its starts.
+        started, ended: seconds since 1970; None where it has not.
+        judged: accuracies by evaluations, as `judge/knn/top1`, `judge/linear/top1`, `seen/linear/top1`.
+        mlflow_run: its MLflow run, once there is one.
+    """
+
+    name: str
+    group: str
+    point: int | None
+    seed: int
+    state: RunState = "pending"
+    reason: str = ""
+    series: tuple[tuple[float, float], ...] = ()
+    hours: float = 0.0
+    started: float | None = None
+    ended: float | None = None
+    judged: Mapping[str, float] = field(default_factory=dict)
+    mlflow_run: str | None = None
+
+    @property
+    def last(self) -> float:
+        """The last value of the series; NaN before the first."""
+        return self.series[-1][1] if self.series else math.nan
+
+
+@dataclass(frozen=True)
+class Point:
+    """One setting, and its runs.
+
+    Attributes:
+        group: that it belongs to; empty where the sweep has none.
+        number: of the point within the group, in the order in which they were drawn.
+        values: of the parameters that are searched, by dotted name; those whose condition does not hold are absent.
+        runs: one for each seed.
+    """
+
+    group: str
+    number: int
+    values: Mapping[str, Any]
+    runs: Sequence[TrialRun]
+
+    @property
+    def finished(self) -> bool:
+        """Whether all its runs trained to their end."""
+        return all(run.state == "finished" for run in self.runs)
+
+    @property
+    def value(self) -> float:
+        """Mean of its runs' last values; NaN unless all of them are finished: what was stopped early is not compared
+        with what was not."""
+        return math.fsum(run.last for run in self.runs) / len(self.runs) if self.finished else math.nan
+
+
+def best_point(points: Sequence[Point]) -> Point | None:
+    """The finished point of greatest value; of several the one that was drawn first. None where none is finished."""
+    finished = [point for point in points if not math.isnan(point.value)]
+    return max(finished, key=lambda point: (point.value, -point.number), default=None)
