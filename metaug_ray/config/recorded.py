@@ -39,7 +39,7 @@ RENAMED: Final[dict[str, tuple[str, ...]]] = {
 }
 """Settings of pre-training by the names that earlier versions had for them: all that took their place, if anything."""
 
-_MAY_CHANGE: Final = {"fork", "register_as", "compute", "checkpoint", "health", "tracking", "storage"}
+MAY_CHANGE: Final = {"fork", "register_as", "compute", "checkpoint", "health", "tracking", "storage"}
 """What no result depends on, up to rounding."""
 
 
@@ -81,7 +81,7 @@ def read_settings(recorded: Mapping[str, Any]) -> PretrainSettings:
 def fixed_settings(settings: PretrainSettings) -> dict[str, Any]:
     """The settings that results depend on. Data counts by its content, not by its place, and of the contrasts the one
     that is trained."""
-    fixed = settings.model_dump(mode="json", exclude=_MAY_CHANGE)
+    fixed = settings.model_dump(mode="json", exclude=MAY_CHANGE)
     del fixed["data"]["beton"]
     for contrast in set(CONTRASTS) - {settings.method.contrast}:
         del fixed["method"][contrast]
@@ -96,7 +96,7 @@ def read_fixed(recorded: Mapping[str, Any]) -> dict[str, Any]:
     """
     # Required, and of no account.
     somewhere = {"beton": "unknown"}
-    known = {name: value for name, value in recorded.items() if name not in _MAY_CHANGE}
+    known = {name: value for name, value in recorded.items() if name not in MAY_CHANGE}
     return fixed_settings(read_settings(known | {"data": somewhere | known.get("data", {})}))
 
 

@@ -10,7 +10,10 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 RunState = Literal["pending", "running", "finished", "stopped", "failed"]
-"""`stopped`: ended early, by the rule that ends what is behind, or by the sweep's limit of hours."""
+"""`stopped`: ended early, as it was behind. What a limit or a person interrupts is `pending` again."""
+
+Purpose = Literal["search", "compare", "refit"]
+"""What a run is for: its point's value; the final comparison, on a new seed; or the encoder that is kept."""
 
 
 @dataclass(frozen=True)
@@ -20,27 +23,28 @@ class TrialRun:
     Attributes:
         name: of the run, by which `run:NAME` finds its encoder.
         group: of its point.
-        point: number of its point within the group; None for a run of the final comparison.
+        point: number of its point within the group.
         seed: of the run.
+        purpose: what it is for.
         state: what became of it.
-        reason: why it was stopped, or failed.
+        reason: why it was stopped, failed or waits.
         series: the metric that is searched by, after so many epochs: pairs of both, rising.
         hours: of wall clock, over all its starts.
-        started, ended: seconds since 1970; None where it has not.
+        step_hours: of these, those that went into its steps.
         judged: accuracies by evaluations, as `judge/knn/top1`, `judge/linear/top1`, `seen/linear/top1`.
         mlflow_run: its MLflow run, once there is one.
     """
 
     name: str
     group: str
-    point: int | None
+    point: int
     seed: int
+    purpose: Purpose = "search"
     state: RunState = "pending"
     reason: str = ""
     series: tuple[tuple[float, float], ...] = ()
     hours: float = 0.0
-    started: float | None = None
-    ended: float | None = None
+    step_hours: float = 0.0
     judged: Mapping[str, float] = field(default_factory=dict)
     mlflow_run: str | None = None
 
@@ -58,7 +62,7 @@ class Point:
         group: that it belongs to; empty where the sweep has none.
         number: of the point within the group, in the order in which they were drawn.
         values: of the parameters that are searched, by dotted name; those whose condition does not hold are absent.
-        runs: one for each seed.
+        runs: one for each seed of the search.
     """
 
     group: str

@@ -1,0 +1,230 @@
+"""Points of a search space: which settings they are, which there are, and whether the settings allow them.
+
+Nothing here draws by a search algorithm or knows of Ray: the command line checks a space with it before anything starts.
+"""
+
+import itertools
+import math
+import random
+from collections.abc import Callable, Iterator, Mapping
+from difflib import get_close_matches
+from typing import Any, Final
+
+from pydantic import ValidationError
+
+from metaug_ray.config.base import explain, setting_names
+from metaug_ray.config.pretrain import PretrainSettings
+from metaug_ray.config.recorded import MAY_CHANGE
+from metaug_ray.config.sweep import Parameter, SweepSettings
+
+Values = dict[str, Any]
+"""Values of settings by dotted name."""
+
+_DRAWS: Final = 200
+_MOST_SAID: Final = 8
+_NOT_SEARCHED: Final = {"name", "seed", *MAY_CHANGE}
+
+
+def with_values(settings: PretrainSettings, values: Mapping[str, Any]) -> PretrainSettings:
+    """Settings with other values for some of them.
+
+    Raises:
+        pydantic.ValidationError: the settings do not allow them.
+    """
+    chosen = settings.model_dump(exclude_unset=True)
+    for name, value in values.items():
+        *parts, last = name.split(".")
+        holder = chosen
+        for part in parts:
+            holder = holder.setdefault(part, {})
+        holder[last] = value
+    return PretrainSettings.model_validate(chosen)
+
+
+def value_of(settings: PretrainSettings, name: str) -> Any:
+    """A setting by its dotted name."""
+    found: Any = settings
+    for part in name.split("."):
+        found = getattr(found, part)
+    return found
+
+
+class Space:
+    """The space of one group.
+
+    Args:
+        parameters: of the sweep, by dotted name.
+        settings: of the group's runs, where no parameter says anything else.
+    """
+
+    def __init__(self, parameters: Mapping[str, Parameter], settings: PretrainSettings) -> None:
+        self.settings = settings
+        self.parameters = dict(_ordered(parameters))
+
+    def point(self, choose: Callable[[str, Parameter], Any], cell: Values | None = None) -> Values:
+        """A point: a value for each parameter whose condition holds.
+
+        Args:
+            choose: gives the value of a parameter that is drawn.
+            cell: values of the grids.
+        """
+        values: Values = {}
+        for name, parameter in self.parameters.items():
+            if self._holds(parameter, values):
+                values[name] = (cell or {})[name] if parameter.grid is not None else choose(name, parameter)
+        return values
+
+    def cells(self) -> list[Values]:
+        """All combinations of grid values; one without values where there is no grid."""
+        cells: list[Values] = [{}]
+        for name, parameter in self.parameters.items():
+            if parameter.grid is not None:
+                cells = [
+                    inner
+                    for cell in cells
+                    for inner in (
+                        [cell | {name: value} for value in parameter.grid] if self._holds(parameter, cell) else [cell]
+                    )
+                ]
+        return cells
+
+    @property
+    def drawn(self) -> bool:
+        """Whether a parameter may be drawn in this group."""
+        return any(
+            parameter.grid is None and any(self._may_hold(parameter, cell) for cell in self.cells())
+            for parameter in self.parameters.values()
+        )
+
+    def _holds(self, parameter: Parameter, values: Values) -> bool:
+        return all(
+            (values[name] if name in values else value_of(self.settings, name)) in allowed
+            for name, allowed in parameter.when.items()
+            # A parameter whose own condition fails leaves the setting as it is.
+        )
+
+    def _may_hold(self, parameter: Parameter, cell: Values) -> bool:
+        known = {name: allowed for name, allowed in parameter.when.items() if name in cell or not self._is_drawn(name)}
+        return self._holds(parameter.model_copy(update={"when": known}), cell)
+
+    def _is_drawn(self, name: str) -> bool:
+        return name in self.parameters and self.parameters[name].grid is None
+
+
+def spaces(settings: SweepSettings) -> dict[str, Space]:
+    """The space of each group, by its name."""
+    return {name: Space(settings.space, with_values(settings.run, fixed)) for name, fixed in settings.variants.items()}
+
+
+def complaints(settings: SweepSettings) -> list[str]:
+    """What is wrong with a sweep's space and groups: a line for each.
+
+    Grids are tried entirely, ranges at their ends, and all of it at 200 seeded draws.
+    """
+    if found := list(_names(settings)):
+        return found
+    for name, fixed in settings.variants.items():
+        try:
+            with_values(settings.run, fixed)
+        except ValidationError as error:
+            found += [f"groups.{name}: {line}" for line in explain(error).splitlines()]
+    if found:
+        return found
+    for group, space in spaces(settings).items():
+        where = f" in group {group}" if group else ""
+        for values in _tried(space):
+            try:
+                idle = with_values(space.settings, values).method.idle_parameters
+            except ValidationError as error:
+                found.append(f"space: {shown(values)}{where}: {' '.join(explain(error).splitlines())}")
+                continue
+            found += [
+                f"space.{name}: it has no effect{where}, where method.contrast is "
+                f"{values.get('method.contrast', space.settings.method.contrast)}; give it a condition, such as "
+                f"when: {{method.contrast: [{name.split('.')[1]}]}}"
+                for name in idle.keys() & values.keys()
+            ]
+    found = list(dict.fromkeys(found))
+    more = [f"and {len(found) - _MOST_SAID} more points like these"] if len(found) > _MOST_SAID else []
+    return found[:_MOST_SAID] + more
+
+
+def shown(values: Mapping[str, Any]) -> str:
+    """A point as people read it."""
+    return ", ".join(f"{name} {_number(value)}" for name, value in values.items()) or "no parameters"
+
+
+def _number(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _tried(space: Space) -> Iterator[Values]:
+    """The points that are tried before a sweep starts."""
+    cells = space.cells()
+    ends: tuple[Callable[[str, Parameter], Any], ...] = (lambda _, p: p.values[0], lambda _, p: p.values[-1])
+    for cell, choose in itertools.product(cells, ends):
+        yield space.point(choose, cell)
+    for name, parameter in space.parameters.items():
+        for value in parameter.choice or ():
+            yield space.point(lambda n, p, name=name, value=value: value if n == name else p.values[0], cells[0])
+    draws = random.Random(0)
+    for _ in range(_DRAWS):
+        yield space.point(lambda _, parameter: _drawn(parameter, draws), draws.choice(cells))
+
+
+def _drawn(parameter: Parameter, draws: random.Random) -> Any:
+    if parameter.choice is not None:
+        return draws.choice(parameter.choice)
+    low, high = parameter.values
+    if parameter.integer is not None:
+        return draws.randint(low, high)
+    if parameter.log_uniform is not None:
+        return math.exp(draws.uniform(math.log(low), math.log(high)))
+    return draws.uniform(low, high)
+
+
+def _names(settings: SweepSettings) -> Iterator[str]:
+    """What is wrong with the names of settings."""
+    there_are = set(setting_names(PretrainSettings))
+    named = [(f"space.{name}", name) for name in settings.space]
+    for name, parameter in settings.space.items():
+        named += [(f"space.{name}.when.{other}", other) for other in parameter.when]
+    for group, fixed in settings.groups.items():
+        named += [(f"groups.{group}.{name}", name) for name in fixed]
+    for place, name in named:
+        if name not in there_are:
+            close = get_close_matches(name, sorted(there_are), 1, 0.7)
+            meant = f"; did you mean {close[0]}" if close else "; `imagenet_resnet50.py --help` lists all"
+            yield f"{place}: there is no such setting{meant}"
+        elif ".when." not in place and (name in _NOT_SEARCHED or name.partition(".")[0] in _NOT_SEARCHED):
+            instead = "; search.seeds says how many seeds a point has" if name == "seed" else ""
+            yield f"{place}: no result depends on it, or all runs share it, so it is not searched{instead}"
+    for name, parameter in settings.space.items():
+        for group, fixed in settings.groups.items():
+            if name in fixed:
+                yield f"space.{name}: group {group} fixes it to {fixed[name]}; leave it out of one of them"
+        drawn = [
+            other for other in parameter.when if other in settings.space and settings.space[other].grid is None
+        ]
+        if parameter.grid is not None and drawn:
+            yield f"space.{name}: a grid cannot depend on {drawn[0]}, which is drawn; make one of them a choice or grid"
+    try:
+        dict(_ordered(settings.space))
+    except ValueError as error:
+        yield str(error)
+
+
+def _ordered(parameters: Mapping[str, Parameter]) -> Iterator[tuple[str, Parameter]]:
+    """Each parameter after those that its condition names.
+
+    Raises:
+        ValueError: two depend on each other.
+    """
+    left = dict(parameters)
+    while left:
+        ready = [name for name, parameter in left.items() if not parameter.when.keys() & (left.keys() - {name})]
+        ready = [name for name in ready if name not in left[name].when]
+        if not ready:
+            raise ValueError(f"space: the conditions of {' and '.join(left)} go in a circle")
+        for name in ready:
+            yield name, left.pop(name)
