@@ -49,7 +49,13 @@ _OF_THE_CONTROLLER: Final = {*_HERE, HEALTH_CHECK_INTERVAL_S_ENV_VAR, WORKER_GRO
 
 
 class DriverTrainer(TorchTrainer):  # type: ignore[misc]
-    """A `TorchTrainer` whose `fit` runs the controller itself. It takes no data sets of Ray."""
+    """A `TorchTrainer` whose `fit` runs the controller itself. It takes no data sets of Ray.
+
+    Attributes:
+        stop: ends `fit`, with `SystemExit`, when it is set; None where nobody does.
+    """
+
+    stop: threading.Event | None = None
 
     def _create_default_callbacks(self) -> list[RayTrainCallback]:
         callbacks: list[RayTrainCallback] = super()._create_default_callbacks()
@@ -59,7 +65,7 @@ class DriverTrainer(TorchTrainer):  # type: ignore[misc]
         with environment_variables(**_HERE), _logged_by_ray():
             controller = _Controller(**options)
             try:
-                _run(controller.run())
+                _run(controller.run() if self.stop is None else _until(self.stop, controller.run()))
             except BaseException:
                 # The driver may live on, as in a notebook, and its workers would too.
                 controller.end_workers()
@@ -78,6 +84,16 @@ def _logged_by_ray() -> Iterator[None]:
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     with closing(handler), handled_alone(logging.getLogger("ray.train"), handler):
         yield
+
+
+async def _until(stop: threading.Event, task: Coroutine[Any, Any, None]) -> None:
+    running = asyncio.ensure_future(task)
+    while not running.done():
+        await asyncio.wait({running}, timeout=0.2)
+        if stop.is_set() and not running.done():
+            running.cancel()
+            raise SystemExit
+    running.result()
 
 
 def _run(task: Coroutine[Any, Any, None]) -> None:

@@ -1,5 +1,6 @@
 """Ray Train's workers, as a placement has them: the same for training and for the full linear evaluation."""
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -20,6 +21,7 @@ def torch_trainer(
     storage: str,
     max_failures: int,
     keep: int,
+    stop: threading.Event | None = None,
 ) -> DriverTrainer:
     """A trainer whose `fit` runs `work` on all workers, from the last checkpoint under this name on.
 
@@ -32,9 +34,10 @@ def torch_trainer(
         storage: folder or URI that it lies in.
         max_failures: failures of workers after each of which it goes on.
         keep: number of the last checkpoints that stay.
+        stop: ends it when it is set.
     """
     elastic = placement.min_workers < placement.workers
-    return DriverTrainer(
+    trainer = DriverTrainer(
         work,
         train_loop_config={"task": task},
         scaling_config=ScalingConfig(
@@ -51,3 +54,5 @@ def torch_trainer(
             callbacks=[callback],
         ),
     )
+    trainer.stop = stop
+    return trainer

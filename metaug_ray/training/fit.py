@@ -20,6 +20,7 @@ from metaug_ray.tracking.runs import RunTracker
 from metaug_ray.training.controller import ControllerMessages
 from metaug_ray.training.errors import TrainingError
 from metaug_ray.training.monitor import Monitor
+from metaug_ray.training.supervision import Supervision
 from metaug_ray.training.task import WorkerTask, run_worker
 from metaug_ray.training.warm_start import WarmStart
 
@@ -33,6 +34,7 @@ def fit(
     placement: Placement,
     record: dict[str, Any],
     warm_start: WarmStart | None,
+    supervision: Supervision | None = None,
 ) -> None:
     """Train to the end of the run on a cluster that this process is part of.
 
@@ -43,11 +45,13 @@ def fit(
         placement: of the workers.
         record: of the run, which each checkpoint carries.
         warm_start: where a new run finds its weights; None without.
+        supervision: by whoever started it.
 
     Raises:
+        SystemExit: it was stopped.
         TrainingError: workers failed more often than allowed, or said that trying again would not help.
     """
-    monitor = Monitor(settings, tracker, folder)
+    monitor = Monitor(settings, tracker, folder, None if supervision is None else supervision.measured)
     began = time.monotonic()
     try:
         with listening(monitor.take) as queue:
@@ -62,6 +66,7 @@ def fit(
                 storage=folder.storage,
                 max_failures=settings.compute.max_failures,
                 keep=settings.checkpoint.keep,
+                stop=None if supervision is None else supervision.stop,
             )
             result = _fit_persistently(make_trainer, settings.compute.max_failures_in_row)
     except TrainingFailedError as error:

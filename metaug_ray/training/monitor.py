@@ -1,7 +1,7 @@
 """The driver's view of a run: takes what the workers send, logs it, tracks it, keeps the best checkpoint."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import assert_never
 
 from metaug_ray.config.pretrain import PretrainSettings
@@ -20,9 +20,17 @@ class Monitor:
         settings: of the run.
         tracker: MLflow.
         folder: of the run.
+        measured: is told besides what was measured.
     """
 
-    def __init__(self, settings: PretrainSettings, tracker: RunTracker, folder: RunFolder) -> None:
+    def __init__(
+        self,
+        settings: PretrainSettings,
+        tracker: RunTracker,
+        folder: RunFolder,
+        measured: Callable[[int, Mapping[str, float]], None] | None = None,
+    ) -> None:
+        self._measured = measured
         self._settings, self._tracker, self._folder = settings, tracker, folder
         self._collapsed: set[str] = set()
         self.restarts = 0
@@ -53,6 +61,8 @@ class Monitor:
 
     def _take_metrics(self, step: int, values: Mapping[str, float]) -> None:
         self._tracker.metrics(step, values)
+        if self._measured is not None:
+            self._measured(step, values)
         if "loss/total" in values:
             _log.info(progress_line(step, values))
         if "knn/accuracy" in values:

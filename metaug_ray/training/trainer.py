@@ -26,6 +26,7 @@ from metaug_ray.tracking.runs import RunTracker
 from metaug_ray.training.capacity import place
 from metaug_ray.training.errors import TrainingError
 from metaug_ray.training.resume import check_resumable
+from metaug_ray.training.supervision import Supervision
 from metaug_ray.training.warm_start import find_warm_start
 
 _HOME: Final = Path("~/metaug_ray").expanduser()
@@ -57,12 +58,17 @@ class Outcome:
     unsent: int = 0
 
 
-def pretrain(settings: PretrainSettings) -> Outcome:
+def pretrain(settings: PretrainSettings, supervision: Supervision | None = None) -> Outcome:
     """Train to the end, or go on with the run of this name.
 
     Whatever can be known to be wrong is found before a worker starts.
 
+    Args:
+        settings: of the run.
+        supervision: by whoever started it, if that is no person.
+
     Raises:
+        SystemExit: it was stopped.
         UserError: settings, data, storage, cluster or MLflow do not allow the run, or workers failed more often than
             allowed.
     """
@@ -72,14 +78,16 @@ def pretrain(settings: PretrainSettings) -> Outcome:
     folder.make()
     lock = folder.lock()
     try:
-        return _pretrain(settings, folder, manifest)
+        return _pretrain(settings, folder, manifest, supervision)
     finally:
         folder.remove_if_unused()
         if lock is not None:
             lock.release()
 
 
-def _pretrain(settings: PretrainSettings, folder: RunFolder, manifest: Manifest) -> Outcome:
+def _pretrain(
+    settings: PretrainSettings, folder: RunFolder, manifest: Manifest, supervision: Supervision | None
+) -> Outcome:
     record = folder.record
     if idle := settings.method.idle_parameters:
         set_ones = ", ".join(f"{name} {value}" for name, value in idle.items())
@@ -111,11 +119,13 @@ def _pretrain(settings: PretrainSettings, folder: RunFolder, manifest: Manifest)
             folder.write_record(record)
             fixed = record["fixed"] | {"data.sha256": manifest.sha256}
             tracker.settings(settings.model_dump(mode="json"), fixed, to_yaml(settings))
+            if supervision is not None:
+                tracker.tags(dict(supervision.tags))
             _announce(settings, manifest, placement, folder, tracker)
             _tidy(folder)
             warn_if_busy(placement)
             _log.info("starting the workers; the first step follows within a minute")
-            fit(settings, folder, tracker, placement, record, warm_start)
+            fit(settings, folder, tracker, placement, record, warm_start, supervision)
             folder.remove_unfinished()
             folder.write_record(record | {"finished": time.time()})
             tracker.curves()

@@ -22,7 +22,7 @@ Values = dict[str, Any]
 
 _DRAWS: Final = 200
 _MOST_SAID: Final = 8
-_NOT_SEARCHED: Final = {"name", "seed", *MAY_CHANGE}
+_NOT_SEARCHED: Final = {"name", "seed", "data.beton", *MAY_CHANGE}
 
 
 def with_values(settings: PretrainSettings, values: Mapping[str, Any]) -> PretrainSettings:

@@ -1,0 +1,152 @@
+"""Where to look next, what is not worth finishing, and which parameters mattered: functions of the points so far.
+
+Each is told all points of one group and keeps nothing, so a sweep that is resumed goes on as it would have.
+"""
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+from zlib import crc32
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from metaug_ray.config.sweep import AshaSettings, Parameter, SearchSettings
+from metaug_ray.tuning.points import Point
+from metaug_ray.tuning.space import Space, Values
+
+_FEWEST_FOR_IMPORTANCES: Final = 4
+
+
+def draw(
+    search: SearchSettings, space: Space, group: str, points: Sequence[Point], cell: Values | None = None
+) -> Values:
+    """The next point of a group.
+
+    The same points so far give the same next one: what a sweep draws does not depend on when it was interrupted.
+
+    Args:
+        search: kind and seed of the draws.
+        space: of the group.
+        group: its name, so that groups draw differently.
+        points: of the group so far, those that still run included.
+        cell: values of the grids.
+    """
+    # A random state of its own for each point stands in for one that a checkpoint would have to keep.
+    seed = _seed(search.seed, group, len(points))
+    sampler: optuna.samplers.BaseSampler
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        if search.kind == "random":
+            sampler = optuna.samplers.RandomSampler(seed)
+        else:
+            # Points that still run count as bad ones, so that two at a time are not drawn beside each other.
+            sampler = optuna.samplers.TPESampler(seed=seed, constant_liar=True, multivariate=True, group=True)
+    trial = _study(space, points, sampler).ask()
+
+    def choose(name: str, parameter: Parameter) -> Any:
+        low, high = parameter.values[0], parameter.values[-1]
+        if parameter.choice is not None:
+            return parameter.choice[trial.suggest_categorical(name, range(len(parameter.choice)))]
+        if parameter.integer is not None:
+            return trial.suggest_int(name, low, high)
+        return trial.suggest_float(name, low, high, log=parameter.log_uniform is not None)
+
+    return space.point(choose, cell)
+
+
+def importances(space: Space, points: Sequence[Point]) -> Mapping[str, float]:
+    """Share of the variance of the values that each parameter explains, by functional ANOVA (Hutter et al. 2014).
+
+    Of parameters that some points have not, nothing is said; nor of anything before a few points are finished, or where
+    all values are the same.
+    """
+    finished = [point for point in points if not math.isnan(point.value)]
+    if len(finished) < _FEWEST_FOR_IMPORTANCES or len({point.value for point in finished}) < 2:
+        return {}
+    study = _study(space, finished, optuna.samplers.RandomSampler(0))
+    found: dict[str, float] = optuna.importance.get_param_importances(
+        study, evaluator=optuna.importance.FanovaImportanceEvaluator(seed=0)
+    )
+    return found
+
+
+def is_behind(asha: AshaSettings, rungs: Sequence[int], point: Point, points: Sequence[Point]) -> str | None:
+    """Whether a point shall be stopped: why, in words, or None.
+
+    Asynchronous successive halving (Li et al. 2020) in the form that stops: at each rung a point goes on if it is among
+    the best 1 / factor of all points that reached this rung so far, of which one always is. A point reaches a rung when
+    all its runs have.
+
+    Args:
+        asha: the factor.
+        rungs: epochs at which points are compared.
+        point: of the group, whose latest rung is looked at.
+        points: all of the group.
+    """
+    reached = [rung for rung in rungs if not math.isnan(value_at(point, rung))]
+    if not reached:
+        return None
+    value = value_at(point, reached[-1])
+    others = [other for other in (value_at(other, reached[-1]) for other in points) if not math.isnan(other)]
+    best = sorted(others, reverse=True)[: max(1, len(others) // asha.factor)]
+    if value >= best[-1]:
+        return None
+    return f"behind after epoch {reached[-1]}: {value:.4g}, where the best {len(best)} of {len(others)} have {best[-1]:.4g}"
+
+
+def value_at(point: Point, epoch: int) -> float:
+    """Mean over a point's runs after an epoch; NaN before all of them have been measured there."""
+    values = [next((value for at, value in run.series if round(at) == epoch), math.nan) for run in point.runs]
+    return math.fsum(values) / len(values) if values else math.nan
+
+
+def _study(space: Space, points: Sequence[Point], sampler: optuna.samplers.BaseSampler) -> optuna.Study:
+    """What Optuna knows of the points."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(direction="maximize", sampler=sampler)
+    study.add_trials([_trial(space, point) for point in points])
+    return study
+
+
+def _trial(space: Space, point: Point) -> FrozenTrial:
+    parameters = {name: space.parameters[name] for name in point.values if name in space.parameters}
+    states = {run.state for run in point.runs}
+    state, value = TrialState.RUNNING, None
+    if not math.isnan(point.value):
+        state, value = TrialState.COMPLETE, point.value
+    elif "failed" in states:
+        state = TrialState.FAIL
+    elif "stopped" in states:
+        state = TrialState.PRUNED
+    epochs = sorted({round(at) for run in point.runs for at, _ in run.series})
+    by_epoch = {epoch: value_at(point, epoch) for epoch in epochs}
+    return create_trial(
+        state=state,
+        value=value,
+        params={
+            name: (parameter.choice or parameter.grid or ()).index(point.values[name])
+            if not parameter.is_range
+            else point.values[name]
+            for name, parameter in parameters.items()
+        },
+        distributions={name: _distribution(parameter) for name, parameter in parameters.items()},
+        intermediate_values={epoch: value for epoch, value in by_epoch.items() if not math.isnan(value)},
+    )
+
+
+def _distribution(parameter: Parameter) -> BaseDistribution:
+    """By index where the values are listed: Optuna takes only some kinds of values."""
+    if not parameter.is_range:
+        return CategoricalDistribution(range(len(parameter.values)))
+    low, high = parameter.values
+    if parameter.integer is not None:
+        return IntDistribution(low, high)
+    return FloatDistribution(low, high, log=parameter.log_uniform is not None)
+
+
+def _seed(*parts: object) -> int:
+    """A seed for what these parts name; not `hash`, which differs from process to process."""
+    return crc32(repr(parts).encode())
