@@ -17,6 +17,11 @@ def quoted(name: str) -> str:
     return f"'{readable(name)}'"
 
 
+def slug(name: str) -> str:
+    """A name as part of a run's: letters and digits in lower case, what stands between them one hyphen."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+
+
 def _escaped(found: re.Match[str]) -> str:
     code = ord(found[0])
     return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else repr(found[0])[1:-1]

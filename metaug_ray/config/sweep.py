@@ -91,8 +91,6 @@ class ComparisonSettings(Settings):
     """labelled beton that classifiers learn from; default: the training beton"""
     seeds: int = Field(3, ge=1, le=100)
     """runs of each group, with seeds that the search had not"""
-    linear: bool = True
-    """judge by the linear probe too, beside kNN"""
 
 
 class RefitSettings(Settings):

@@ -101,7 +101,7 @@ def _pretrain(
     tracking = settings.tracking
     check_tracking(tracking.uri, tracking.experiment, registry=settings.register_as is not None)
     if "finished" in record:
-        return _finished(settings, folder, record)
+        return _finished(settings, folder, record, supervision)
     other = None if folder.checkpoints() else record["fork"]
     warm_start = None if other is None else find_warm_start(settings, other, manifest)
     # An elastic run is better off with fewer workers than with a long wait for one that is lost.
@@ -119,8 +119,7 @@ def _pretrain(
             folder.write_record(record)
             fixed = record["fixed"] | {"data.sha256": manifest.sha256}
             tracker.settings(settings.model_dump(mode="json"), fixed, to_yaml(settings))
-            if supervision is not None:
-                tracker.tags(dict(supervision.tags))
+            _supervised(tracker, supervision)
             _announce(settings, manifest, placement, folder, tracker)
             _tidy(folder)
             warn_if_busy(placement)
@@ -132,7 +131,9 @@ def _pretrain(
     return tracked.outcome()
 
 
-def _finished(settings: PretrainSettings, folder: RunFolder, record: dict[str, Any]) -> Outcome:
+def _finished(
+    settings: PretrainSettings, folder: RunFolder, record: dict[str, Any], supervision: Supervision | None
+) -> Outcome:
     """Send what a finished run measured to MLflow, which may be another one than it was trained with."""
     if not folder.checkpoints():
         raise TrainingError(
@@ -141,10 +142,21 @@ def _finished(settings: PretrainSettings, folder: RunFolder, record: dict[str, A
         )
     with _tracked(settings, folder, record) as tracked:
         _log.info("run %r is finished already; give another --name to train again", settings.name)
+        _supervised(tracked.tracker, supervision)
         known = {"uri": tracked.tracker.uri, "run_id": tracked.tracker.run_id}
         if record.get("mlflow") != known:
             folder.write_record(record | {"mlflow": known})
     return tracked.outcome()
+
+
+def _supervised(tracker: RunTracker, supervision: Supervision | None) -> None:
+    """Tell a supervisor, who may be another one than at an earlier start, what was measured so far."""
+    if supervision is None:
+        return
+    tracker.tags(dict(supervision.tags))
+    for name, values in list(tracker.series.items()):
+        for step, value in values:
+            supervision.measured(step, {name: value})
 
 
 def _tracked_as_before(settings: PretrainSettings, record: dict[str, Any]) -> PretrainSettings:
