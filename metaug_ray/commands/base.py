@@ -25,8 +25,8 @@ _P = TypeVar("_P", bound=Settings)
 _S = TypeVar("_S")
 
 _PREFIX: Final = "METAUG_"
-_PRETRAIN: Final = {"METAUG_PRESET", "METAUG_CONFIG", "METAUG_PRINT_CONFIG"}
-"""Variables that only the command line of a pre-training knows."""
+_COMMANDS: Final = {"METAUG_PRESET", "METAUG_CONFIG", "METAUG_PRINT_CONFIG", "METAUG_SWEEP", "METAUG_REPORT"}
+"""Variables that only command lines know, and no settings."""
 
 
 class CommandError(Exception):
@@ -118,12 +118,19 @@ def _unknown_variables(command: type[BaseSettings]) -> list[str]:
     if not unknown:
         return []
     # Seldom needed, and not by the command itself.
-    from metaug_ray.config import CompareSettings, EvaluateSettings, PrepareSettings, PretrainSettings, RegisterSettings
+    from metaug_ray.config import (
+        CompareSettings,
+        EvaluateSettings,
+        PrepareSettings,
+        PretrainSettings,
+        RegisterSettings,
+        SweepSettings,
+    )
 
-    others = (PrepareSettings, PretrainSettings, EvaluateSettings, RegisterSettings, CompareSettings)
+    others = (PrepareSettings, PretrainSettings, EvaluateSettings, RegisterSettings, CompareSettings, SweepSettings)
     lines = []
     for name in unknown:
-        if name in _PRETRAIN or any(_sets(name, other) for other in others):
+        if name in _COMMANDS or any(_sets(name, other) for other in others):
             continue
         there_are = [_variable(setting) for setting in setting_names(command)]
         close = get_close_matches(name, there_are, 1, 0.8)

@@ -1,8 +1,11 @@
 """Settings of a run from a preset and from a YAML file, as sources beneath the command line and the environment."""
 
 import logging
+import os
+from argparse import ArgumentParser
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 from pydantic_settings import InitSettingsSource
@@ -22,45 +25,77 @@ class FileSource(InitSettingsSource):
         CommandError: it cannot be read, or holds no settings.
     """
 
+    option: ClassVar[str] = "config"
+
     def __call__(self) -> dict[str, Any]:
-        name = self.current_state.get("config")
+        name = self.current_state.get(self.option)
         if name is None:
             return {}
-        path, content = _read(name)
+        path, content = _read(name, self.option)
         if change := lost(content):
             _log.warning("%s: %s", path, change)
         return migrated(content)
 
 
-def named_in_file(name: str, setting: str) -> str:
-    """A setting, by its dotted name, with the file before it where that sets it.
+class SweepSource(FileSource):
+    """The file that `sweep` names, which is stronger than that of `config`."""
+
+    option = "sweep"
+
+
+def named_in_file(arguments: list[str], options: Sequence[str], setting: str) -> str:
+    """A setting, by its dotted name, with the file before it that sets it, if one does.
 
     Args:
-        name: of the file, as `config` names it.
+        arguments: of the command, which may name files.
+        options: by which they do, the strongest first.
         setting: that is wrong.
 
     Raises:
         CommandError: as for :class:`FileSource`.
     """
-    path, content = _read(name)
-    found: Any = migrated(content)
+    parser = ArgumentParser(add_help=False, allow_abbrev=False)
+    for option in options:
+        parser.add_argument(f"--{option}", default=os.environ.get(f"METAUG_{option.upper()}"))
+    files = vars(parser.parse_known_args(arguments)[0])
+    for option in options:
+        if files[option] is not None:
+            path, content = _read(files[option], option)
+            if _sets(migrated(content), setting):
+                return f"{path}: {setting}"
+    return setting
+
+
+def _sets(found: Any, setting: str) -> bool:
     for part in setting.split("."):
         if isinstance(found, list):  # its entries are set with it
             break
         if not isinstance(found, dict) or part not in found:
-            return setting
+            return False
         found = found[part]
-    return f"{path}: {setting}"
+    return True
 
 
-def _read(name: str) -> tuple[Path, dict[str, Any]]:
+class _Loader(yaml.SafeLoader):
+    """Refuses a name that stands twice in one place, of which YAML would take the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        names = [self.construct_object(key, deep=True) for key, _ in node.value]
+        twice = next((name for i, name in enumerate(names) if name in names[:i]), None)
+        if twice is not None:
+            raise yaml.constructor.ConstructorError(None, None, f"{twice!r} stands there twice", node.start_mark)
+        mapping: dict[Any, Any] = super().construct_mapping(node, deep)
+        return mapping
+
+
+def _read(name: str, option: str) -> tuple[Path, dict[str, Any]]:
     path = absolute(Path(name))
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise CommandError(f"config: {path} cannot be read ({' '.join(str(error).split())})") from error
+        raise CommandError(f"{option}: {path} cannot be read ({' '.join(str(error).split())})") from error
     if not isinstance(content, dict):
-        raise CommandError(f"config: {path} holds no settings by name; write one with --print-config")
+        raise CommandError(f"{option}: {path} holds no settings by name; write one with --print-config")
     return path, content
 
 

@@ -1,8 +1,6 @@
 """The command line of `jobs/imagenet_resnet50.py`."""
 
-import os
 import shlex
-from argparse import ArgumentParser
 from functools import partial
 
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
@@ -36,13 +34,13 @@ def parse(arguments: list[str]) -> tuple[PretrainSettings, bool]:
         CommandError: an argument, variable or file is wrong; with a line for each.
         SystemExit: after `--help`.
     """
-    command = base.parse(_Command, arguments, "METAUG_METHOD__DELTA", RENAMED, partial(_named_in_file, arguments))
+    command = base.parse(PretrainCommand, arguments, "METAUG_METHOD__DELTA", RENAMED, partial(named_in_file, arguments, ("config",)))
     # What nobody set stays a default: a run's own record may know better, such as where its MLflow is.
     chosen = command.model_dump(exclude={"config", "preset", "print_config"}, exclude_unset=True)
     return PretrainSettings.model_validate(chosen), command.print_config
 
 
-class _Command(PretrainSettings, BaseSettings):
+class PretrainCommand(PretrainSettings, BaseSettings):
     """Pre-train encoders with MetAug on a Ray cluster. The defaults are the paper's ImageNet ResNet-50 setting.
 
     The same command again resumes the run of this name. Each option may also stand in the file of --config, or be an
@@ -69,13 +67,6 @@ class _Command(PretrainSettings, BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         return init_settings, env_settings, FileSource(settings_cls, {}), PresetSource(settings_cls, {})
-
-
-def _named_in_file(arguments: list[str], setting: str) -> str:
-    parser = ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--config", default=os.environ.get("METAUG_CONFIG"))
-    file = parser.parse_known_args(arguments)[0].config
-    return setting if file is None else named_in_file(file, setting)
 
 
 def _run(parsed: tuple[PretrainSettings, bool]) -> None:

@@ -22,6 +22,7 @@ from metaug_ray.config.pretrain import (
     PretrainSettings,
 )
 from metaug_ray.config.register import RegisterSettings
+from metaug_ray.config.sweep import ComparisonSettings, Parameter, RefitSettings, SearchSettings, SweepSettings
 from metaug_ray.config.tracking import TrackingSettings
 from metaug_ray.config.training import OptimizerSettings, ScheduleSettings, TrainingSettings
 
@@ -32,6 +33,7 @@ __all__ = [
     "CheckpointSettings",
     "ColorJitterSettings",
     "CompareSettings",
+    "ComparisonSettings",
     "ComputeSettings",
     "DataSettings",
     "EncodingSettings",
@@ -43,14 +45,18 @@ __all__ = [
     "MethodSettings",
     "ModelSettings",
     "OptimizerSettings",
+    "Parameter",
     "PrepareSettings",
     "PretrainSettings",
     "ProbeSettings",
     "RandAugmentSettings",
+    "RefitSettings",
     "RegisterSettings",
     "ScheduleSettings",
+    "SearchSettings",
     "Settings",
     "SourceSettings",
+    "SweepSettings",
     "TrackingSettings",
     "TrainingSettings",
     "explain",

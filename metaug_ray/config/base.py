@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Final, get_args
+from typing import Annotated, Final, get_args, get_origin
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
@@ -56,7 +56,9 @@ too)."""
 def setting_names(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
     """All settings of a model by dotted name, without the groups that they stand in."""
     for name, field in model.model_fields.items():
-        parts = [part for part in (field.annotation, *get_args(field.annotation)) if isinstance(part, type)]
+        # The entries of a dictionary have whatever names a user gives them.
+        named = () if get_origin(field.annotation) is dict else get_args(field.annotation)
+        parts = [part for part in (field.annotation, *named) if isinstance(part, type)]
         groups = [part for part in parts if issubclass(part, BaseModel)]
         for group in groups:
             yield from setting_names(group, f"{prefix}{name}.")

@@ -117,6 +117,21 @@ class SweepSettings(Settings):
     refit: RefitSettings | None = None
     """train the best again; default: its own run is registered"""
 
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        every = self.run.health.knn.every
+        if not every:
+            raise ValueError("run.health.knn.every: 0 measures nothing that a sweep could go by; set it to 1")
+        for rung in self.rungs():
+            if rung % every:
+                raise ValueError(
+                    f"search.asha: runs are compared after epoch {rung}, but health.knn.every is {every}; set it to a "
+                    "number that divides it, such as 1"
+                )
+        if self.run.fork is not None:
+            raise ValueError(f"run.fork: a sweep's runs begin anew (got {self.run.fork!r}); leave it out")
+        return self
+
     @property
     def variants(self) -> Mapping[str, Mapping[str, Any]]:
         """The groups; where there are none, one without a name that fixes nothing."""

@@ -29,6 +29,8 @@ from metaug_ray.tracking.records import Ended, File, Metrics, Params, Record, Ru
 
 _log = logging.getLogger(__name__)
 _RUN_TAG: Final = "metaug.run"
+PARENT_TAG: Final = "mlflow.parentRunId"
+"""Of a run that is part of another, in MLflow's own words."""
 # What MLflow answers when it is there and means no; everything else is worth another try.
 _FINAL: Final = {
     "INVALID_PARAMETER_VALUE",
@@ -92,8 +94,8 @@ class RunTracker:
         self._journal.append(Started(time.time()))
         if start == 0:
             self._journal.append(Params(flat(fixed)))
-        self._file(f"start_{start}/config.yaml", yaml)
-        self._file(f"start_{start}/environment.json", json.dumps(environment() | {"settings": settings}, indent=2))
+        self.file(f"start_{start}/config.yaml", yaml)
+        self.file(f"start_{start}/environment.json", json.dumps(environment() | {"settings": settings}, indent=2))
         git = git_state()
         tags = {"metaug.starts": str(start + 1)} | ({"mlflow.source.git.commit": git["commit"]} if git else {})
         self.tags(tags)
@@ -126,6 +128,12 @@ class RunTracker:
         if drawn is not False:
             self._journal.append(File(name))
 
+    def file(self, name: str, content: str | bytes) -> None:
+        """A file of the run, under a name with slashes for folders."""
+        path = self._path(name)
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+        self._journal.append(File(name))
+
     def tags(self, tags: dict[str, str]) -> None:
         """Tags of the run, such as the place of its last checkpoint."""
         self._journal.append(Tags(tags))
@@ -153,10 +161,6 @@ class RunTracker:
         path = self._folder / "files" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
-
-    def _file(self, name: str, text: str) -> None:
-        self._path(name).write_text(text, encoding="utf-8")
-        self._journal.append(File(name))
 
     def _remember(self, record: Record) -> None:
         if isinstance(record, Metrics):
@@ -201,6 +205,21 @@ class RunTracker:
                 pass  # sent before, in batches
             case _:
                 assert_never(record)
+
+
+def end_parts(uri: str, experiment_id: str, parent: str, status: RunStatus) -> None:
+    """Give all runs below a parent that still seem to run their state: their processes are gone.
+
+    Raises:
+        TrackingError: MLflow cannot be reached.
+    """
+    client = connect(uri)
+    query = f"tags.`{PARENT_TAG}` = '{parent}' and attributes.status = 'RUNNING'"
+    try:
+        for run in client.search_runs([experiment_id], query, max_results=1000):
+            client.set_terminated(run.info.run_id, status)
+    except MlflowException as error:
+        raise TrackingError(f"tracking: MLflow at {uri} does not end the runs of a sweep ({reason(error)})") from error
 
 
 def find_run(uri: str, key: str, recorded: str | None = None) -> str | None:

@@ -50,17 +50,17 @@ def check_resumable(
         if not (contrast in old["method"] and contrast in new["method"]):
             old["method"].pop(contrast, None)
             new["method"].pop(contrast, None)
-    differences = _differences(old, new)
+    changed = differences(old, new)
     # Whoever goes on need not say again what the run began with.
     if settings.fork is not None and settings.fork != recorded.get("fork"):
-        differences.insert(0, f"  fork: {recorded.get('fork')} -> {settings.fork}")
+        changed.insert(0, f"  fork: {recorded.get('fork')} -> {settings.fork}")
     if recorded["data"]["sha256"] != sha256:
-        differences.append(
+        changed.append(
             f"  data.beton: {recorded['data']['beton']} (SHA-256 {recorded['data']['sha256'][:12]}...) -> "
             f"{settings.data.beton} (SHA-256 {sha256[:12]}...)"
         )
-    if differences:
-        listed = "\n".join(differences)
+    if changed:
+        listed = "\n".join(changed)
         advice = (
             f"begin a new run with its weights: --name NEW --fork {settings.name}"
             if checkpoints
@@ -101,12 +101,13 @@ def check_progress(settings: PretrainSettings, checkpoint: Checkpoint | None) ->
         )
 
 
-def _differences(old: Any, new: Any, name: str = "") -> list[str]:
+def differences(old: Any, new: Any, name: str = "") -> list[str]:
+    """A line for each setting, by its dotted name, that is not the same."""
     if isinstance(old, dict) and isinstance(new, dict):
         keys = [*old, *(key for key in new if key not in old)]
         return [
             line
             for key in keys
-            for line in _differences(old.get(key, "absent"), new.get(key, "absent"), f"{name}.{key}" if name else key)
+            for line in differences(old.get(key, "absent"), new.get(key, "absent"), f"{name}.{key}" if name else key)
         ]
     return [] if old == new else [f"  {name}: {old} -> {new}"]

@@ -65,6 +65,8 @@ def run_trials(
                 scheduler=listener.scheduler,
                 num_samples=-1,
                 reuse_actors=True,
+                trial_name_creator=lambda trial: trial.trial_id,
+                trial_dirname_creator=lambda trial: trial.trial_id,
             ),
             run_config=tune.RunConfig(
                 name="sweep",

@@ -16,12 +16,14 @@ from metaug_ray.config.base import explain, setting_names
 from metaug_ray.config.pretrain import PretrainSettings
 from metaug_ray.config.recorded import MAY_CHANGE
 from metaug_ray.config.sweep import Parameter, SweepSettings
+from metaug_ray.names import slug
 
 Values = dict[str, Any]
 """Values of settings by dotted name."""
 
 _DRAWS: Final = 200
 _MOST_SAID: Final = 8
+_LONGEST_NAME: Final = 100
 _NOT_SEARCHED: Final = {"name", "seed", "data.beton", *MAY_CHANGE}
 
 
@@ -100,7 +102,6 @@ class Space:
         return all(
             (values[name] if name in values else value_of(self.settings, name)) in allowed
             for name, allowed in parameter.when.items()
-            # A parameter whose own condition fails leaves the setting as it is.
         )
 
     def _may_hold(self, parameter: Parameter, cell: Values) -> bool:
@@ -112,8 +113,14 @@ class Space:
 
 
 def spaces(settings: SweepSettings) -> dict[str, Space]:
-    """The space of each group, by its name."""
-    return {name: Space(settings.space, with_values(settings.run, fixed)) for name, fixed in settings.variants.items()}
+    """The space of each group, by its name. What a group fixes is not searched in it."""
+    return {
+        group: Space(
+            {name: parameter for name, parameter in settings.space.items() if name not in fixed},
+            with_values(settings.run, fixed),
+        )
+        for group, fixed in settings.variants.items()
+    }
 
 
 def complaints(settings: SweepSettings) -> list[str]:
@@ -144,7 +151,7 @@ def complaints(settings: SweepSettings) -> list[str]:
                 f"when: {{method.contrast: [{name.split('.')[1]}]}}"
                 for name in idle.keys() & values.keys()
             ]
-    found = list(dict.fromkeys(found))
+    found = [*dict.fromkeys(found), *_lengths(settings)]
     more = [f"and {len(found) - _MOST_SAID} more points like these"] if len(found) > _MOST_SAID else []
     return found[:_MOST_SAID] + more
 
@@ -185,7 +192,7 @@ def _drawn(parameter: Parameter, draws: random.Random) -> Any:
 
 def _names(settings: SweepSettings) -> Iterator[str]:
     """What is wrong with the names of settings."""
-    there_are = set(setting_names(PretrainSettings))
+    there_are = {*setting_names(PretrainSettings)}
     named = [(f"space.{name}", name) for name in settings.space]
     for name, parameter in settings.space.items():
         named += [(f"space.{name}.when.{other}", other) for other in parameter.when]
@@ -200,9 +207,6 @@ def _names(settings: SweepSettings) -> Iterator[str]:
             instead = "; search.seeds says how many seeds a point has" if name == "seed" else ""
             yield f"{place}: no result depends on it, or all runs share it, so it is not searched{instead}"
     for name, parameter in settings.space.items():
-        for group, fixed in settings.groups.items():
-            if name in fixed:
-                yield f"space.{name}: group {group} fixes it to {fixed[name]}; leave it out of one of them"
         drawn = [
             other for other in parameter.when if other in settings.space and settings.space[other].grid is None
         ]
@@ -212,6 +216,18 @@ def _names(settings: SweepSettings) -> Iterator[str]:
         dict(_ordered(settings.space))
     except ValueError as error:
         yield str(error)
+
+
+def _lengths(settings: SweepSettings) -> Iterator[str]:
+    """What is wrong with the names that runs will have."""
+    slugs = [slug(group) for group in settings.groups]
+    for group, name in zip(settings.groups, slugs, strict=True):
+        if not name or slugs.count(name) > 1:
+            yield f"groups.{group}: runs are called by a group's letters and digits, which must be its own (got {name!r})"
+    longest = max(map(len, slugs), default=0)
+    room = _LONGEST_NAME - longest - len("--00000-s0000000000-refit")
+    if len(settings.run.name) > room:
+        yield f"name: {settings.run.name!r} has {len(settings.run.name)} letters; runs add to it, so give at most {room}"
 
 
 def _ordered(parameters: Mapping[str, Parameter]) -> Iterator[tuple[str, Parameter]]:

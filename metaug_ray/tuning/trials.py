@@ -154,6 +154,12 @@ class Trials:
                 if other.state == "pending" and run.purpose == "search":
                     self._replace(replace(other, state="stopped", reason=reason))
 
+    def interrupt(self, reason: str) -> None:
+        """All runs that run go on at the next start of the sweep."""
+        for run in self.runs:
+            if run.state == "running":
+                self.ended(run.name, "pending", reason)
+
     def tick(self) -> float:
         """Count the time; returns the seconds of the sweep over all its starts."""
         now = time.monotonic()

@@ -1,0 +1,112 @@
+"""The command line of `jobs/tune_hyperparameters.py`."""
+
+from functools import partial
+from typing import NamedTuple
+
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
+
+from metaug_ray.commands import base
+from metaug_ray.commands.base import CommandError
+from metaug_ray.commands.files import FileSource, PresetSource, SweepSource, named_in_file
+from metaug_ray.commands.pretrain import PretrainCommand
+from metaug_ray.config.base import LocalPath
+from metaug_ray.config.pretrain import PretrainSettings
+from metaug_ray.config.recorded import RENAMED
+from metaug_ray.config.sweep import ComparisonSettings, Parameter, RefitSettings, SearchSettings, SweepSettings
+from metaug_ray.tuning.space import complaints
+
+_PROGRAM = "tune_hyperparameters.py"
+_OF_THE_SWEEP = ("space", "groups", "search", "compare", "refit")
+_OF_THE_COMMAND = ("preset", "config", "sweep", "print_config", "report")
+
+
+class Wish(NamedTuple):
+    """What a user wants of the command.
+
+    Attributes:
+        settings: of the sweep.
+        only_print: them, as YAML.
+        only_report: write the report of what there is.
+    """
+
+    settings: SweepSettings
+    only_print: bool
+    only_report: bool
+
+
+def main(arguments: list[str]) -> int:
+    """Runs a sweep as the arguments say; returns the exit status (1: the sweep failed, 2: the arguments)."""
+    return base.run_command(
+        _PROGRAM, lambda: parse(arguments), _run, "the same command goes on where the sweep was interrupted"
+    )
+
+
+def parse(arguments: list[str]) -> Wish:
+    """Settings from the command line, then the environment, `--sweep`, `--config`, `--preset`, and the defaults.
+
+    Raises:
+        CommandError: an argument, variable or file is wrong, or a point of the space; with a line for each.
+        SystemExit: after `--help`.
+    """
+    named = partial(named_in_file, arguments, ("sweep", "config"))
+    command = base.parse(_Command, arguments, "METAUG_SEARCH__TRIALS", RENAMED, named)
+    run = command.model_dump(exclude={*_OF_THE_SWEEP, *_OF_THE_COMMAND}, exclude_unset=True)
+    sweep = {name: getattr(command, name) for name in _OF_THE_SWEEP}
+    settings = SweepSettings(run=PretrainSettings.model_validate(run), **sweep)
+    if wrong := complaints(settings):
+        raise CommandError("\n".join(wrong))
+    return Wish(settings, command.print_config, command.report)
+
+
+class _Command(PretrainCommand):
+    """Search settings of the main job, and compare what was found, on a Ray cluster.
+
+    All options of imagenet_resnet50.py hold for every run of the sweep; --name is the sweep's. The same command again
+    goes on where the sweep was interrupted.
+    """
+
+    model_config = base.command_line(_PROGRAM)
+
+    sweep: LocalPath | None = None
+    """YAML file that says what is searched, such as jobs/sweeps/figure_6.yaml; it may hold any other option too, and is
+    stronger than the file of --config"""
+    report: bool = False
+    """write report and figures of what a sweep has so far, also while it runs, and do nothing else"""
+    space: dict[str, Parameter] = {}
+    """values of settings by dotted name, as JSON: '{"method.delta": {"log_uniform": [1e-8, 0.1]}}'"""
+    groups: dict[str, dict[str, object]] = {}
+    """variants that are searched by themselves and compared: settings by dotted name, as JSON"""
+    search: SearchSettings = SearchSettings()
+    """how the space is searched"""
+    compare: ComparisonSettings | None = None
+    """comparison of the groups' best on new seeds"""
+    refit: RefitSettings | None = None
+    """longer training of the best"""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        files = (SweepSource(settings_cls, {}), FileSource(settings_cls, {}), PresetSource(settings_cls, {}))
+        return init_settings, env_settings, *files
+
+
+def _run(wish: Wish) -> None:
+    # Ray, torch and MLflow take seconds to import; wrong arguments are answered before.
+    if wish.only_print:
+        import yaml
+
+        print(yaml.safe_dump(wish.settings.model_dump(mode="json"), sort_keys=False), end="")
+        return
+    from metaug_ray.tuning.sweep import report, tune
+
+    if wish.only_report:
+        print(report(wish.settings))
+        return
+    outcome = tune(wish.settings)
+    print(outcome.text)
