@@ -88,6 +88,7 @@ class HealthSettings(Settings):
     """spread of the features (1: even over the sphere, 0: all the same) below which a collapse is reported"""
 
 
+HealthSettings.best_metric = "knn/accuracy"
 class PretrainSettings(StorageSettings):
     """One pre-training run. The defaults are the paper's ImageNet ResNet-50 setting, on CMC's basis."""
 

@@ -62,7 +62,7 @@ class Point:
         group: that it belongs to; empty where the sweep has none.
         number: of the point within the group, in the order in which they were drawn.
         values: of the parameters that are searched, by dotted name; those whose condition does not hold are absent.
-        runs: one for each seed of the search.
+        runs: one for each seed of the search; none where there is nothing to choose.
     """
 
     group: str
@@ -73,7 +73,7 @@ class Point:
     @property
     def finished(self) -> bool:
         """Whether all its runs trained to their end."""
-        return all(run.state == "finished" for run in self.runs)
+        return bool(self.runs) and all(run.state == "finished" for run in self.runs)
 
     @property
     def value(self) -> float:

@@ -73,19 +73,27 @@ def run_trials(
                 storage_path=scratch,
                 verbose=0,
                 failure_config=tune.FailureConfig(max_failures=_MOST_LOSSES),
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
                 callbacks=[listener],
             ),
         ).fit()
     return not listener.over
 
 
-class _Runs(Searcher):  # type: ignore[misc]
+class _OfThisProcess:
+    """Tune writes all that it has into files, to restore it from; ours is kept elsewhere, and more often."""
+
+    def __reduce__(self) -> tuple[type[object], tuple[()]]:
+        return object, ()
+
+
+class _Runs(_OfThisProcess, Searcher):  # type: ignore[misc]
     """Gives Tune the next run when there is room for one."""
 
     def __init__(
         self, trials: Trials, task: Callable[[TrialRun], TrialTask], listener: "_Listener", concurrency: int
     ) -> None:
-        super().__init__(metric="unused", mode="max")
+        super().__init__(metric="epoch", mode="max")
         self._trials, self._task, self._listener, self._concurrency = trials, task, listener, concurrency
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
@@ -111,7 +119,7 @@ class _Runs(Searcher):  # type: ignore[misc]
         pass
 
 
-class _Listener(Callback):  # type: ignore[misc]
+class _Listener(_OfThisProcess, Callback):  # type: ignore[misc]
     """Tells the trials what their processes report, and Tune which to stop."""
 
     def __init__(self, trials: Trials, seconds: float | None, changed: Callable[[], None]) -> None:
@@ -125,16 +133,19 @@ class _Listener(Callback):  # type: ignore[misc]
 
     def heard(self, trial_id: str, report: TrialReport) -> bool:
         """Take a report; whether its run shall be stopped."""
+        if trial_id not in self.names:
+            return True
         name, trials = self.names[trial_id], self._trials
         trials.made(name, report.epoch)
+        behind = None
         for epoch, value in report.measured:
             trials.measured(name, epoch, value)
+            behind = behind or trials.behind(name, epoch)
         if report.measured or report.state != "running":
             trials.took(name, report.hours, report.step_hours)
         if report.state != "running":
             self._ended(trial_id, report.state, report.reason, **report.found)
             return True
-        behind = trials.behind(name) if report.measured else None
         if behind is not None:
             self._ended(trial_id, "stopped", behind)
             return True
@@ -165,7 +176,7 @@ class _Listener(Callback):  # type: ignore[misc]
         self.lost(trial.trial_id, trial.get_error() or RuntimeError("no reason given"))
 
 
-class _Scheduler(FIFOScheduler):  # type: ignore[misc]
+class _Scheduler(_OfThisProcess, FIFOScheduler):  # type: ignore[misc]
     def __init__(self, listener: _Listener) -> None:
         super().__init__()
         self._listener = listener
@@ -176,5 +187,4 @@ class _Scheduler(FIFOScheduler):  # type: ignore[misc]
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
         # Of a run that says it has ended Tune asks no scheduler whether it shall go on.
-        if trial.trial_id in self._listener.names:
-            self._listener.heard(trial.trial_id, result["report"])
+        self._listener.heard(trial.trial_id, result["report"])

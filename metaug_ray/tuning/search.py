@@ -73,28 +73,27 @@ def importances(space: Space, points: Sequence[Point]) -> Mapping[str, float]:
     return found
 
 
-def is_behind(asha: AshaSettings, rungs: Sequence[int], point: Point, points: Sequence[Point]) -> str | None:
-    """Whether a point shall be stopped: why, in words, or None.
+def is_behind(asha: AshaSettings, rung: int, point: Point, points: Sequence[Point]) -> str | None:
+    """Whether a point that just reached a rung shall be stopped there: why, in words, or None.
 
     Asynchronous successive halving (Li et al. 2020) in the form that stops: at each rung a point goes on if it is among
     the best 1 / factor of all points that reached this rung so far, of which one always is. A point reaches a rung when
-    all its runs have.
+    all its runs have; until then there is nothing to say.
 
     Args:
         asha: the factor.
-        rungs: epochs at which points are compared.
-        point: of the group, whose latest rung is looked at.
+        rung: epoch at which points are compared.
+        point: of the group.
         points: all of the group.
     """
-    reached = [rung for rung in rungs if not math.isnan(value_at(point, rung))]
-    if not reached:
+    value = value_at(point, rung)
+    if math.isnan(value):
         return None
-    value = value_at(point, reached[-1])
-    others = [other for other in (value_at(other, reached[-1]) for other in points) if not math.isnan(other)]
+    others = [other for other in (value_at(other, rung) for other in points) if not math.isnan(other)]
     best = sorted(others, reverse=True)[: max(1, len(others) // asha.factor)]
     if value >= best[-1]:
         return None
-    return f"behind after epoch {reached[-1]}: {value:.4g}, where the best {len(best)} of {len(others)} have {best[-1]:.4g}"
+    return f"behind after epoch {rung}: {value:.4g}, where the best {len(best)} of {len(others)} have {best[-1]:.4g}"
 
 
 def value_at(point: Point, epoch: int) -> float:

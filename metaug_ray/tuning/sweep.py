@@ -34,7 +34,7 @@ from metaug_ray.tracking.records import RunStatus
 from metaug_ray.tracking.runs import PARENT_TAG, RunTracker, end_parts
 from metaug_ray.training.capacity import place
 from metaug_ray.training.resume import differences
-from metaug_ray.training.trainer import check_measurable
+from metaug_ray.training.trainer import _check_knn as check_measurable
 from metaug_ray.tuning.errors import TuningError
 from metaug_ray.tuning.live import LiveView
 from metaug_ray.tuning.points import TrialRun

@@ -81,7 +81,7 @@ class Trial(Trainable):  # type: ignore[misc]
 
     def step(self) -> dict[str, Any]:
         report = self._drive.report()
-        return {"report": report, "done": report.state != "running"}
+        return {"epoch": report.epoch, "report": report, "done": report.state != "running"}
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         if not self._drive.end():

@@ -31,6 +31,9 @@ class Trials:
         self._settings, self._folder = settings, folder
         self.spaces: dict[str, Space] = spaces(settings)
         self._cells = {group: space.cells() for group, space in self.spaces.items()}
+        choosing = any(space.drawn or len(self._cells[group]) > 1 for group, space in self.spaces.items())
+        # Where each group has one point, and runs come after all, none are needed to choose it.
+        self._seeds = settings.search.seeds if choosing or (settings.compare or settings.refit) is None else 0
         self.points: list[Point] = []
         self.finals: list[TrialRun] = []
         self.seconds = 0.0
@@ -56,8 +59,9 @@ class Trials:
         return [point for point in self.points if point.group == group]
 
     def best(self, group: str) -> Point | None:
-        """The best point of a group so far."""
-        return best_point(self.of_group(group))
+        """The best point of a group so far; the only one where there is nothing to choose."""
+        points = self.of_group(group)
+        return best_point(points) if self._seeds else next(iter(points), None)
 
     def points_to_come(self, group: str) -> int:
         """How many points of a group are still to be drawn."""
@@ -68,7 +72,7 @@ class Trials:
     def to_come(self) -> int:
         """Runs that have still to begin, as far as is known."""
         drawn = sum(run.state == "pending" for run in self.runs)
-        search = sum(self.points_to_come(group) for group in self.spaces) * self._settings.search.seeds
+        search = sum(self.points_to_come(group) for group in self.spaces) * self._seeds
         known = {run.name for run in self.finals}
         finals = sum(run.name not in known for run in self._wanted_finals(planned=True))
         return drawn + search + finals
@@ -91,7 +95,7 @@ class Trials:
         First what an earlier start left, then points one by one and group by group in turn, then the final runs.
         """
         waiting = [run for run in self.runs if run.state == "pending"]
-        if not waiting and self._draw_point():
+        while not waiting and self._draw_point():
             waiting = [run for run in self.points[-1].runs if run.state == "pending"]
         if not waiting and all(run.state in _OVER for run in self.runs):
             known = {run.name for run in self.finals}
@@ -128,14 +132,16 @@ class Trials:
         hours += self._hours_before.get(name, 0.0)
         self._replace(replace(run, hours=hours, step_hours=max(step_hours, run.step_hours)))
 
-    def behind(self, name: str) -> str | None:
-        """Why a run shall be stopped early; None where it shall not."""
+    def behind(self, name: str, epoch: float) -> str | None:
+        """Why a run shall be stopped early that was just measured after an epoch; None where it shall not."""
         run, asha = self.run(name), self._settings.search.asha
         if asha is None or run.purpose != "search":
             return None
         point = self._point(run)
         other = next((run.reason for run in point.runs if run.state == "stopped"), None)
-        return other or is_behind(asha, self._settings.rungs(), point, self.of_group(run.group))
+        if other is not None or round(epoch) not in self._settings.rungs():
+            return other
+        return is_behind(asha, round(epoch), point, self.of_group(run.group))
 
     def ended(self, name: str, state: RunState, reason: str = "", **found: Any) -> None:
         """What became of a run.
@@ -186,7 +192,7 @@ class Trials:
         cell = cells[len(so_far) % len(cells)]
         values = draw(self._settings.search, self.spaces[group], group, so_far, cell)
         first = self._settings.run.seed
-        seeds = range(first, first + self._settings.search.seeds)
+        seeds = range(first, first + self._seeds)
         runs = tuple(self._new(group, len(so_far), seed) for seed in seeds)
         self.points.append(Point(group, len(so_far), values, runs))
         self._save()
@@ -195,7 +201,7 @@ class Trials:
     def _wanted_finals(self, *, planned: bool = False) -> Iterator[TrialRun]:
         """The final runs of the best points; of the first ones where they are only planned."""
         settings = self._settings
-        first = settings.run.seed + settings.search.seeds
+        first = settings.run.seed + self._seeds
         for group in self.spaces:
             best = self.best(group)
             if best is None and not planned:
