@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from metaug_ray.config.base import explain, setting_names
 from metaug_ray.config.pretrain import PretrainSettings
-from metaug_ray.config.recorded import MAY_CHANGE
+from metaug_ray.config.recorded import MAY_CHANGE, RENAMED
 from metaug_ray.config.sweep import Parameter, SweepSettings
 from metaug_ray.names import slug
 
@@ -199,7 +199,9 @@ def _names(settings: SweepSettings) -> Iterator[str]:
     for group, fixed in settings.groups.items():
         named += [(f"groups.{group}.{name}", name) for name in fixed]
     for place, name in named:
-        if name not in there_are:
+        if name in RENAMED:
+            yield f"{place}: is called {', '.join(RENAMED[name]) or 'nothing'} now"
+        elif name not in there_are:
             close = get_close_matches(name, sorted(there_are), 1, 0.7)
             meant = f"; did you mean {close[0]}" if close else "; `imagenet_resnet50.py --help` lists all"
             yield f"{place}: there is no such setting{meant}"
