@@ -28,6 +28,11 @@ def value_text(value: Any) -> str:
     return value_key(value)
 
 
+def measured(value: float) -> str:
+    """A value of the metric, with three digits: 0.500, 23.4, 123; empty where there is none."""
+    return "" if math.isnan(value) else f"{value:#.3g}".rstrip(".")
+
+
 def short_names(names: Sequence[str]) -> dict[str, str]:
     """Dotted names by the shortest of their ends that no other one has: `method.delta` is `delta`."""
     short = {}

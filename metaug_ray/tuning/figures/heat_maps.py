@@ -17,7 +17,7 @@ from matplotlib.patches import Rectangle
 from metaug_ray.evaluation.labels import shown
 from metaug_ray.tuning.figures.style import BEST, COLOURS, label_axis
 from metaug_ray.tuning.points import Point, best_point
-from metaug_ray.tuning.scales import Scale, short_names, value_key, value_text
+from metaug_ray.tuning.scales import Scale, measured, short_names, value_key, value_text
 from metaug_ray.tuning.slices import held
 
 _MOST_PARAMETERS: Final = 4
@@ -92,8 +92,8 @@ def draw_heat_maps(
 
 
 def _legend(figure: Figure, best: Point, dots: bool) -> None:
-    frame = Line2D([], [], linestyle="none", marker="s", color="none", markeredgecolor=BEST, markeredgewidth=2.5)
-    handles, texts = [frame], [f"best: {best.value:.3g}"]
+    frame = Line2D([], [], linestyle="none", marker="o" if dots else "s", color="none", markeredgecolor=BEST, markeredgewidth=2.5)
+    handles, texts = [frame], [f"best: {measured(best.value)}"]
     if dots:
         handles.append(Line2D([], [], linestyle="none", **_UNFINISHED))
         texts.append("not finished")
@@ -121,7 +121,7 @@ def _worth(points: Sequence[Point], scales: Mapping[str, Scale], names: Sequence
 def _held_at(best: Point, scales: Mapping[str, Scale], names: Sequence[str], short: Mapping[str, str]) -> str:
     others = [name for name in scales if name not in names and name in best.values]
     texts = [
-        f"{short[name]} {'=' if scales[name].listed is not None else 'near'} {value_text(best.values[name])}"
+        f"{short[name]} {'=' if scales[name].listed is not None else 'nearest to'} {value_text(best.values[name])}"
         for name in others
     ]
     # Two to a line: panels are narrow.
@@ -148,7 +148,7 @@ def _cells(
             )
         if grid.size <= _MOST_TEXTS:
             colour = "white" if float(norm(point.value)) < 0.5 else "black"
-            axes.text(column, row, f"{point.value:.3g}", ha="center", va="center", fontsize=7, color=colour)
+            axes.text(column, row, measured(point.value), ha="center", va="center", fontsize=7, color=colour)
     for axis, name in zip((axes.xaxis, axes.yaxis), names, strict=True):
         texts = [value_text(value) for value in scales[name].listed or ()]
         axis.set_ticks(range(len(texts)), texts, fontsize=8)

@@ -20,8 +20,8 @@ from metaug_ray.tuning.slices import held
 
 def draw_lines(groups: Mapping[str, Sequence[Point]], scales: Mapping[str, Scale], metric: str, path: Path) -> bool:
     """A panel for each numeric parameter: all finished points, pale; and as a line, with 95 % intervals where a point
-    has several seeds, those whose other parameters are at their best values. Of a range the line is left out, unless it
-    is the only parameter.
+    has several seeds, those whose other parameters are at their best values. Where another parameter is drawn from a
+    range there is no line, as its best value is hardly drawn twice.
 
     Args:
         groups: their points.
@@ -58,8 +58,14 @@ def draw_lines(groups: Mapping[str, Sequence[Point]], scales: Mapping[str, Scale
         if len(groups) > 1:
             handles = [Line2D([], [], markersize=5, **of_group(number)) for number in range(len(groups))]
             figure.legend(handles, texts, loc="outside upper center", ncols=4, frameon=False, fontsize=9)
+        if len(scales) > 1 and any(_lined(scales, name) for name in names):
+            figure.supxlabel("lines: the other parameters at their best; pale: all finished points", fontsize=9)
         figure.savefig(path, dpi=120)
     return True
+
+
+def _lined(scales: Mapping[str, Scale], name: str) -> bool:
+    return all(scale.listed is not None for other, scale in scales.items() if other != name)
 
 
 def _differ(points: Sequence[Point], name: str) -> bool:
@@ -78,8 +84,10 @@ def _line(
     scale = scales[name]
     having = [point for point in points if name in point.values]
     places = [scale.number_at(point.values[name], shift) for point in having]
-    axes.plot(places, [point.value for point in having], linestyle="none", markersize=4, alpha=0.35, **style)
-    if scale.listed is None and len(scales) > 1:
+    lined = _lined(scales, name)
+    alpha = 0.35 if lined else 0.8
+    axes.plot(places, [point.value for point in having], linestyle="none", markersize=4, alpha=alpha, **style)
+    if not lined:
         return
     line = sorted(held(points, scales, [name]), key=lambda point: scale.number(point.values[name]))
     intervals = [confidence_interval([run.last for run in point.runs]) for point in line]

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from metaug_ray.evaluation.labels import shown
 from metaug_ray.tuning.figures.style import COLOURS
 from metaug_ray.tuning.points import Point
-from metaug_ray.tuning.scales import Scale, short_names
+from metaug_ray.tuning.scales import Scale, measured, short_names
 
 _ABSENT: Final = -0.16
 """Height of points that do not have a parameter; its values are from 0 to 1."""
@@ -114,6 +114,6 @@ def _value_axis(axes: Axes, number: int, norm: Normalize, metric: str) -> None:
     extent = (number, number + _STRIP, 0, 1)
     axes.imshow(np.linspace(0, 1, 256)[:, None], origin="lower", aspect="auto", cmap=COLOURS, extent=extent)
     for place in np.linspace(0, 1, 5):
-        text = f"{float(norm.inverse(place)):.3g}"
+        text = measured(float(norm.inverse(place)))
         axes.annotate(text, (number + _STRIP, place), (4, 0), textcoords="offset points", va="center", fontsize=7.5)
     axes.text(number + _STRIP / 2, 1.06, metric, ha="center", va="bottom", fontsize=9)
