@@ -1,14 +1,14 @@
 """The best point of each group, compared on new seeds: paired differences, and what may be said of them."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 from metaug_ray.config.sweep import SweepSettings
 from metaug_ray.evaluation.intervals import Interval, confidence_interval
 from metaug_ray.evaluation.results import in_a_cell, percent
-from metaug_ray.runtime.words import counted
-from metaug_ray.tuning.points import Point, TrialRun
+from metaug_ray.tuning.points import Point, TrialRun, best_point
 
 
 class Difference(NamedTuple):
@@ -20,7 +20,7 @@ class Difference(NamedTuple):
     pairs: int
     """seeds that both have"""
     interval: Interval | None
-    """of the mean difference; None without a pair"""
+    """of the mean difference, as a share; None without a pair"""
 
     @property
     def shown(self) -> bool:
@@ -29,76 +29,99 @@ class Difference(NamedTuple):
         return found is not None and abs(found.mean) > found.half_width  # NaN, of a single pair, is no interval
 
 
-def differences(points: Sequence[Point]) -> list[Difference]:
+def compared(settings: SweepSettings, points: Sequence[Point], finals: Sequence[TrialRun]) -> list[Point]:
+    """The best point of each group, with its runs of the final comparison in the place of those of the search.
+
+    A sweep that went on may have a better point than the one that it once compared; its earlier runs are left out.
+    """
+    found = []
+    for group in settings.variants:
+        best = best_point([point for point in points if point.group == group])
+        if best is not None:
+            key = ("compare", group, best.number)
+            runs = [run for run in finals if (run.purpose, run.group, run.point) == key]
+            if runs:
+                found.append(replace(best, runs=runs))
+    return found
+
+
+def differences(final: Sequence[Point]) -> list[Difference]:
     """Of each group to the first one, by metric.
 
     Student's interval of the paired differences, as of `scipy.stats.ttest_rel`: what a seed does to both groups, by the
     initial weights and the order of the images, is no part of it.
 
     Args:
-        points: of the final comparison, one for each group.
+        final: what `compared` returns.
     """
-    metrics = judged_metrics(points)
     found = []
-    for point in points[1:]:
-        for metric in metrics:
-            base, other = (_by_seed(member, metric) for member in (points[0], point))
+    for point in final[1:]:
+        for metric in judged_metrics(final):
+            base, other = _by_seed(final[0], metric), _by_seed(point, metric)
             paired = [other[seed] - base[seed] for seed in sorted(base.keys() & other.keys())]
             interval = confidence_interval(paired) if paired else None
-            found.append(Difference(point.group, points[0].group, metric, len(paired), interval))
+            found.append(Difference(point.group, final[0].group, metric, len(paired), interval))
     return found
 
 
 def judged_metrics(points: Sequence[Point]) -> list[str]:
-    """All that was judged, what is seen last."""
+    """All that was judged, by name; what is only seen comes last."""
     names = {name for point in points for run in point.runs for name in run.judged}
     return sorted(names, key=lambda name: (name.startswith("seen/"), name))
 
 
-def comparison_section(settings: SweepSettings, points: Sequence[Point]) -> str:
+def comparison_section(settings: SweepSettings, points: Sequence[Point], finals: Sequence[TrialRun]) -> str:
     """The comparison in Markdown: who judged, a table of means, paired differences, and what the groups were given.
 
     Args:
         settings: of the sweep.
-        points: all of the sweep; empty text comes back where none is of a final comparison.
+        points: of the search.
+        finals: runs after it.
+
+    Returns:
+        Empty text where nothing was judged.
     """
-    final = [point for group in settings.variants for point in points if point.compared and point.group == group]
-    if not any(run.judged for point in final for run in point.runs):
+    final = compared(settings, points, finals)
+    if not judged_metrics(final):
         return ""
-    parts = ["## Comparison", _judges(settings, final, points), _means(final)]
+    parts = ["## Comparison", _judges(settings, points, final), _means(final)]
     if len(final) > 1:
-        parts += [f"### Differences to {_named(final[0].group)}", _differences(final)]
-        parts += ["### Fairness", _fairness(settings, points, final)]
+        parts += [f"### Differences to {named(final[0].group)}", _differences(final)]
+        parts += ["### What the groups were given", fairness(settings, points, final)]
     return "\n\n".join(parts) + "\n"
 
 
-def _judges(settings: SweepSettings, final: Sequence[Point], points: Sequence[Point]) -> str:
+def named(group: str) -> str:
+    """A group in a table or a sentence."""
+    return in_a_cell(group) or "all"
+
+
+def _judges(settings: SweepSettings, points: Sequence[Point], final: Sequence[Point]) -> str:
     run, compare = settings.run, settings.compare
-    searched = {run.seed for point in points if not point.compared for run in point.runs}
-    seeds = {run.seed for point in final for run in point.runs}
-    new = f"seeds {_listed(seeds)}"
-    old = seeds & searched
-    of_search = f"of which the search had {_listed(old)}" if old else "which the search did not have"
-    text = f"The best point of {'each group' if len(final) > 1 else 'the search'} was trained again with {new}, {of_search}."
-    decided = f"`{run.health.knn.beton}`" if run.health.knn.beton else f"the training images, `{run.data.beton}`"
-    text += f" The images whose labels decided which point is best are of {decided}."
+    searched = {trial.seed for point in points for trial in point.runs}
+    seeds = {trial.seed for point in final for trial in point.runs}
+    old = sorted(seeds & searched)
+    new = f"the search had {_listed(old)} of these" if old else "which the search did not have"
+    text = f"The best point of {'each group' if settings.groups else 'the search'} was trained again with the seeds "
+    text += f"{_listed(seeds)}; {new}." if old else f"{_listed(seeds)}, {new}."
+    decided = f"`{run.health.knn.beton}`" if run.health.knn.beton else f"`{run.data.beton}`, the training images"
+    text += f" The labels that decided which point is best are those of {decided}."
     if compare is None:
         return text
     text += (
-        f" The images that judge, in the lines that begin with `judge/`, are of `{compare.judge}`; their labels decided "
-        f"nothing. Classifiers learnt from the labels of `{compare.train or run.data.beton}`."
+        f" The lines `judge/` are judged by the images of `{compare.judge}`, labels of which decided nothing. "
+        f"Classifiers learnt from the labels of `{compare.train or run.data.beton}`."
     )
     if compare.seen:
         text += (
-            f" The lines that begin with `seen/` are judged by `{compare.seen}`. These images are called seen, as earlier "
-            "results chose by them; the lines are there to be compared with such results, and prove nothing."
+            f" The lines `seen/` are judged by the images of `{compare.seen}`. They are called seen, as earlier "
+            "results chose by them: these lines can be set beside such results, and prove nothing by themselves."
         )
     return text
 
 
 def _means(final: Sequence[Point]) -> str:
-    groups = [_named(point.group) for point in final]
-    lines = [f"| judged by | {' | '.join(groups)} |", "|---" * (len(groups) + 1) + "|"]
+    lines = [f"| judged by | {' | '.join(named(point.group) for point in final)} |", "|---" * (len(final) + 1) + "|"]
     for metric in judged_metrics(final):
         cells = []
         for point in final:
@@ -106,20 +129,21 @@ def _means(final: Sequence[Point]) -> str:
             count = "" if len(values) == len(point.runs) else f" (of {len(values)})"
             cells.append(f"{percent(confidence_interval(values))}{count}" if values else "")
         lines.append(f"| {metric} | {' | '.join(cells)} |")
-    seeds = f"Means over {_range(len(point.runs) for point in final)} runs"
-    return "\n".join(lines) + f"\n\n{seeds} of each, with the half widths of their 95 % intervals (Student's t)."
+    runs = _range(len(point.runs) for point in final)
+    explained = f"These are means over the runs, of which each group has {runs}, with half widths of 95 % intervals."
+    return "\n".join(lines) + f"\n\n{explained}"
 
 
 def _differences(final: Sequence[Point]) -> str:
     lines = ["| group | judged by | difference in points | pairs | what it says |", "|---|---|---|---|---|"]
     for found in differences(final):
-        cells = [_named(found.group), found.metric, _points(found.interval), str(found.pairs), _said(found)]
+        cells = [named(found.group), found.metric, _points(found.interval), str(found.pairs), _said(found)]
         lines.append(f"| {' | '.join(cells)} |")
     explained = (
-        "A difference is that of two runs of one seed, in percentage points, and its mean is over the seeds that both "
-        "groups have. The interval is that of Student's t at 95 %. Where it contains 0, no difference was shown, which "
-        "does not show that there is none. Each interval is for itself: of twenty without a true difference one leaves 0 "
-        "out by chance."
+        "A difference is that between two runs of one seed, in percentage points; its mean is over the seeds that both "
+        "groups have, and the interval is Student's at 95 %. Where it contains 0, no difference was shown, which does "
+        "not show that there is none. Each interval stands for itself: where there is no difference at all, about one "
+        "in twenty leaves 0 out by chance."
     )
     return "\n".join(lines) + "\n\n" + explained
 
@@ -138,26 +162,68 @@ def _said(found: Difference) -> str:
         return "One pair has no interval: no difference was shown."
     if not found.shown:
         return "The interval contains 0: no difference was shown."
-    return f"It is {'better' if found.interval.mean > 0 else 'worse'} than {_named(found.first)}."
+    return f"It is {'better' if found.interval.mean > 0 else 'worse'} than {named(found.first)}."
 
 
-def _fairness(settings: SweepSettings, points: Sequence[Point], final: Sequence[Point]) -> str:
-    """What all groups had alike, and in what they differ; from the runs, not from what was planned."""
-    search = {point.group: [other for other in points if other.group == point.group and not other.compared] for point in final}
-    given: dict[str, Mapping[str, str]] = {
-        "points searched": {group: str(len(members)) for group, members in search.items()},
-        "seeds of each point": {group: _range(len(member.runs) for member in members) for group, members in search.items()},
-        "epochs trained in the search": {group: f"{sum(map(_epochs, _runs(members))):g}" for group, members in search.items()},
-        "runs that failed in the search": {group: str(sum(run.state == "failed" for run in _runs(members))) for group, members in search.items()},
-        "seeds compared": {point.group: _listed({run.seed for run in point.runs if run.judged}) for point in final},
-        "epochs of each run compared": {point.group: _range(_epochs(run) for run in point.runs if run.judged) for point in final},
-    }
-    if any("training.batch_size" in settings.variants[point.group] or "training.batch_size" in point.values for point in final):
-        given["images in a step"] = {point.group: _batch(settings, point) for point in final}
-    same = [f"{thing}: {next(iter(by_group.values()))}" for thing, by_group in given.items() if len(set(by_group.values())) == 1]
-    lines = [f"All groups had the same {'; '.join(same)}."] if same else []
-    for thing, by_group in given.items():
-        if len(set(by_group.values())) > 1:
-            told = ", ".join(f"{_named(group)} {value}" for group, value in by_group.items())
-            lines.append(f"They differ in the {thing}: {told}.")
+def fairness(settings: SweepSettings, points: Sequence[Point], final: Sequence[Point]) -> str:
+    """What all groups had alike, and in what they differ: by their runs, not by what was planned.
+
+    Args:
+        settings: of the sweep.
+        points: of the search.
+        final: what `compared` returns, of several groups.
+    """
+    given = dict(_given(settings, points, final))
+    same = [f"{thing} ({next(iter(had.values()))})" for thing, had in given.items() if len(set(had.values())) == 1]
+    lines = [f"Each group had the same {_and(same)}."] if same else []
+    for thing, had in given.items():
+        if len(set(had.values())) > 1:
+            told = [f"{named(group)} had {value}" for group, value in had.items()]
+            lines.append(f"The groups differ in the {thing}: {_and(told)}.")
     return "\n".join(f"- {line}" for line in lines)
+
+
+def _given(
+    settings: SweepSettings, points: Sequence[Point], final: Sequence[Point]
+) -> Iterator[tuple[str, Mapping[str, str]]]:
+    """What each group had, by the thing and the group."""
+    groups = [point.group for point in final]
+    search = {group: [point for point in points if point.group == group] for group in groups}
+    runs = {group: [run for point in members for run in point.runs] for group, members in search.items()}
+    judged = {point.group: [run for run in point.runs if run.judged] for point in final}
+    yield "number of points searched", {group: str(len(search[group])) for group in groups}
+    yield "seeds of each point", {group: _range(len(point.runs) for point in search[group]) for group in groups}
+    yield "epochs of training in the search", {group: f"{sum(run.epochs for run in runs[group]):g}" for group in groups}
+    yield "number of failed runs", {group: str(sum(run.state == "failed" for run in runs[group])) for group in groups}
+    yield "seeds of the comparison", {group: _listed({run.seed for run in judged[group]}) for group in groups}
+    yield (
+        "epochs of each run of the comparison",
+        {group: _range(run.epochs for run in judged[group]) for group in groups},
+    )
+    # Epochs of smaller batches are more steps.
+    batches = {point.group: str(_batch(settings, point)) for point in final}
+    yield "number of images in a step", batches
+
+
+def _batch(settings: SweepSettings, point: Point) -> int:
+    chosen = {**settings.variants[point.group], **point.values}
+    return int(chosen.get("training.batch_size", settings.run.training.batch_size))
+
+
+def _by_seed(point: Point, metric: str) -> dict[int, float]:
+    return {run.seed: run.judged[metric] for run in point.runs if metric in run.judged}
+
+
+def _range(counts: Iterable[float]) -> str:
+    found = sorted(set(counts))
+    if not found:
+        return "none"
+    return f"{found[0]:g}" if len(found) == 1 else f"{found[0]:g} to {found[-1]:g}"
+
+
+def _listed(seeds: Iterable[int]) -> str:
+    return _and([str(seed) for seed in sorted(seeds)]) or "none"
+
+
+def _and(texts: Sequence[str]) -> str:
+    return " and ".join([", ".join(texts[:-1]), texts[-1]]) if len(texts) > 1 else "".join(texts)

@@ -1,19 +1,19 @@
 """The figures of a sweep: which of them make sense for it."""
 
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
 from metaug_ray.config.sweep import SweepSettings
 from metaug_ray.evaluation.labels import drawing
+from metaug_ray.names import slug
 from metaug_ray.tuning.figures.curves import draw_curves
 from metaug_ray.tuning.figures.heat_maps import draw_heat_maps
 from metaug_ray.tuning.figures.importances import draw_importances
 from metaug_ray.tuning.figures.lines import draw_lines
 from metaug_ray.tuning.figures.parallel import draw_parallel
 from metaug_ray.tuning.points import Point
-from metaug_ray.tuning.scales import scales
+from metaug_ray.tuning.scales import metric_name, scales
 
 
 def draw_all(
@@ -21,7 +21,6 @@ def draw_all(
     points: Sequence[Point],
     importances: Mapping[str, Mapping[str, float]],
     folder: Path,
-    metric: str = "kNN accuracy",
 ) -> list[Path]:
     """Draw what can be drawn of a sweep, at its end or while it runs; what cannot is left out.
 
@@ -31,20 +30,17 @@ def draw_all(
 
     Args:
         settings: of the sweep.
-        points: of the search; those of the final comparison are no part of these figures.
+        points: of the search.
         importances: of the parameters, by group; from 0 to 1.
         folder: where the figures are written; made if it is not there.
-        metric: name of what is searched by.
 
     Returns:
         The PNGs that were written. One that fails is told of in a warning, and takes no other with it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    groups = {
-        group: [point for point in points if point.group == group and not point.compared] for group in settings.variants
-    }
+    groups = {group: [point for point in points if point.group == group] for group in settings.variants}
     written = []
-    for name, draw in _figures(settings, groups, importances, metric):
+    for name, draw in _figures(settings, groups, importances):
         path = folder / name
         drawn = False
         with drawing(name):
@@ -58,21 +54,13 @@ def _figures(
     settings: SweepSettings,
     groups: Mapping[str, Sequence[Point]],
     importances: Mapping[str, Mapping[str, float]],
-    metric: str,
 ) -> Iterator[tuple[str, Callable[[Path], bool]]]:
     """What draws each, by the name of its file."""
-    axes = scales(settings)
+    axes, metric = scales(settings), metric_name(settings)
     yield "curves.png", partial(draw_curves, groups, settings.rungs(), metric)
     yield "importances.png", partial(draw_importances, importances)
     yield "lines.png", partial(draw_lines, groups, axes, metric)
-    for name, group in zip(_file_names(list(groups)), groups, strict=True):
-        of_group = importances.get(group, {})
-        yield name, partial(draw_heat_maps, group, groups[group], axes, of_group, metric)
+    for group, points in groups.items():
+        name = f"heat_maps_{slug(group)}.png" if group else "heat_maps.png"
+        yield name, partial(draw_heat_maps, group, points, axes, importances.get(group, {}), metric)
     yield "parallel.png", partial(draw_parallel, groups, axes, metric)
-
-
-def _file_names(groups: Sequence[str]) -> list[str]:
-    """Of the heat maps: a group's name may hold what a file's cannot."""
-    plain = [re.sub(r"[^A-Za-z0-9.-]+", "_", group).strip("_.") for group in groups]
-    unique = [name if plain.count(name) == 1 else f"{name}_{number}" for number, name in enumerate(plain)]
-    return [f"heat_maps_{name}.png" if name else "heat_maps.png" for name in unique]

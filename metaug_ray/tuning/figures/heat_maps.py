@@ -92,7 +92,9 @@ def draw_heat_maps(
 
 
 def _legend(figure: Figure, best: Point, dots: bool) -> None:
-    frame = Line2D([], [], linestyle="none", marker="o" if dots else "s", color="none", markeredgecolor=BEST, markeredgewidth=2.5)
+    frame = Line2D(
+        [], [], linestyle="none", marker="o" if dots else "s", color="none", markeredgecolor=BEST, markeredgewidth=2.5
+    )
     handles, texts = [frame], [f"best: {measured(best.value)}"]
     if dots:
         handles.append(Line2D([], [], linestyle="none", **_UNFINISHED))

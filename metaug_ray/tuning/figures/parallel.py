@@ -98,7 +98,7 @@ def _axes(axes: Axes, axis_ticks: Sequence[tuple[str, Ticks]], absent: Sequence[
             _label(axes, number, place, text)
         axes.text(number, 1.06, name, ha="center", va="bottom", fontsize=9)
     for number in absent:
-        _label(axes, number, _ABSENT, "not used")
+        _label(axes, number, _ABSENT, "not searched")
     axes.set(xlim=(-0.75, len(axis_ticks) + 0.5), ylim=(_ABSENT - 0.04 if absent else -0.03, 1.14))
     axes.set_axis_off()
 
