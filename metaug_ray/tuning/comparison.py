@@ -85,6 +85,9 @@ def comparison_section(settings: SweepSettings, points: Sequence[Point], finals:
     if not judged_metrics(final):
         return ""
     parts = ["## Comparison", _judges(settings, points, final), _means(final)]
+    missing = [named(group) for group in settings.variants if group not in {point.group for point in final}]
+    if missing:
+        parts.append(f"Left out, as no best point of theirs has been trained again: {_and(missing)}.")
     if len(final) > 1:
         parts += [f"### Differences to {named(final[0].group)}", _differences(final)]
         parts += ["### What the groups were given", fairness(settings, points, final)]

@@ -119,8 +119,8 @@ def _searched(report: Report) -> Iterator[str]:
         yield _table(["parameter", "values", "only with"], rows)
     if settings.groups:
         yield "Each group was searched by itself:\n"
-        rows = [(name, _settings(fixed) or "nothing else") for name, fixed in settings.groups.items()]
-        yield _table(["group", "settings"], rows)
+        groups = [(name, _settings(fixed) or "nothing else") for name, fixed in settings.groups.items()]
+        yield _table(["group", "settings"], groups)
 
 
 def _described(parameter: Parameter) -> tuple[str, str]:
