@@ -2,8 +2,9 @@
 
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import TextIO
 
 LOGGER = logging.getLogger("metaug_ray")
 """Parent of the loggers of all modules."""
@@ -32,3 +33,23 @@ def handled_alone(logger: logging.Logger, handler: logging.Handler) -> Iterator[
         logger.removeHandler(handler)
         logger.setLevel(level)
         logger.propagate = propagate
+
+
+@contextmanager
+def log_moved(streams: Sequence[tuple[TextIO, TextIO]]) -> Iterator[None]:
+    """Let handlers of the package's logger and of the root logger write elsewhere.
+
+    Args:
+        streams: pairs of the stream that they write to, and the one that takes its place.
+    """
+    moved: list[tuple[logging.StreamHandler[TextIO], TextIO]] = []
+    try:
+        for handler in (*LOGGER.handlers, *logging.getLogger().handlers):
+            for old, new in streams:
+                if isinstance(handler, logging.StreamHandler) and handler.stream is old:
+                    handler.setStream(new)
+                    moved.append((handler, old))
+        yield
+    finally:
+        for handler, old in moved:
+            handler.setStream(old)

@@ -53,6 +53,11 @@ class TrialRun:
         """The last value of the series; NaN before the first."""
         return self.series[-1][1] if self.series else math.nan
 
+    @property
+    def epochs(self) -> float:
+        """After which it was measured last."""
+        return self.series[-1][0] if self.series else 0.0
+
 
 @dataclass(frozen=True)
 class Point:
