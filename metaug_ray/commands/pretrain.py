@@ -34,7 +34,9 @@ def parse(arguments: list[str]) -> tuple[PretrainSettings, bool]:
         CommandError: an argument, variable or file is wrong; with a line for each.
         SystemExit: after `--help`.
     """
-    command = base.parse(PretrainCommand, arguments, "METAUG_METHOD__DELTA", RENAMED, partial(named_in_file, arguments, ("config",)))
+    command = base.parse(
+        PretrainCommand, arguments, "METAUG_METHOD__DELTA", RENAMED, partial(named_in_file, arguments, ("config",))
+    )
     # What nobody set stays a default: a run's own record may know better, such as where its MLflow is.
     chosen = command.model_dump(exclude={"config", "preset", "print_config"}, exclude_unset=True)
     return PretrainSettings.model_validate(chosen), command.print_config

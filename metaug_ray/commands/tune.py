@@ -1,7 +1,8 @@
 """The command line of `jobs/tune_hyperparameters.py`."""
 
+from collections.abc import Mapping
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
@@ -13,7 +14,7 @@ from metaug_ray.config.base import LocalPath
 from metaug_ray.config.pretrain import PretrainSettings
 from metaug_ray.config.recorded import RENAMED
 from metaug_ray.config.sweep import ComparisonSettings, Parameter, RefitSettings, SearchSettings, SweepSettings
-from metaug_ray.tuning.space import complaints
+from metaug_ray.tuning.space import complaints, shown
 
 _PROGRAM = "tune_hyperparameters.py"
 _OF_THE_SWEEP = ("space", "groups", "search", "compare", "refit")
@@ -72,9 +73,9 @@ class _Command(PretrainCommand):
     stronger than the file of --config"""
     report: bool = False
     """write report and figures of what a sweep has so far, also while it runs, and do nothing else"""
-    space: dict[str, Parameter] = {}
+    space: Mapping[str, Parameter] = {}
     """values of settings by dotted name, as JSON: '{"method.delta": {"log_uniform": [1e-8, 0.1]}}'"""
-    groups: dict[str, dict[str, object]] = {}
+    groups: Mapping[str, Mapping[str, Any]] = {}
     """variants that are searched by themselves and compared: settings by dotted name, as JSON"""
     search: SearchSettings = SearchSettings()
     """how the space is searched"""
@@ -106,7 +107,17 @@ def _run(wish: Wish) -> None:
     from metaug_ray.tuning.sweep import report, tune
 
     if wish.only_report:
-        print(report(wish.settings))
+        print(f"report: {report(wish.settings)}/report.md")
         return
     outcome = tune(wish.settings)
-    print(outcome.text)
+    metric = wish.settings.run.health.best_metric
+    for group in wish.settings.variants:
+        best = outcome.trials.best(group)
+        if best is not None and best.runs:
+            named = f" of {group}" if group else ""
+            print(f"best{named}: {metric} {best.value:.4g} with {shown(best.values)}")
+    if not outcome.complete:
+        print("the sweep's time was over before all was tried; the same command with more --search.hours goes on")
+    for name in outcome.registered:
+        print(f"registered: {name}")
+    print(f"report: {outcome.report}/report.md; MLflow run {outcome.run_id} at {outcome.tracking_uri}")

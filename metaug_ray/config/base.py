@@ -57,7 +57,7 @@ def setting_names(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
     """All settings of a model by dotted name, without the groups that they stand in."""
     for name, field in model.model_fields.items():
         # The entries of a dictionary have whatever names a user gives them.
-        named = () if get_origin(field.annotation) is dict else get_args(field.annotation)
+        named = () if get_origin(field.annotation) in (dict, Mapping) else get_args(field.annotation)
         parts = [part for part in (field.annotation, *named) if isinstance(part, type)]
         groups = [part for part in parts if issubclass(part, BaseModel)]
         for group in groups:

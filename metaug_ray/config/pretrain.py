@@ -1,7 +1,7 @@
 """Settings of `jobs/imagenet_resnet50.py`: one pre-training run."""
 
 import re
-from typing import Self
+from typing import ClassVar, Self
 
 from pydantic import Field, model_validator
 
@@ -86,9 +86,9 @@ class HealthSettings(Settings):
     """kNN accuracy of the encoders"""
     collapse_below: float = Field(0.1, ge=0, lt=1)
     """spread of the features (1: even over the sphere, 0: all the same) below which a collapse is reported"""
+    best_metric: ClassVar[str] = "knn/accuracy"
 
 
-HealthSettings.best_metric = "knn/accuracy"
 class PretrainSettings(StorageSettings):
     """One pre-training run. The defaults are the paper's ImageNet ResNet-50 setting, on CMC's basis."""
 

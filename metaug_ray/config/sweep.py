@@ -25,7 +25,7 @@ class Parameter(Settings):
     """the same, drawn evenly by its logarithm"""
     integer: tuple[int, int] | None = None
     """least and greatest whole number"""
-    when: dict[str, tuple[Any, ...]] = {}
+    when: Mapping[str, tuple[Any, ...]] = {}
     """values of other settings, by dotted name, with which alone this one counts"""
 
     @model_validator(mode="after")
@@ -106,9 +106,9 @@ class SweepSettings(Settings):
     run: PretrainSettings
     """settings of all runs, where the space and the groups say nothing else; `name` is the sweep's, and `register_as`
     the best encoder's"""
-    space: dict[str, Parameter] = {}
+    space: Mapping[str, Parameter] = {}
     """parameters by the dotted names of settings, such as method.delta"""
-    groups: dict[str, dict[str, Any]] = {}
+    groups: Mapping[str, Mapping[str, Any]] = {}
     """variants that are each searched by themselves, and compared: settings by dotted name"""
     search: SearchSettings = SearchSettings()
     """how the space is searched"""

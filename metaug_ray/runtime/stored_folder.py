@@ -72,8 +72,8 @@ class StoredFolder:
             lock.acquire(timeout=0)
         except Timeout as error:
             raise StorageError(
-                f"name: {self.what} {self.name!r} is already running from {self.location}; wait for it, stop it, or give "
-                "another name"
+                f"name: {self.what} {self.name!r} is already running from {self.location}; wait for it, stop it, or "
+                "give another name"
             ) from error
         return lock
 

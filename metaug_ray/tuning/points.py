@@ -1,4 +1,4 @@
-"""What a sweep has tried: points of its space, and their runs. Whatever is reported, drawn or compared comes from these.
+"""What a sweep has tried: points of its space, and their runs. All that is reported and drawn comes from these.
 
 A *group* is a variant that is searched by itself. A *point* is one setting of a group's parameters, and has a *run* of
 the main job for each seed; its value is the mean of theirs.

@@ -1,6 +1,6 @@
 """Points of a search space: which settings they are, which there are, and whether the settings allow them.
 
-Nothing here draws by a search algorithm or knows of Ray: the command line checks a space with it before anything starts.
+Nothing here draws by a search algorithm or knows of Ray: the command line checks a space before anything starts.
 """
 
 import itertools
@@ -209,9 +209,7 @@ def _names(settings: SweepSettings) -> Iterator[str]:
             instead = "; search.seeds says how many seeds a point has" if name == "seed" else ""
             yield f"{place}: no result depends on it, or all runs share it, so it is not searched{instead}"
     for name, parameter in settings.space.items():
-        drawn = [
-            other for other in parameter.when if other in settings.space and settings.space[other].grid is None
-        ]
+        drawn = [other for other in parameter.when if other in settings.space and settings.space[other].grid is None]
         if parameter.grid is not None and drawn:
             yield f"space.{name}: a grid cannot depend on {drawn[0]}, which is drawn; make one of them a choice or grid"
     try:
@@ -225,11 +223,11 @@ def _lengths(settings: SweepSettings) -> Iterator[str]:
     slugs = [slug(group) for group in settings.groups]
     for group, name in zip(settings.groups, slugs, strict=True):
         if not name or slugs.count(name) > 1:
-            yield f"groups.{group}: runs are called by a group's letters and digits, which must be its own (got {name!r})"
+            yield f"groups.{group}: runs are called by its letters and digits, which must be its own (got {name!r})"
     longest = max(map(len, slugs), default=0)
     room = _LONGEST_NAME - longest - len("--00000-s0000000000-refit")
     if len(settings.run.name) > room:
-        yield f"name: {settings.run.name!r} has {len(settings.run.name)} letters; runs add to it, so give at most {room}"
+        yield f"name: {settings.run.name!r} has {len(settings.run.name)} letters; runs add to it, so use at most {room}"
 
 
 def _ordered(parameters: Mapping[str, Parameter]) -> Iterator[tuple[str, Parameter]]:

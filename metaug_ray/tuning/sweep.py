@@ -121,14 +121,12 @@ def check_data(settings: SweepSettings, manifest: Manifest) -> None:
             continue
         found = find_manifest(beton)
         if found.classes != learnt.classes or not found.classes:
-            raise TuningError(
-                f"compare.{name}: " + other_classes(found.classes, beton, learnt.classes, learnt_from)
-            )
+            raise TuningError(f"compare.{name}: " + other_classes(found.classes, beton, learnt.classes, learnt_from))
         for use, sha256 in chosen_by.items():
             if found.sha256 == sha256 and (name == "judge" or use != "deciding"):
                 raise TuningError(
-                    f"compare.{name}: {beton} is used for {use} too, and would judge what was chosen by it; give images "
-                    "of their own (prepare_data.py --source.part makes parts of a data set)"
+                    f"compare.{name}: {beton} is used for {use} too, and would judge what was chosen by it; give "
+                    "images of their own (prepare_data.py --source.part makes parts of a data set)"
                 )
 
 
@@ -169,9 +167,7 @@ def _tune(settings: SweepSettings, folder: StoredFolder, manifest: Manifest) -> 
     return SweepOutcome(trials, where, registered, tracker.uri, tracker.run_id, complete)
 
 
-def _run(
-    settings: SweepSettings, folder: StoredFolder, trials: Trials, tracker: RunTracker, concurrency: int
-) -> bool:
+def _run(settings: SweepSettings, folder: StoredFolder, trials: Trials, tracker: RunTracker, concurrency: int) -> bool:
     tags = {PARENT_TAG: tracker.run_id, "metaug.sweep": settings.run.name}
 
     def task(run: TrialRun) -> TrialTask:
@@ -206,7 +202,9 @@ def _count(trials: Trials, tracker: RunTracker) -> None:
     """Let MLflow know how far the sweep is, by the runs that have ended."""
     ended = [run for run in trials.runs if run.state in ("finished", "stopped", "failed")]
     best = {f"best/{slug(group) or 'all'}": point.value for group in trials.spaces if (point := trials.best(group))}
-    states = {f"runs/{state}": float(sum(run.state == state for run in ended)) for state in ("finished", "stopped", "failed")}
+    states = {
+        f"runs/{state}": float(sum(run.state == state for run in ended)) for state in ("finished", "stopped", "failed")
+    }
     tracker.metrics(len(ended), best | states | {"hours/runs": sum(run.hours for run in trials.runs)})
 
 
@@ -220,7 +218,9 @@ def _report(
 ) -> Path:
     where = Path(folder.location) if folder.local else _SWEEPS / settings.run.name
     where = where / "report"
-    found = {group: importances(space, trials.of_group(group)) for group, space in trials.spaces.items()} if draw else {}
+    found = (
+        {group: importances(space, trials.of_group(group)) for group, space in trials.spaces.items()} if draw else {}
+    )
     files = write_report(Report(settings, trials.points, trials.finals, found, trials.seconds), where, draw=draw)
     for group in trials.spaces:
         best = trials.best(group)
@@ -243,7 +243,9 @@ def _register(settings: SweepSettings, trials: Trials, uri: str) -> list[str]:
         best = trials.best(group)
         if best is None:
             continue
-        refits = [run for run in trials.finals if run.purpose == "refit" and (run.group, run.point) == (group, best.number)]
+        refits = [
+            run for run in trials.finals if run.purpose == "refit" and (run.group, run.point) == (group, best.number)
+        ]
         chosen = max(best.runs, key=lambda run: run.last) if settings.refit is None else refits[0]
         if chosen.state != "finished":
             _log.warning("run %r is not finished (%s), so it is not registered", chosen.name, chosen.reason)

@@ -81,7 +81,7 @@ def test_points_that_still_run_failed_or_were_stopped_are_no_values() -> None:
 
 def test_the_parameter_that_matters_is_the_most_important() -> None:
     points = [
-        finished(n, -math.log2(values["method.unified.beta"] / 32) ** 2, values)
+        finished(n, -(math.log2(values["method.unified.beta"] / 32) ** 2), values)
         for n, values in enumerate(point.values for point in points_until("random", 0, 2.0, most=40))
     ]
     found = importances(spaces(sweep_settings(space=GREEK))[""], points)

@@ -108,5 +108,7 @@ def test_nothing_is_said_of_what_the_settings_allow() -> None:
 
 
 def test_a_point_in_words() -> None:
-    assert shown({"method.delta": 1.23456e-5, "method.contrast": "nce"}) == "method.delta 1.235e-05, method.contrast nce"
+    assert (
+        shown({"method.delta": 1.23456e-5, "method.contrast": "nce"}) == "method.delta 1.235e-05, method.contrast nce"
+    )
     assert shown({}) == "no parameters"
