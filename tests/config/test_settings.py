@@ -110,6 +110,15 @@ def refusal(model: type[Any], /, **fields: object) -> str:
         ),
         (
             SourceSettings,
+            {"kind": "shapes", "part": (0.9, 0.8)},
+            "part: got 0.9,0.8; expected two shares from 0 to 1, the lesser first, such as 0.8,0.9",
+        ),
+        (SourceSettings, {"kind": "shapes", "part": (0.5, 0.5)}, "part: got 0.5,0.5; expected two shares"),
+        (SourceSettings, {"kind": "shapes", "part": (-0.1, 1)}, "part: got -0.1,1; expected two shares"),
+        (SourceSettings, {"kind": "shapes", "part": (0, 1.1)}, "part: got 0,1.1; expected two shares"),
+        (SourceSettings, {"kind": "shapes", "part": (0.8,)}, "part.1: is missing, and has no default"),
+        (
+            SourceSettings,
             {"kind": "cifar10", "path": ".", "unlabelled": True},
             "unlabelled: only imagefolder and parquet can drop labels, not 'cifar10'",
         ),
