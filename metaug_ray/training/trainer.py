@@ -261,7 +261,7 @@ def _announce(
     workers = counted(placement.workers, "worker")
     if placement.min_workers < placement.workers:
         workers = f"{placement.min_workers} to {placement.workers} workers"
-    each = "1 GPU and " if placement.gpu else ""
+    each = f"{placement.gpu_share:g} GPU and " if placement.gpu else ""
     _log.info(
         f"run {settings.name!r}: {counted(manifest.samples, 'image')}, {counted(settings.training.epochs, 'epoch')} of "
         f"batches of {settings.training.batch_size}, {workers} with {each}{counted(placement.cpus, 'CPU')}; kept in "
