@@ -37,4 +37,6 @@ def _prepare(settings: PrepareSettings) -> None:
 
     manifest = prepare(settings)
     beton = readable(str(settings.output))
-    print(f"{beton}: {manifest.samples:,} images, {len(manifest.classes)} classes, SHA-256 {manifest.sha256}")
+    source = manifest.source
+    part = f" (part {source['part']} of {int(source['part_of']):,})" if "part" in source else ""
+    print(f"{beton}: {manifest.samples:,} images{part}, {len(manifest.classes)} classes, SHA-256 {manifest.sha256}")

@@ -30,6 +30,9 @@ class SourceSettings(Settings):
     classes: Location | None = None
     """names of all classes, of which some may have no images here: a beton that has them, such as the training's, or a
     text file with one on each line in the order of their labels (imagefolder, parquet); default those that are found"""
+    part: tuple[float, float] | None = None
+    """take the images between these two shares of a fixed random order, such as 0.8,0.9 for the ninth tenth: parts that
+    do not overlap have no image in common, and have the classes of the whole"""
     count: int = Field(10_000, ge=10)
     """number of images (shapes)"""
     size: int = Field(64, ge=16, le=512)
@@ -58,6 +61,11 @@ class SourceSettings(Settings):
         if self.unlabelled and self.kind not in ("imagefolder", "parquet"):
             raise ValueError(f"unlabelled: only imagefolder and parquet can drop labels, not {self.kind!r}")
         self._check_classes()
+        if self.part is not None and not 0 <= self.part[0] < self.part[1] <= 1:
+            raise ValueError(
+                f"part: got {self.part[0]:g},{self.part[1]:g}; expected two shares from 0 to 1, the lesser first, such "
+                "as 0.8,0.9"
+            )
         return self
 
     def _check_classes(self) -> None:

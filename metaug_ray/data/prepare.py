@@ -24,6 +24,7 @@ from metaug_ray.data.pool import encode_all
 from metaug_ray.data.progress import progress_options, readable_size
 from metaug_ray.data.remarks import Remarks, passed_over, say_empty, say_passed_over
 from metaug_ray.data.sources.kinds import open_source
+from metaug_ray.data.sources.part import Part
 from metaug_ray.data.sources.record import Source
 
 _log = logging.getLogger(__name__)
@@ -102,7 +103,7 @@ def _write(partial: Path, source: Source, encoding: Encoding, settings: PrepareS
     counts = _class_counts(labels, len(source.classes))
     say_empty(source.classes, counts)
     return Manifest(
-        source=_described(settings.source),
+        source=_described(settings.source) | (source.described if isinstance(source, Part) else {}),
         samples=len(labels),
         classes=list(source.classes),
         class_counts=counts,

@@ -74,7 +74,8 @@ def train_worker(config: dict[str, ProbeTask]) -> tuple[float, float]:
     task = config["task"]
     settings, probe, context = task.settings, task.probe, ray.train.get_context()
     rank, world_size = context.get_world_rank(), context.get_world_size()
-    device = prepare_device(ray.train.torch.get_device(), task.cpus)
+    gpu_share = settings.compute.gpus_per_worker
+    device = prepare_device(ray.train.torch.get_device(), task.cpus, gpu_share=gpu_share)
     encoder = task.encoder.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     represent = _Represent(encoder, settings.precision)
     training = _Training.begin(probe, encoder.representation_size, task.classes, device)

@@ -202,7 +202,7 @@ def _probe(
 
 
 def _device(placement: Placement) -> torch.device:
-    return prepare_device(torch.device(placement.device), placement.cpus)
+    return prepare_device(torch.device(placement.device), placement.cpus, gpu_share=placement.gpu_share)
 
 
 def _wait(tasks: list[Any]) -> None:

@@ -76,7 +76,13 @@ def evaluate(settings: EvaluateSettings) -> Judgement:
     )
     compute = settings.compute
     with cluster(compute.address), tempfile.TemporaryDirectory() as scratch:
-        placement = place_workers(compute.device, compute.workers, compute.cpus_per_worker, nodes())
+        placement = place_workers(
+            compute.device,
+            compute.workers,
+            compute.cpus_per_worker,
+            nodes(),
+            gpus_per_worker=compute.gpus_per_worker,
+        )
         check_batch(settings, train, placement)
         warn_if_busy(placement)
         size = settings.image_size or description.image_size

@@ -130,7 +130,8 @@ class _Worker:
 
     def run(self, rank: int) -> Iterator[tuple[NDArray[np.int64], dict[str, NDArray[np.float32]]]]:
         """Data set indices [n] and parts [n, V, H] of this rank's images, a batch at a time."""
-        device = prepare_device(torch.device(self.placement.device), self.placement.cpus)
+        placement = self.placement
+        device = prepare_device(torch.device(placement.device), placement.cpus, gpu_share=placement.gpu_share)
         beton = staged(self.images.beton, self.staging)
         loader = EvaluationLoader(
             beton,

@@ -66,7 +66,7 @@ def cluster(address: str | None, *, start_timeout: int = 300) -> Iterator[None]:
 def remote(function: Callable[..., Any], placement: Placement, **options: Any) -> Any:
     """A Ray task with a worker's share of the cluster."""
     # A process that had a GPU ends with its task: it would keep the GPU's memory, and be bound to it for ever.
-    shares = {"num_cpus": placement.cpus, "num_gpus": 1 if placement.gpu else 0, "max_calls": 1 if placement.gpu else 0}
+    shares = {"num_cpus": placement.cpus, "num_gpus": placement.worker.get("GPU", 0), "max_calls": int(placement.gpu)}
     return ray.remote(**shares, **options)(function)
 
 
@@ -82,7 +82,7 @@ def warn_if_busy(placement: Placement) -> None:
         count = placement.min_workers * each
         if free.get(kind, 0) < count:
             _log.warning(
-                "waiting for %ss: the run needs %s, and %g are free; it begins when other jobs give theirs back",
+                "waiting for %ss: the run needs %g, and %g are free; it begins when other jobs give theirs back",
                 kind,
                 count,
                 free.get(kind, 0),

@@ -5,8 +5,12 @@ Ray itself would wait for ever for what a cluster cannot hold.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from metaug_ray.runtime.errors import ClusterError
+
+_UNITS: Final = 10_000
+"""In how many parts Ray divides a resource: it rounds to these, so a third three times is one."""
 
 Resources = Mapping[str, float]
 """What one node has in all, by Ray's names: CPU, GPU, memory (bytes)."""
@@ -21,17 +25,19 @@ class Placement:
         min_workers: the least.
         cpus: of each worker.
         gpu: whether each has a GPU.
+        gpu_share: how much of one it takes, where it has one.
     """
 
     workers: int
     min_workers: int
     cpus: int
     gpu: bool
+    gpu_share: float = 1.0
 
     @property
-    def worker(self) -> dict[str, int]:
+    def worker(self) -> dict[str, float]:
         """What one worker gets, by Ray's names."""
-        return {"CPU": self.cpus} | ({"GPU": 1} if self.gpu else {})
+        return {"CPU": self.cpus} | ({"GPU": self.gpu_share} if self.gpu else {})
 
     @property
     def device(self) -> str:
@@ -51,6 +57,7 @@ def place_workers(
     nodes: Sequence[Resources],
     *,
     min_workers: int | None = None,
+    gpus_per_worker: float = 1.0,
 ) -> Placement:
     """Choose how many workers there are and what each gets, where the settings `compute.*` leave it open.
 
@@ -74,32 +81,45 @@ def place_workers(
             f"{field}: {least} workers x 1 GPU = {least} GPUs, but the cluster has {gpus} "
             f"({_described(nodes)}); ask for at most {gpus}"
         )
-    share = cpus_per_worker or _equal_share(workers, useful, gpu)
-    fitting = sum(workers_that_fit(node, share, gpu) for node in useful)
+    share = cpus_per_worker or _equal_share(workers, useful, gpu, gpus_per_worker)
+    fitting = sum(workers_that_fit(node, share, gpu, gpus_per_worker) for node in useful)
     if least > fitting:
         less = ", or set compute.cpus_per_worker lower" if share > 1 else ", or add nodes"
+        with_gpu = f" and {gpus_per_worker:g} GPU" if gpu else ""
         raise ClusterError(
-            f"{field}: {least} workers x {share} CPUs{' and 1 GPU' if gpu else ''} = {least * share} CPUs, "
+            f"{field}: {least} workers x {share} CPUs{with_gpu} = {least * share} CPUs, "
             f"but the cluster has room for {fitting} of them in {cpus} CPUs ({_described(nodes)}); ask for fewer "
             f"workers{less}"
         )
-    return Placement(workers, least, share, gpu)
+    return Placement(workers, least, share, gpu, gpus_per_worker if gpu else 1.0)
 
 
-def _equal_share(workers: int, nodes: Sequence[Resources], gpu: bool) -> int:
-    """CPUs for each worker, so that all fit."""
+def _equal_share(workers: int, nodes: Sequence[Resources], gpu: bool, gpu_share: float) -> int:
+    """CPUs for each worker, so that all fit; where workers share GPUs, as many as the GPUs have room for."""
     if gpu:
-        return max(1, min(int(node.get("CPU", 0) // max(1, node["GPU"])) for node in nodes))
+        return max(1, min(int(node.get("CPU", 0) // _by_gpu(node, gpu_share)) for node in nodes))
     share = max(int(node["CPU"]) for node in nodes)
     while share > 1 and sum(workers_that_fit(node, share, gpu) for node in nodes) < workers:
         share -= 1
     return share
 
 
-def workers_that_fit(node: Resources, cpus: int, gpu: bool) -> int:
-    """Workers that a node has room for."""
+def workers_that_fit(node: Resources, cpus: int, gpu: bool, gpu_share: float = 1.0) -> int:
+    """Workers that a node has room for.
+
+    Args:
+        node: what it has.
+        cpus: of each worker.
+        gpu: whether each has a GPU.
+        gpu_share: how much of one it takes then.
+    """
     by_cpu = int(node.get("CPU", 0) // cpus)
-    return min(by_cpu, int(node.get("GPU", 0))) if gpu else by_cpu
+    return min(by_cpu, _by_gpu(node, gpu_share)) if gpu else by_cpu
+
+
+def _by_gpu(node: Resources, share: float) -> int:
+    """Workers that a node's GPUs have room for. None has parts of two."""
+    return int(node.get("GPU", 0)) * (_UNITS // round(share * _UNITS))
 
 
 def _described(nodes: Sequence[Resources]) -> str:

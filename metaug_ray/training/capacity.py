@@ -27,7 +27,12 @@ def place(settings: PretrainSettings, nodes: Sequence[Resources], samples: int) 
     """
     compute = settings.compute
     placement = place_workers(
-        compute.device, compute.workers, compute.cpus_per_worker, nodes, min_workers=compute.min_workers
+        compute.device,
+        compute.workers,
+        compute.cpus_per_worker,
+        nodes,
+        min_workers=compute.min_workers,
+        gpus_per_worker=compute.gpus_per_worker,
     )
     least = placement.min_workers
     for count in range(least, placement.workers + 1):
@@ -52,7 +57,7 @@ def bank_bytes(settings: PretrainSettings, samples: int, workers: int) -> int:
 
 
 def check_gpu_memory(settings: PretrainSettings, samples: int, workers: int, device: "torch.device") -> None:
-    """Whether this worker's GPU, if it has one, has room for its rows of the bank.
+    """Whether this worker's GPU, if it has one, or its share of it, has room for its rows of the bank.
 
     Raises:
         TrainingError: it has not.
@@ -61,12 +66,15 @@ def check_gpu_memory(settings: PretrainSettings, samples: int, workers: int, dev
         return
     import torch
 
-    free, _ = torch.cuda.mem_get_info(device)
+    free, total = torch.cuda.mem_get_info(device)
+    share = settings.compute.gpus_per_worker
+    room = min(free, share * total)
     needed = bank_bytes(settings, samples, workers)
-    if needed > free:
+    if needed > room:
+        gpu, more = ("its GPU has", "more workers") if share == 1 else (f"{share:g} of its GPU have", "a larger share")
         raise TrainingError(
-            f"bank: this worker's rows of {samples:,} images take {needed / _GIB:.1f} GiB and its GPU has "
-            f"{free / _GIB:.1f} GiB free; use more workers, bank.precision bfloat16, or a smaller model.feature_size"
+            f"bank: this worker's rows of {samples:,} images take {needed / _GIB:.1f} GiB and {gpu} "
+            f"{room / _GIB:.1f} GiB free; use {more}, bank.precision bfloat16, or a smaller model.feature_size"
         )
 
 

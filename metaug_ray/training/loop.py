@@ -131,7 +131,8 @@ class _Loop:
 
     def _fill_bank(self) -> None:
         steps = self._batches.steps_per_epoch
-        # The epoch after the last: crops that training never sees.
+        # The epoch after the last: crops that training never sees, or, where the run is lengthened, when every epoch
+        # before has written other features over theirs.
         with closing(self._batches.regular(self.total)) as first:
             for done, minibatch in enumerate(islice(first, steps)):
                 if done % self._settings.health.log_every == 0:

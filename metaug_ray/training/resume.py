@@ -26,6 +26,9 @@ def check_resumable(
 ) -> None:
     """Compare a run's record, by this version or an earlier one, with what it shall go on with.
 
+    More epochs are no difference where the schedule of learning rates does not depend on their number: the run is
+    lengthened (:func:`lengthened`).
+
     Args:
         recorded: the run's record: `fixed` settings and `data` with its `sha256`.
         settings: the new ones.
@@ -50,7 +53,10 @@ def check_resumable(
         if not (contrast in old["method"] and contrast in new["method"]):
             old["method"].pop(contrast, None)
             new["method"].pop(contrast, None)
+    epochs, more = old["training"].pop("epochs"), new["training"].pop("epochs")
     changed = differences(old, new)
+    if obstacle := _why_not_as_long(epochs, more, settings.training.schedule.kind):
+        changed.append(f"  training.epochs: {epochs} -> {more} ({obstacle})")
     # Whoever goes on need not say again what the run began with.
     if settings.fork is not None and settings.fork != recorded.get("fork"):
         changed.insert(0, f"  fork: {recorded.get('fork')} -> {settings.fork}")
@@ -69,6 +75,22 @@ def check_resumable(
         raise TrainingError(
             f"name: run {settings.name!r} was made with other settings:\n{listed}\nGo on with the old ones, or {advice}"
         )
+
+
+def lengthened(recorded: dict[str, Any], settings: PretrainSettings) -> dict[str, Any]:
+    """The record of a run that :func:`check_resumable` lets go on, with as many epochs as it is to have from now on.
+
+    Where these are more, the run is finished no longer, and `lengthened` lists the numbers that it had before.
+    """
+    before, epochs = recorded["fixed"]["training"]["epochs"], settings.training.epochs
+    if before == epochs:
+        return recorded
+    changed: dict[str, Any] = {
+        name: recorded[name] | {"training": recorded[name]["training"] | {"epochs": epochs}}
+        for name in ("settings", "fixed")
+    }
+    changed["lengthened"] = [*recorded.get("lengthened", []), before]
+    return {name: value for name, value in recorded.items() if name != "finished"} | changed
 
 
 def restore(state: "TrainingState", checkpoint: Checkpoint) -> str:
@@ -99,6 +121,13 @@ def check_progress(settings: PretrainSettings, checkpoint: Checkpoint | None) ->
             f"workers failed {starts - 1} times in a row after {begins}, and no checkpoint came in between "
             f"(compute.max_failures_in_row is {most}): it would happen again"
         )
+
+
+def _why_not_as_long(epochs: int, more: int, schedule: str) -> str | None:
+    """Why a run of so many epochs cannot have that number instead; None where it can."""
+    if more > epochs and schedule == "cosine":
+        return "a cosine schedule depends on their number from the first step on"
+    return "a run can be lengthened, not shortened" if more < epochs else None
 
 
 def differences(old: Any, new: Any, name: str = "") -> list[str]:

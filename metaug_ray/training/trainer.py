@@ -25,7 +25,7 @@ from metaug_ray.tracking.records import RunStatus
 from metaug_ray.tracking.runs import RunTracker
 from metaug_ray.training.capacity import place
 from metaug_ray.training.errors import TrainingError
-from metaug_ray.training.resume import check_resumable
+from metaug_ray.training.resume import check_resumable, lengthened
 from metaug_ray.training.supervision import Supervision
 from metaug_ray.training.warm_start import find_warm_start
 
@@ -96,6 +96,9 @@ def _pretrain(
         record = _new_record(settings, manifest)
     else:
         check_resumable(record, settings, manifest.sha256, folder.checkpoints())
+        if "finished" in record:
+            _check_has_checkpoint(folder)
+        record = lengthened(record, settings)
     settings = _tracked_as_before(settings, record)
     # Before a cluster is joined or started for nothing.
     tracking = settings.tracking
@@ -119,6 +122,10 @@ def _pretrain(
             folder.write_record(record)
             fixed = record["fixed"] | {"data.sha256": manifest.sha256}
             tracker.settings(settings.model_dump(mode="json"), fixed, to_yaml(settings))
+            if "lengthened" in record:
+                # MLflow lets no parameter change: training.epochs stays what it was at first.
+                course = (*record["lengthened"], settings.training.epochs)
+                tracker.tags({"metaug.lengthened": " -> ".join(map(str, course)) + " epochs"})
             _supervised(tracker, supervision)
             _announce(settings, manifest, placement, folder, tracker)
             _tidy(folder)
@@ -135,13 +142,9 @@ def _finished(
     settings: PretrainSettings, folder: RunFolder, record: dict[str, Any], supervision: Supervision | None
 ) -> Outcome:
     """Send what a finished run measured to MLflow, which may be another one than it was trained with."""
-    if not folder.checkpoints():
-        raise TrainingError(
-            f"name: run {settings.name!r} has ended without a checkpoint in {folder.location}: no step had a finite "
-            "loss, or its checkpoints were deleted; train again under a new --name"
-        )
+    longer = "" if settings.training.schedule.kind == "cosine" else "more --training.epochs to go on, or "
     with _tracked(settings, folder, record) as tracked:
-        _log.info("run %r is finished already; give another --name to train again", settings.name)
+        _log.info("run %r is finished already; give %sanother --name to train again", settings.name, longer)
         _supervised(tracked.tracker, supervision)
         known = {"uri": tracked.tracker.uri, "run_id": tracked.tracker.run_id}
         if record.get("mlflow") != known:
@@ -157,6 +160,14 @@ def _supervised(tracker: RunTracker, supervision: Supervision | None) -> None:
     for name, values in list(tracker.series.items()):
         for step, value in values:
             supervision.measured(step, {name: value})
+
+
+def _check_has_checkpoint(folder: RunFolder) -> None:
+    if not folder.checkpoints():
+        raise TrainingError(
+            f"name: run {folder.name!r} has ended without a checkpoint in {folder.location}: no step had a finite "
+            "loss, or its checkpoints were deleted; train again under a new --name"
+        )
 
 
 def _tracked_as_before(settings: PretrainSettings, record: dict[str, Any]) -> PretrainSettings:
@@ -261,7 +272,7 @@ def _announce(
     workers = counted(placement.workers, "worker")
     if placement.min_workers < placement.workers:
         workers = f"{placement.min_workers} to {placement.workers} workers"
-    each = "1 GPU and " if placement.gpu else ""
+    each = f"{placement.gpu_share:g} GPU and " if placement.gpu else ""
     _log.info(
         f"run {settings.name!r}: {counted(manifest.samples, 'image')}, {counted(settings.training.epochs, 'epoch')} of "
         f"batches of {settings.training.batch_size}, {workers} with {each}{counted(placement.cpus, 'CPU')}; kept in "

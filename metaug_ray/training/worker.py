@@ -39,7 +39,8 @@ def work(task: WorkerTask) -> str | None:
         Why trying again would not help; None where the run is finished.
     """
     settings = task.settings
-    device = prepare_device(ray.train.torch.get_device(), task.cpus, tune=True)
+    gpu_share = settings.compute.gpus_per_worker
+    device = prepare_device(ray.train.torch.get_device(), task.cpus, gpu_share=gpu_share, tune=True)
     # Of its own, as a checkpoint is written beside the training's collectives. Nodes may stage for hours.
     group = dist.new_group(backend="gloo", timeout=_STAGING_TIMEOUT)
     observer = RayObserver(settings, task.queue, task.record, group)

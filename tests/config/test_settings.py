@@ -110,6 +110,15 @@ def refusal(model: type[Any], /, **fields: object) -> str:
         ),
         (
             SourceSettings,
+            {"kind": "shapes", "part": (0.9, 0.8)},
+            "part: got 0.9,0.8; expected two shares from 0 to 1, the lesser first, such as 0.8,0.9",
+        ),
+        (SourceSettings, {"kind": "shapes", "part": (0.5, 0.5)}, "part: got 0.5,0.5; expected two shares"),
+        (SourceSettings, {"kind": "shapes", "part": (-0.1, 1)}, "part: got -0.1,1; expected two shares"),
+        (SourceSettings, {"kind": "shapes", "part": (0, 1.1)}, "part: got 0,1.1; expected two shares"),
+        (SourceSettings, {"kind": "shapes", "part": (0.8,)}, "part.1: is missing, and has no default"),
+        (
+            SourceSettings,
             {"kind": "cifar10", "path": ".", "unlabelled": True},
             "unlabelled: only imagefolder and parquet can drop labels, not 'cifar10'",
         ),
@@ -229,6 +238,7 @@ def pretrain(**fields: Any) -> dict[str, Any]:
         *(("compute.workers", value) for value in (0, 4097, 3)),
         *(("compute.min_workers", value) for value in (0, 2)),
         *(("compute.cpus_per_worker", value) for value in (0, 1025)),
+        *(("compute.gpus_per_worker", value) for value in (0, 1.1)),
         *(("compute.compile", value) for value in ("maybe",)),
         *(("compute.channels_last", value) for value in ("maybe",)),
         *(("compute.max_failures", value) for value in (-1,)),
@@ -267,6 +277,15 @@ def test_every_field_of_a_run_refuses_what_is_out_of_range(field: str, value: ob
         (
             {"training__batch_size": 100, "compute__workers": 3},
             "training.batch_size: 100 images among 3 workers leave each 33.3333; expected a whole number and at least",
+        ),
+        (
+            {"compute__gpus_per_worker": 0.25},
+            "compute.gpus_per_worker: got 0.25 with workers left open; workers of one run cannot share a GPU",
+        ),
+        (
+            {"compute__gpus_per_worker": 0.25, "compute__workers": 2},
+            "compute.gpus_per_worker: got 0.25 with workers 2; workers of one run cannot share a GPU, as NCCL refuses "
+            "it: set workers to 1, or leave gpus_per_worker out",
         ),
         (
             {

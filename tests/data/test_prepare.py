@@ -274,6 +274,31 @@ def test_the_classes_of_another_beton(tree: Path, tmp_path: Path, log: Log, layo
     assert "1 of 3 classes have no images, dog the first of them" in log.messages
 
 
+def test_a_part_has_the_classes_of_the_whole_and_is_named_in_the_manifest(tree: Path, tmp_path: Path, log: Log) -> None:
+    for file in sorted((tree / "dog").iterdir())[1:]:
+        file.unlink()
+    (tree / "dog" / "notes.txt").touch()
+    source = SourceSettings(kind="imagefolder", path=str(tree), part=(0, 0.5))
+    manifests = [
+        prepare(settings(source.model_copy(update={"part": part}), tmp_path / f"{part[0]}.beton"))
+        for part in ((0, 0.5), (0.5, 1))
+    ]
+    assert {tuple(manifest.classes) for manifest in manifests} == {("cat", "dog", "emu")}
+    assert sorted(manifest.class_counts for manifest in manifests) == [[3, 0, 3], [3, 1, 3]]
+    assert [manifest.source["part"] for manifest in manifests] == ["0,0.5", "0.5,1"]
+    assert {manifest.source["part_of"] for manifest in manifests} == {"13"}
+    assert "1 of 3 classes have no images, dog the first of them" in log.messages
+    assert [of.reason for manifest in manifests for of in manifest.passed_over] == ["not an image"] * 2
+
+
+def test_a_part_without_images_is_refused_before_any_is_read(tree: Path, tmp_path: Path) -> None:
+    for file in tree.rglob("*.png"):
+        file.write_bytes(b"")
+    source = SourceSettings(kind="imagefolder", path=str(tree), part=(0.5, 0.501))
+    with pytest.raises(DataError, match=r"^source\.part: 0\.5,0\.501 of 18 images holds none; give"):
+        prepare(settings(source, tmp_path / "x.beton"))
+
+
 def test_a_beton_is_as_large_as_its_images(tmp_path: Path) -> None:
     source = SourceSettings(kind="shapes", count=10, size=16)
     encoding = EncodingSettings(preset="small", max_resolution=4096)
@@ -286,9 +311,9 @@ def job(*arguments: str | Path, env: dict[str, str] | None = None) -> subprocess
 
 def test_the_job_writes_and_reports(tmp_path: Path) -> None:
     output = tmp_path / "shapes.beton"
-    done = job(*SHAPES, "--source.count", "100", "--output", output)
+    done = job(*SHAPES, "--source.count", "100", "--source.part", "0.2,0.4", "--output", output)
     assert done.returncode == 0, done.stderr
-    assert f"{output}: 100 images, 8 classes, SHA-256 {sha256_of(output)}" in done.stdout
+    assert f"{output}: 20 images (part 0.2,0.4 of 100), 8 classes, SHA-256 {sha256_of(output)}" in done.stdout
     assert "images/s" in done.stdout
     assert "every image read back and compared" in done.stdout
     again = job(*SHAPES, "--source.count", "100", "--output", output)

@@ -27,6 +27,12 @@ def place(nodes: list[Resources], device: str = "auto", **compute: Any) -> Place
         ({}, [CPU_NODE, GPU_NODE], Placement(4, 4, 8, True)),
         ({"device": "cpu"}, [GPU_NODE], Placement(1, 1, 32, False)),
         ({"workers": 2, "min_workers": 1}, [CPU_NODE], Placement(2, 1, 2, False)),
+        # Sixteen such runs share the node, and its CPUs.
+        ({"workers": 1, "gpus_per_worker": 0.25}, [GPU_NODE], Placement(1, 1, 2, True, 0.25)),
+        # Three on each GPU, so twelve on the node: a GPU's last tenth is of no use.
+        ({"workers": 1, "gpus_per_worker": 0.3}, [GPU_NODE], Placement(1, 1, 2, True, 0.3)),
+        ({"workers": 1, "gpus_per_worker": 0.01}, [GPU_NODE], Placement(1, 1, 1, True, 0.01)),
+        ({"workers": 1, "gpus_per_worker": 0.25}, [CPU_NODE], Placement(1, 1, 4, False)),
         # Started again after half of its nodes were lost.
         ({"workers": 8, "min_workers": 4, "cpus_per_worker": 8}, [GPU_NODE], Placement(8, 4, 8, True)),
     ],
@@ -57,6 +63,11 @@ def test_chooses_what_is_left_open(compute: dict[str, Any], nodes: list[dict[str
             [GPU_NODE],
             r"4 workers x 16 CPUs and 1 GPU = 64 CPUs, but the cluster has room for 2 of them in 32 CPUs",
         ),
+        (
+            {"workers": 1, "gpus_per_worker": 0.5, "cpus_per_worker": 64},
+            [GPU_NODE],
+            r"1 workers x 64 CPUs and 0.5 GPU = 64 CPUs, but the cluster has room for 0 of them in 32 CPUs",
+        ),
         ({}, [], r"the cluster has no CPUs \(no nodes\)"),
     ],
 )
@@ -69,3 +80,19 @@ def test_a_node_has_room_for_as_many_workers_as_it_has_of_what_each_needs() -> N
     node = {"CPU": 16.0, "GPU": 2.0}
     assert [workers_that_fit(node, cpus, gpu=True) for cpus in (1, 12)] == [2, 1]
     assert [workers_that_fit(node, cpus, gpu=False) for cpus in (1, 12)] == [16, 1]
+
+
+@pytest.mark.parametrize(
+    ("share", "expected"), [(1, 2), (0.6, 2), (0.5, 4), (0.4, 4), (1 / 3, 6), (0.3334, 4), (0.1, 20), (0.07, 28)]
+)
+def test_a_node_has_room_for_workers_that_share_its_gpus_but_no_worker_has_parts_of_two(
+    share: float, expected: int
+) -> None:
+    assert workers_that_fit({"CPU": 64.0, "GPU": 2.0}, 1, gpu=True, gpu_share=share) == expected
+    assert workers_that_fit({"CPU": 64.0, "GPU": 2.0}, 32, gpu=True, gpu_share=share) == 2
+
+
+def test_ray_is_asked_for_the_share() -> None:
+    assert Placement(1, 1, 2, True, 0.25).worker == {"CPU": 2, "GPU": 0.25}
+    assert Placement(2, 2, 2, True).worker == {"CPU": 2, "GPU": 1}
+    assert Placement(1, 1, 2, False).worker == {"CPU": 2}

@@ -1,10 +1,11 @@
 from typing import Any
 
 import pytest
+import torch
 
 from metaug_ray.config import PretrainSettings
 from metaug_ray.runtime.placement import Placement
-from metaug_ray.training.capacity import bank_bytes, place
+from metaug_ray.training.capacity import bank_bytes, check_gpu_memory, place
 from metaug_ray.training.errors import TrainingError
 
 GIB = 2.0**30
@@ -44,3 +45,23 @@ def test_the_bank_must_fit() -> None:
     # Two on one node share its memory.
     with pytest.raises(TrainingError, match=r"/ 2 workers = 0.9 GiB for each, and 2 of them on a node of 1.0 GiB"):
         place(settings(workers=2), [small], 1_281_167)
+
+
+def test_the_bank_must_fit_into_the_share_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """ImageNet's rows, 1.8 GiB, on a GPU of 6 GiB that this machine need not have."""
+    gpu = torch.device("cuda", 0)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (4 * GIB, 6 * GIB))
+    for share in (1, 0.5):
+        check_gpu_memory(settings(workers=1, gpus_per_worker=share), 1_281_167, 1, gpu)
+    with pytest.raises(TrainingError, match=r"1.8 GiB and 0.25 of its GPU have 1.5 GiB free; use a larger share, bank"):
+        check_gpu_memory(settings(workers=1, gpus_per_worker=0.25), 1_281_167, 1, gpu)
+    # Others have taken theirs, or more.
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1 * GIB, 6 * GIB))
+    with pytest.raises(TrainingError, match=r"0.5 of its GPU have 1.0 GiB free"):
+        check_gpu_memory(settings(workers=1, gpus_per_worker=0.5), 1_281_167, 1, gpu)
+    with pytest.raises(TrainingError, match=r"its GPU has 1.0 GiB free; use more workers, bank"):
+        check_gpu_memory(settings(workers=1), 1_281_167, 1, gpu)
+
+
+def test_a_run_takes_the_share_that_is_set() -> None:
+    assert place(settings(workers=1, gpus_per_worker=0.5), [GPU_NODE], 10_000).worker == {"CPU": 4, "GPU": 0.5}

@@ -27,6 +27,30 @@ def test_goes_on_exactly(shapes_beton: Path, tmp_path: Path, schedule: str) -> N
     )
 
 
+def test_a_lengthened_run_is_one_that_was_as_long_from_the_beginning(shapes_beton: Path, tmp_path: Path) -> None:
+    """Three epochs and two more, across a milestone of the learning rates, against five."""
+    schedule = {"kind": "step", "warmup_epochs": 1, "milestones": (2, 4)}
+    short, long = (
+        small_settings(
+            shapes_beton,
+            bank={"initial": "random"},
+            model={"encoder": "conv", "small_images": True},
+            method={"meta": {"schedule": "separate"}},
+            training={"epochs": epochs, "schedule": schedule},
+        )
+        for epochs in (3, 5)
+    )
+    whole, _ = run_plain(0, long, tmp_path / "whole")
+    first, _ = run_plain(0, short, tmp_path / "parts")
+    second, _ = run_plain(0, long, tmp_path / "parts", tmp_path / "parts/checkpoint_000000018")
+    assert (max(losses(first.seen)), min(losses(second.seen))) == (18, 19)
+    assert losses(first.seen) | losses(second.seen) == pytest.approx(losses(whole.seen), rel=1e-6)
+    final = "checkpoint_000000030"
+    check_same(
+        tensors_of(tmp_path / "whole" / final, tmp_path / "a"), tensors_of(tmp_path / "parts" / final, tmp_path / "b")
+    )
+
+
 def test_goes_on_with_another_number_of_workers(shapes_beton: Path, tmp_path: Path) -> None:
     """From 2 to 1 and from 1 to 2: batch norm sees other parts, so losses are near, not equal."""
     settings = small_settings(shapes_beton)

@@ -3,6 +3,8 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from metaug_ray.data.errors import DataError
 from metaug_ray.data.sources.classes import check_classes, labels_of, shortened
 from metaug_ray.data.sources.listing import Listing, PassedOver, holds_betons
@@ -25,6 +27,7 @@ class Files:
     ) -> None:
         self.classes = classes
         self.passed_over = passed_over
+        self.labels = np.array([label for _, label in files], np.int64)
         self._files = files
 
     def __len__(self) -> int:

@@ -9,18 +9,20 @@ from metaug_ray.config.prepare import SourceSettings
 from metaug_ray.data.sources.classes import read_classes
 from metaug_ray.data.sources.folders import ImageFolder, UnlabelledFolder
 from metaug_ray.data.sources.parquet import ParquetShards
+from metaug_ray.data.sources.part import Part
 from metaug_ray.data.sources.record import Source
 from metaug_ray.data.sources.shapes import Shapes
 from metaug_ray.data.sources.tiny_imagenet import TinyImageNet
 
 
 def open_source(settings: SourceSettings) -> Source:
-    """The source that the settings describe.
+    """The source that the settings describe, or the part of it that they ask for.
 
     Raises:
-        DataError: as the source's class says.
+        DataError: as the source's class says, or a part without images.
     """
-    return _SOURCES[settings.kind](settings)
+    source = _SOURCES[settings.kind](settings)
+    return source if settings.part is None else Part(source, settings.part)
 
 
 def _path(settings: SourceSettings) -> Path:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from metaug_ray.data.errors import DataError
 from metaug_ray.data.reading import what_else
@@ -62,6 +63,10 @@ class ParquetShards:
             self._labels = [shard.numbers for shard in labels]
         else:
             self.classes, self._labels = unite(path, labels, classes)
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        return np.concatenate(self._labels).astype(np.int64)
 
     def __len__(self) -> int:
         return sum(map(len, self._labels))

@@ -31,9 +31,13 @@ class Source(Protocol):
 
     Attributes:
         classes: class names by label, empty where the images are unlabelled.
+        labels: of all records, int64 [N], known before any image is read.
     """
 
     classes: tuple[str, ...]
+
+    @property
+    def labels(self) -> NDArray[np.int64]: ...
 
     def __len__(self) -> int: ...
 

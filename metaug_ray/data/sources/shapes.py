@@ -150,12 +150,15 @@ class Shapes:
             raise ValueError(f"seed is {seed}: it must be at least 0")
         self._count, self._size, self._seed = count, size, seed
 
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        return np.arange(self._count) % len(self.classes)
+
     def __len__(self) -> int:
         return self._count
 
     def __iter__(self) -> Iterator[Record]:
-        for index in range(self._count):
-            label = index % len(self.classes)
+        for index, label in enumerate(self.labels.tolist()):
             yield Record(f"shapes[{index}]", label, partial(render, self._seed, index, label, self._size))
 
 

@@ -43,13 +43,13 @@ class TorchvisionFiles:
                 f"{split!r}, or they were changed; unpack the original archive there"
             ) from error
         self._pixels = pixels
-        self._labels = np.asarray(labels).astype(np.int64)
-        labelled = bool((self._labels != UNLABELLED).any())
+        self.labels = np.asarray(labels).astype(np.int64)
+        labelled = bool((self.labels != UNLABELLED).any())
         self.classes = check_classes(classes, str(root)) if labelled else ()
 
     def __len__(self) -> int:
-        return len(self._labels)
+        return len(self.labels)
 
     def __iter__(self) -> Iterator[Record]:
-        for row, label in enumerate(self._labels):
+        for row, label in enumerate(self.labels):
             yield Record(f"{self._name}[{row}]", int(label), np.ascontiguousarray(self._pixels[row]))

@@ -25,6 +25,7 @@ def test_reads_classes_and_files_in_torchvisions_order(tmp_path: Path) -> None:
     assert len(source) == 18
     # A hidden folder is a class to torchvision.
     assert [(record.name, record.label + 1) for record in source] == theirs
+    assert source.labels.tolist() == [record.label for record in source]
 
 
 def test_unlabelled_takes_every_image_below(tmp_path: Path) -> None:

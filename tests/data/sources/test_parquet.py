@@ -43,7 +43,7 @@ def test_rows_labels_and_names(tmp_path: Path) -> None:
     assert source.classes == ("cat", "dog", "emu")
     assert len(source) == 5
     records = list(source)
-    assert [record.label for record in records] == [1, 0, 2, 1, 0]
+    assert [record.label for record in records] == source.labels.tolist() == [1, 0, 2, 1, 0]
     assert records[3].name == f"{tmp_path}/a.parquet row 3 (3.png)"
     assert all(np.array_equal(read_rgb(record), picture(row)) for row, record in enumerate(records))
     assert [record.label for record in source] == [1, 0, 2, 1, 0], "a source is read more than once"

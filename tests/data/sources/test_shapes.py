@@ -53,6 +53,7 @@ def test_classes_are_named_and_balanced() -> None:
     records = list(source)
     assert len(records) == len(source) == CLASSES * 5 + 3
     assert [record.name for record in records[:2]] == ["shapes[0]", "shapes[1]"]
+    assert [record.label for record in records] == source.labels.tolist()
     counts = Counter(record.label for record in records)
     assert set(counts) == set(range(CLASSES))
     assert set(counts.values()) == {5, 6}
