@@ -8,6 +8,7 @@ import math
 import random
 from collections.abc import Callable, Iterator, Mapping
 from difflib import get_close_matches
+from functools import partial
 from typing import Any, Final
 
 from pydantic import ValidationError
@@ -173,10 +174,15 @@ def _tried(space: Space) -> Iterator[Values]:
         yield space.point(choose, cell)
     for name, parameter in space.parameters.items():
         for value in parameter.choice or ():
-            yield space.point(lambda n, p, name=name, value=value: value if n == name else p.values[0], cells[0])
+            yield space.point(partial(_only, name, value), cells[0])
     draws = random.Random(0)
     for _ in range(_DRAWS):
         yield space.point(lambda _, parameter: _drawn(parameter, draws), draws.choice(cells))
+
+
+def _only(chosen: str, value: Any, name: str, parameter: Parameter) -> Any:
+    """A value for one parameter, and for all others their first."""
+    return value if name == chosen else parameter.values[0]
 
 
 def _drawn(parameter: Parameter, draws: random.Random) -> Any:

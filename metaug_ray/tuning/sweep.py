@@ -1,8 +1,6 @@
 """A sweep, from the driver: checked, run, reported, and brought to a registered encoder."""
 
 import logging
-import os
-import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,14 +18,13 @@ from metaug_ray.config.sweep import SweepSettings
 from metaug_ray.data.manifest import Manifest
 from metaug_ray.data.sources.classes import other_classes
 from metaug_ray.data.staging import find_manifest
-from metaug_ray.errors import UserError
 from metaug_ray.evaluation.register import register_encoder
 from metaug_ray.names import slug
 from metaug_ray.runtime.cluster import cluster, nodes
 from metaug_ray.runtime.placement import Placement, workers_that_fit
 from metaug_ray.runtime.run_folder import RunFolder
 from metaug_ray.runtime.stored_folder import StoredFolder
-from metaug_ray.runtime.words import counted, duration
+from metaug_ray.runtime.words import counted
 from metaug_ray.tracking.connection import check_tracking
 from metaug_ray.tracking.errors import TrackingError
 from metaug_ray.tracking.records import RunStatus
@@ -41,7 +38,6 @@ from metaug_ray.tuning.points import TrialRun
 from metaug_ray.tuning.report import Report, write_report
 from metaug_ray.tuning.runner import run_trials
 from metaug_ray.tuning.search import importances
-from metaug_ray.tuning.space import shown
 from metaug_ray.tuning.trial import TrialTask
 from metaug_ray.tuning.trials import Trials
 
@@ -272,9 +268,11 @@ def _concurrency(settings: SweepSettings, placement: Placement) -> int:
     Raises:
         TuningError: more are asked for than the cluster has room for.
     """
-    room = sum(workers_that_fit(node, placement.cpus, placement.gpu) for node in nodes()) // placement.workers
+    room = sum(workers_that_fit(node, placement.cpus, placement.gpu, placement.gpu_share) for node in nodes())
+    room //= placement.workers
     free = ray.available_resources()
-    at_once = min(int(free.get(kind, 0) // (each * placement.workers)) for kind, each in placement.worker.items())
+    # Fractions of a GPU that add up to one may miss it by a rounding.
+    at_once = min(int(free.get(kind, 0) / (each * placement.workers) + 1e-6) for kind, each in placement.worker.items())
     asked = settings.search.concurrency
     each = " and ".join(f"{count:g} {kind}s" for kind, count in placement.worker.items())
     if asked is not None and asked > room:
