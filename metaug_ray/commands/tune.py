@@ -4,13 +4,14 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
+from pydantic import ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
 from metaug_ray.commands import base
 from metaug_ray.commands.base import CommandError
 from metaug_ray.commands.files import FileSource, PresetSource, SweepSource, named_in_file
 from metaug_ray.commands.pretrain import PretrainCommand
-from metaug_ray.config.base import LocalPath
+from metaug_ray.config.base import LocalPath, explain
 from metaug_ray.config.pretrain import PretrainSettings
 from metaug_ray.config.recorded import RENAMED
 from metaug_ray.config.sweep import ComparisonSettings, Parameter, RefitSettings, SearchSettings, SweepSettings
@@ -53,7 +54,10 @@ def parse(arguments: list[str]) -> Wish:
     command = base.parse(_Command, arguments, "METAUG_SEARCH__TRIALS", RENAMED, named)
     run = command.model_dump(exclude={*_OF_THE_SWEEP, *_OF_THE_COMMAND}, exclude_unset=True)
     sweep = {name: getattr(command, name) for name in _OF_THE_SWEEP}
-    settings = SweepSettings(run=PretrainSettings.model_validate(run), **sweep)
+    try:
+        settings = SweepSettings(run=PretrainSettings.model_validate(run), **sweep)
+    except ValidationError as error:
+        raise CommandError(explain(error)) from error
     if wrong := complaints(settings):
         raise CommandError("\n".join(wrong))
     return Wish(settings, command.print_config, command.report)
@@ -100,9 +104,7 @@ class _Command(PretrainCommand):
 def _run(wish: Wish) -> None:
     # Ray, torch and MLflow take seconds to import; wrong arguments are answered before.
     if wish.only_print:
-        import yaml
-
-        print(yaml.safe_dump(wish.settings.model_dump(mode="json"), sort_keys=False), end="")
+        print(wish.settings.to_yaml(), end="")
         return
     from metaug_ray.tuning.sweep import report, tune
 

@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, Final, Literal, Self
 
+import yaml
 from pydantic import Field, model_validator
 
 from metaug_ray.config.base import Location, Positive, Settings
@@ -121,7 +122,7 @@ class SweepSettings(Settings):
     def _check(self) -> Self:
         every = self.run.health.knn.every
         if not every:
-            raise ValueError("run.health.knn.every: 0 measures nothing that a sweep could go by; set it to 1")
+            raise ValueError("health.knn.every: 0 measures nothing that a sweep could go by; set it to 1")
         for rung in self.rungs():
             if rung % every:
                 raise ValueError(
@@ -129,7 +130,7 @@ class SweepSettings(Settings):
                     "number that divides it, such as 1"
                 )
         if self.run.fork is not None:
-            raise ValueError(f"run.fork: a sweep's runs begin anew (got {self.run.fork!r}); leave it out")
+            raise ValueError(f"fork: a sweep's runs begin anew (got {self.run.fork!r}); leave it out")
         return self
 
     @property
@@ -144,3 +145,10 @@ class SweepSettings(Settings):
             return ()
         count = math.ceil(math.log(max(1.0, epochs / asha.first), asha.factor)) + 1
         return tuple(epoch for epoch in (asha.first * asha.factor**n for n in range(count)) if epoch < epochs)
+
+    def to_yaml(self) -> str:
+        """All settings, as a file that `--sweep` takes."""
+        settings = self.run.model_dump(mode="json") | self.model_dump(mode="json", exclude={"run", "space"})
+        settings["space"] = self.model_dump(mode="json", include={"space"}, exclude_unset=True).get("space", {})
+        text: str = yaml.safe_dump(settings, sort_keys=False)
+        return text

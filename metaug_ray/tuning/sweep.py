@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import ray
-import yaml
 
 from metaug_ray.config.pretrain import PretrainSettings
 from metaug_ray.config.recorded import fixed_settings, to_yaml
@@ -147,7 +146,7 @@ def _tune(settings: SweepSettings, folder: StoredFolder, manifest: Manifest) -> 
         concurrency = _concurrency(settings, place(_placed(run), nodes(), manifest.samples))
         folder.write_json(_RECORD, record | {"fixed": fixed})
         with _tracked(settings, folder, record["id"]) as tracker:
-            tracker.settings(settings.model_dump(mode="json"), fixed, yaml.safe_dump(settings.model_dump(mode="json")))
+            tracker.settings(settings.model_dump(mode="json"), fixed, settings.to_yaml())
             _log.info(
                 "sweep %r: %s to come, %d at a time; kept in %s; MLflow run %s at %s",
                 run.name,
