@@ -81,9 +81,11 @@ class RunFolder(StoredFolder):
     def metrics(self, name: str) -> dict[str, Any]:
         """What was measured for a whole checkpoint, or for the best one."""
         best, snapshot = self.best(), self.read_json(_SNAPSHOT) or {}
-        kept = dict(best.metrics) if best is not None and best.name == name else {}
-        listed = (r for r in snapshot.get("checkpoint_results", []) if r["checkpoint_dir_name"] == name)
-        return kept | next(listed, {}).get("metrics", {})
+        metrics: dict[str, Any] = dict(best.metrics) if best is not None and best.name == name else {}
+        for result in snapshot.get("checkpoint_results", []):
+            if result["checkpoint_dir_name"] == name:
+                metrics |= result.get("metrics", {})
+        return metrics
 
     def best(self) -> Best | None:
         """The best checkpoint; None before there is one."""
