@@ -1,7 +1,8 @@
 """Settings of `jobs/imagenet_resnet50.py`: one pre-training run."""
 
 import re
-from typing import ClassVar, Self
+from collections.abc import Mapping
+from typing import Final, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -53,7 +54,7 @@ class CheckpointSettings(Settings):
     every_minutes: Positive | None = 30.0
     """write one each n minutes; none: by steps"""
     keep: int = Field(2, ge=1, le=1000)
-    """number of the last checkpoints that stay; the one with the best kNN accuracy stays besides"""
+    """number of the last checkpoints that stay; the best one (health.best_by) stays besides"""
     asynchronous: bool = True
     """write while training goes on, from a copy in memory"""
 
@@ -65,16 +66,25 @@ class CheckpointSettings(Settings):
 
 
 class OnlineKnnSettings(KnnSettings):
-    """The kNN accuracy of the encoders while they train."""
+    """The kNN accuracy of the encoders while they train, and RankMe, which needs no labels."""
 
     every: int = Field(5, ge=0)
-    """epochs between kNN evaluations and similarity histograms; 0: none"""
+    """epochs between evaluations by kNN and RankMe and similarity histograms; 0: none"""
+    references_beton: Location | None = None
+    """labelled beton whose images vote; default: the training beton, if it has labels"""
     beton: Location | None = None
-    """labelled beton whose images are classified; default: images of the training beton, if it has labels"""
+    """labelled beton whose images are classified; default: images of the one that votes, kept from the vote"""
     references: int = Field(10_000, ge=10)
-    """labelled images of the training beton that vote"""
+    """images that vote, and that RankMe is measured on; where there are no labels, RankMe alone"""
     queries: int = Field(2_000, ge=10)
     """images that are classified"""
+
+
+KNN_ACCURACY: Final = "knn/accuracy"
+"""Metric: share of the queries that kNN gets right."""
+RANKME: Final = "rankme/mean"
+"""Metric: effective rank of the representations, the mean over the views."""
+_BEST_BY: Final[Mapping[str, str]] = {"knn": KNN_ACCURACY, "rankme": RANKME}
 
 
 class HealthSettings(Settings):
@@ -83,10 +93,26 @@ class HealthSettings(Settings):
     log_every: int = Field(50, ge=1)
     """steps between lines in the log, and between values in MLflow"""
     knn: OnlineKnnSettings = OnlineKnnSettings()
-    """kNN accuracy of the encoders"""
+    """kNN accuracy and RankMe of the encoders"""
+    best_by: Literal["knn", "rankme"] | None = None
+    """what makes a checkpoint the best: kNN accuracy, or RankMe, which needs no labels; default: kNN accuracy, if it is
+    measured"""
     collapse_below: float = Field(0.1, ge=0, lt=1)
     """spread of the features (1: even over the sphere, 0: all the same) below which a collapse is reported"""
-    best_metric: ClassVar[str] = "knn/accuracy"
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.best_by is not None and not self.knn.every:
+            raise ValueError(
+                f"best_by: {self.best_by} is measured every health.knn.every epochs, and that is 0, never; set "
+                "health.knn.every, or leave health.best_by out"
+            )
+        return self
+
+    @property
+    def best_metric(self) -> str:
+        """The metric that the best checkpoint is the best by; one without labels may not be measured."""
+        return _BEST_BY[self.best_by or "knn"]
 
 
 class PretrainSettings(StorageSettings):
@@ -126,7 +152,7 @@ class PretrainSettings(StorageSettings):
             raise ValueError(f"name: got {self.name!r}; expected {NAME_RULE}, as it names a folder")
         if self.fork == self.name:
             raise ValueError(f"fork: a run cannot begin with its own weights (got {self.fork!r}); give a new name")
-        self.compute.check_readable(self.data.beton, self.health.knn.beton)
+        self.compute.check_readable(self.data.beton, self.health.knn.references_beton, self.health.knn.beton)
         least = self.model.minimum_size
         if self.data.image_size < least:
             raise ValueError(

@@ -18,7 +18,8 @@ class RegisterSettings(StorageSettings):
     name: str = Field(pattern=f"^{RUN_NAME}$")
     """name of the registered model; a new version of it is made"""
     promote: str | None = Field(None, min_length=1)
-    """metric by which the version becomes the champion, if it beats the present one: knn/top1, linear/top1, ..."""
+    """metric by which the version becomes the champion, if it beats the present one: knn/top1, linear/top1, ...;
+    without labels online_rankme/mean"""
     force: bool = False
     """make it the champion whatever the metric says"""
     tracking: TrackingSettings = Field(default_factory=TrackingSettings)

@@ -9,7 +9,7 @@ import yaml
 from metaug_ray.evaluation.results import in_a_cell
 from metaug_ray.runtime.words import counted
 from metaug_ray.tracking.description import EncoderDescription
-from metaug_ray.tracking.evaluations import classifier_of
+from metaug_ray.tracking.evaluations import classifier_of, is_accuracy
 from metaug_ray.tracking.registry import VERSION
 
 
@@ -24,7 +24,7 @@ def write_card(
 
     Args:
         description: of the encoder.
-        metrics: of its evaluations, as shares.
+        metrics: of its evaluations, as shares, and what the run itself measured.
         judged_by: names of the data, by classifier.
         figures: that lie beside the card.
         name: under which it is registered.
@@ -56,12 +56,13 @@ def write_card(
     ]
     shown = {name: value for name, value in metrics.items() if not name.endswith("_interval")}
     if shown:
-        lines += ["| measured | accuracy | learnt from -> judged by |", "|---|---|---|"]
+        lines += ["| measured | value | learnt from -> judged by |", "|---|---|---|"]
         for metric, value in sorted(shown.items()):
             width = metrics.get(f"{metric}_interval")
             accuracy = f"{100 * value:.1f}{'' if width is None else f' ± {100 * width:.1f}'} %"
+            text = accuracy if is_accuracy(metric) else f"{value:.1f}"
             data = judged_by.get(classifier_of(metric), "as the training itself measured it")
-            lines.append(f"| {metric} | {accuracy} | {in_a_cell(data)} |")
+            lines.append(f"| {metric} | {text} | {in_a_cell(data)} |")
         if len(shown) < len(metrics):
             lines += ["", "± is the half width of a 95 % interval over seeds of the classifier."]
         lines += ["", f"Measured until {date.today():%Y-%m-%d}; the registry tells what is known of this version now."]

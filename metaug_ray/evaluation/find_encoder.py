@@ -1,15 +1,17 @@
 """Where an encoder that is judged or published comes from: a run, a run's beginning, or MLflow's registry."""
 
+import math
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from pydantic import ValidationError
 from torch import Tensor, nn
 
 from metaug_ray.config.base import explain
-from metaug_ray.config.pretrain import PretrainSettings
+from metaug_ray.config.pretrain import KNN_ACCURACY, RANKME, PretrainSettings
 from metaug_ray.config.recorded import read_fixed, read_settings
 from metaug_ray.errors import UserError
 from metaug_ray.evaluation.errors import EvaluationError
@@ -23,6 +25,9 @@ from metaug_ray.tracking.description import EncoderDescription
 from metaug_ray.tracking.encoders import read_encoder
 from metaug_ray.tracking.runs import find_run
 
+_ONLINE: Final[Mapping[str, str]] = {"online_knn/top1": KNN_ACCURACY, "online_rankme/mean": RANKME}
+"""Metrics of the run itself, by their names beside those of evaluations."""
+
 
 @dataclass(frozen=True)
 class FoundEncoder:
@@ -33,14 +38,14 @@ class FoundEncoder:
         heads: projection heads by view; None for a registered encoder.
         generators: None for a registered encoder and for a run without.
         description: of it.
-        knn: kNN accuracy that the run itself measured for this checkpoint, if it did.
+        online: what the run itself measured for this checkpoint: `online_knn/top1`, `online_rankme/mean`, if it did.
     """
 
     encoder: FrozenEncoder
     heads: nn.ModuleDict | None
     generators: Generators | None
     description: EncoderDescription
-    knn: float | None = None
+    online: Mapping[str, float] = field(default_factory=dict)
 
 
 def find_encoder(reference: str, storage: str, uri: str | None) -> FoundEncoder:
@@ -97,18 +102,18 @@ def _from_run(kind: str, name: str, which: str, storage: str, uri: str | None) -
         load_part({name: module.state_dict() for name, module in modules.items()}, local)
         step = int(describe(local)["step"])
     description = _describe(record, settings, f"{folder.location}/{checkpoint}", step)
-    best = folder.best()
-    knn = best["accuracy"] if best is not None and best["step"] == step else None
-    knn = folder.metrics(checkpoint).get("knn/accuracy", knn)
-    return FoundEncoder(_frozen(networks, description), networks.heads, generators, description, knn)
+    measured = folder.metrics(checkpoint.rpartition("/")[2])
+    values = {name: measured.get(metric, math.nan) for name, metric in _ONLINE.items()}
+    online = {name: value for name, value in values.items() if math.isfinite(value)}
+    return FoundEncoder(_frozen(networks, description), networks.heads, generators, description, online)
 
 
 def _checkpoint(folder: RunFolder, which: str) -> str:
     """Where in the run's folder a checkpoint lies."""
     names, best = folder.checkpoints(), folder.best()
-    kept = {} if best is None else {best["name"]: f"best/{best['name']}"}
+    kept = {} if best is None else {best.name: f"best/{best.name}"}
     if which == "best" and best is not None:
-        return kept[str(best["name"])]
+        return kept[best.name]
     known = kept | {name: name for name in names}
     if which == "last" and names:
         return names[-1]

@@ -75,9 +75,7 @@ def register_encoder(settings: RegisterSettings) -> Registration:
     ]
     champion = _champion(settings)
     chosen = _choose(evaluations, settings.promote, champion)
-    metrics = _metrics(evaluations, chosen)
-    if found.knn is not None:
-        metrics["online_knn/top1"] = found.knn
+    metrics = _metrics(evaluations, chosen) | dict(found.online)
     tags = _tags(found.description, run_id, chosen, metrics)
     if settings.promote is not None and not settings.force:
         _check_measured(settings, metrics)

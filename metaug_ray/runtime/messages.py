@@ -32,11 +32,11 @@ class Note:
 
 @dataclass(frozen=True)
 class CheckpointWritten:
-    """A checkpoint that is whole, with the kNN accuracy if it was measured at its step."""
+    """A checkpoint that is whole, and the last values by metric, with those of an evaluation made at its step."""
 
     name: str
     step: int
-    accuracy: float | None
+    metrics: Mapping[str, float]
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,15 @@
 """The folder of one run on the storage of all runs: its record and its checkpoints."""
 
+import math
 import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import pyarrow.fs
 
+from metaug_ray.config.pretrain import KNN_ACCURACY
 from metaug_ray.data.errors import DataError
 from metaug_ray.runtime.stored_folder import StoredFolder
 
@@ -19,6 +23,28 @@ _PREFIX: Final = "checkpoint_"
 def checkpoint_name(step: int) -> str:
     """Folder of the checkpoint after `step` steps: the same on each restart, so that a replay overwrites its own."""
     return f"{_PREFIX}{step:09d}"
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best checkpoint of a run, which lies in `best/<name>`.
+
+    Attributes:
+        name: of the checkpoint.
+        step: at which it was written.
+        metric: that it is the best by.
+        metrics: what was measured for it.
+    """
+
+    name: str
+    step: int
+    metric: str
+    metrics: Mapping[str, float]
+
+    @property
+    def value(self) -> float:
+        """Of the metric."""
+        return self.metrics[self.metric]
 
 
 class RunFolder(StoredFolder):
@@ -53,38 +79,52 @@ class RunFolder(StoredFolder):
         return sorted(result["checkpoint_dir_name"] for result in snapshot.get("checkpoint_results", []))
 
     def metrics(self, name: str) -> dict[str, Any]:
-        """What was measured for a whole checkpoint."""
-        snapshot = self.read_json(_SNAPSHOT) or {}
+        """What was measured for a whole checkpoint, or for the best one."""
+        best, snapshot = self.best(), self.read_json(_SNAPSHOT) or {}
+        metrics: dict[str, Any] = dict(best.metrics) if best is not None and best.name == name else {}
         for result in snapshot.get("checkpoint_results", []):
             if result["checkpoint_dir_name"] == name:
-                return dict(result.get("metrics", {}))
-        return {}
+                metrics |= result.get("metrics", {})
+        return metrics
 
-    def best(self) -> dict[str, Any] | None:
-        """Name, step and kNN accuracy of the best checkpoint, which lies in `best/<name>`; None before there is one."""
-        return self.read_json(f"{_BEST}/best.json")
+    def best(self) -> Best | None:
+        """The best checkpoint; None before there is one."""
+        best = self.read_json(f"{_BEST}/best.json")
+        if best is None:
+            return None
+        # 0.2.0 and earlier knew no other metric.
+        metrics = best.get("metrics") or {KNN_ACCURACY: best["accuracy"]}
+        return Best(best["name"], best["step"], best.get("metric", KNN_ACCURACY), metrics)
 
-    def keep_best(self, name: str, accuracy: float, step: int) -> None:
-        """Copy a checkpoint aside if it is the best so far. The pointer to it is written when the copy is whole."""
-        best = self.best()
-        if best is not None and best["accuracy"] >= accuracy:
+    def keep_best(self, name: str, step: int, metrics: Mapping[str, float], by: str) -> None:
+        """Copy a checkpoint aside if it is the best so far. The pointer to it is written when the copy is whole.
+
+        Args:
+            name: of the checkpoint.
+            step: at which it was written.
+            metrics: what was measured for it.
+            by: the metric that is compared. Where it was not measured, or is not finite, nothing is copied; a best one
+                by another metric is replaced, as the two cannot be compared.
+        """
+        best, value = self.best(), metrics.get(by, math.nan)
+        if not math.isfinite(value) or (best is not None and best.metric == by and best.value >= value):
             return
         target = f"{self._root}/{_BEST}/{name}"
         self._files.create_dir(target)
         pyarrow.fs.copy_files(
             f"{self._root}/{name}", target, source_filesystem=self._files, destination_filesystem=self._files
         )
-        self.write_json(f"{_BEST}/best.json", {"name": name, "accuracy": accuracy, "step": step})
-        if best is not None and best["name"] != name:
-            self._files.delete_dir(f"{self._root}/{_BEST}/{best['name']}")
+        self.write_json(f"{_BEST}/best.json", {"name": name, "step": step, "metric": by, "metrics": dict(metrics)})
+        if best is not None and best.name != name:
+            self._files.delete_dir(f"{self._root}/{_BEST}/{best.name}")
 
-    def keep_best_of_all(self) -> None:
+    def keep_best_of_all(self, by: str) -> None:
         """Do so for all checkpoints that are there: a driver may have died before it could."""
         snapshot = self.read_json(_SNAPSHOT) or {}
         for result in snapshot.get("checkpoint_results", []):
             metrics = result.get("metrics", {})
-            if "knn/accuracy" in metrics:
-                self.keep_best(result["checkpoint_dir_name"], metrics["knn/accuracy"], metrics["step"])
+            if "step" in metrics:
+                self.keep_best(result["checkpoint_dir_name"], metrics["step"], metrics, by)
 
     def count_start(self, checkpoint: str | None) -> int:
         """Count a start of the workers from a checkpoint; returns how many there were from this one in a row. None

@@ -72,6 +72,16 @@ def classifier_of(metric: str) -> str:
     return re.sub(r"_[\d.e-]+pct$", "", metric.partition("/")[0])
 
 
+def is_accuracy(metric: str) -> bool:
+    """Whether a metric is a share; the only other kind is an effective rank."""
+    return classifier_of(metric) != "online_rankme"
+
+
+def in_words(metric: str, value: float) -> str:
+    """A metric's value for people."""
+    return f"{value:.2%}" if is_accuracy(metric) else f"{value:.2f}"
+
+
 def log_evaluation(
     description: EncoderDescription,
     encoder: str,

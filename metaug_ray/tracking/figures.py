@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from metaug_ray.config.pretrain import KNN_ACCURACY
+
 _LOSSES = ("loss/total", "loss/original", "loss/augmented")
 _SIMILARITIES = {
     "similarity/positives_mean": "positives",
@@ -49,7 +51,7 @@ def draw_histograms(histograms: Mapping[str, Sequence[float]], step: int, path: 
 
 
 def draw_curves(series: Series, path: Path) -> bool:
-    """Losses, mean similarities and kNN accuracy over the steps; says whether there was anything to draw.
+    """Losses, mean similarities, kNN accuracy and RankMe over the steps; says whether there was anything to draw.
 
     Args:
         series: the run's metrics.
@@ -58,7 +60,8 @@ def draw_curves(series: Series, path: Path) -> bool:
     panels: list[tuple[str, dict[str, str]]] = [
         ("loss", {name: name.removeprefix("loss/") for name in _LOSSES}),
         ("mean similarity", _SIMILARITIES),
-        ("kNN accuracy", {"knn/accuracy": "kNN"}),
+        ("kNN accuracy", {KNN_ACCURACY: "kNN"}),
+        ("RankMe", {name: name.removeprefix("rankme/") for name in sorted(series) if name.startswith("rankme/")}),
     ]
     panels = [(title, {k: v for k, v in names.items() if series.get(k)}) for title, names in panels]
     panels = [(title, names) for title, names in panels if names]

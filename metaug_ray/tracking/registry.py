@@ -13,7 +13,7 @@ from mlflow.tracking import MlflowClient
 
 from metaug_ray.tracking.connection import connect, reason
 from metaug_ray.tracking.errors import TrackingError
-from metaug_ray.tracking.evaluations import Evaluation, classifier_of
+from metaug_ray.tracking.evaluations import Evaluation, classifier_of, in_words
 
 LATEST: Final = "latest-good"
 """Alias of the last version that was registered whole."""
@@ -219,8 +219,9 @@ def promote(name: str, version: str, metric: str, *, uri: str, force: bool = Fal
         if present is not None and value <= _metric(present, metric):
             return Promotion(
                 str(present.version),
-                f"version {version} is not promoted: its {metric} is {value:.2%}, and that of the {CHAMPION}, version "
-                f"{present.version}, is {_metric(present, metric):.2%}; --force promotes it all the same",
+                f"version {version} is not promoted: its {metric} is {in_words(metric, value)}, and that of the "
+                f"{CHAMPION}, version {present.version}, is {in_words(metric, _metric(present, metric))}; --force "
+                "promotes it all the same",
                 False,
             )
         round_ = "none" if present is None else f"{present.version} {present.tags.get(_PROMOTED_IN, '')}"
@@ -232,7 +233,9 @@ def promote(name: str, version: str, metric: str, *, uri: str, force: bool = Fal
         ) from error
     if winner != version:
         return Promotion(winner, f"version {winner} was promoted at the same time, and is the {CHAMPION} now", False)
-    return Promotion(version, f"version {version} is the {CHAMPION} now: its {metric} is {value:.2%}", True)
+    return Promotion(
+        version, f"version {version} is the {CHAMPION} now: its {metric} is {in_words(metric, value)}", True
+    )
 
 
 def _settle(client: MlflowClient, name: str, metric: str, round_: str, previous: str | None) -> str:

@@ -114,7 +114,7 @@ class RunTracker:
         self.curves()
 
     def curves(self) -> None:
-        """The figure of losses, similarities and kNN accuracy so far."""
+        """The figure of losses, similarities, kNN accuracy and RankMe so far."""
         self._figure("figures/curves.png", partial(draw_curves, self._series))
 
     def _figure(self, name: str, draw: Callable[[Path], bool | None]) -> None:

@@ -14,5 +14,4 @@ class ControllerMessages(FailureMessages):
     def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Checkpoint | None) -> None:
         if checkpoint is not None:
             name = checkpoint.path.rstrip("/").rpartition("/")[2]
-            accuracy = metrics[0].get("knn/accuracy")
-            post(self._queue, CheckpointWritten(name, metrics[0]["step"], accuracy))
+            post(self._queue, CheckpointWritten(name, metrics[0]["step"], metrics[0]))

@@ -38,8 +38,8 @@ class Observer(Protocol):
         """A sentence for the user."""
 
     def save(self, state: TrainingState, metrics: dict[str, float]) -> None:
-        """Write a checkpoint of `state`; a collective call. `metrics` are the last ones, with `knn/accuracy` if it was
-        measured at this very step."""
+        """Write a checkpoint of `state`; a collective call. `metrics` are the last ones, with those of the online
+        evaluation if it was made at this very step."""
 
 
 def train(
@@ -49,7 +49,7 @@ def train(
     observer: Observer,
     *,
     device: torch.device,
-    knn: Callable[[], float] | None = None,
+    evaluate: Callable[[], dict[str, float]] | None = None,
     group: dist.ProcessGroup | None = None,
 ) -> None:
     """Train from `state` to the end of the last epoch. A collective call.
@@ -58,16 +58,17 @@ def train(
         settings: of the run.
         state: where it stands; moves on in place.
         batches: this rank's.
-        observer: is told measurements, and writes checkpoints: at the end, when one is due, and with each kNN
+        observer: is told measurements, and writes checkpoints: at the end, when one is due, and with each
             evaluation.
         device: of this rank.
-        knn: measures the kNN accuracy of the encoders; None where there are no labels.
+        evaluate: measures the encoders, every `health.knn.every` epochs, and gives values by metric, the same on all
+            ranks. None to do without.
         group: ranks that train together; None for the default group, or for this process alone where there is none.
 
     Raises:
         StoppedError: too many steps in a row were not finite.
     """
-    loop = _Loop(settings, state, batches, observer, device, knn, group)
+    loop = _Loop(settings, state, batches, observer, device, evaluate, group)
     if state.step < loop.total:
         loop.begin()
         loop.run()
@@ -89,12 +90,12 @@ class _Loop:
         batches: Batches,
         observer: Observer,
         device: torch.device,
-        knn: Callable[[], float] | None,
+        evaluate: Callable[[], dict[str, float]] | None,
         group: dist.ProcessGroup | None,
     ) -> None:
         self.total = settings.training.epochs * batches.steps_per_epoch
         self._settings, self._state, self._batches, self._observer = settings, state, batches, observer
-        self._knn, self._group = knn, group
+        self._evaluation, self._group = evaluate, group
         self._measure_every = settings.health.knn.every * batches.steps_per_epoch
         self._clock = CheckpointClock(settings, device, group)
         self._window = Window(device, group)
@@ -107,7 +108,7 @@ class _Loop:
         if self._state.step > 0:
             return
         if self._measure_every:
-            self._measure_knn()
+            self._evaluate()
         if self._settings.bank.initial == "features":
             self._fill_bank()
         self._window.pause(time.perf_counter() - self._began)
@@ -216,16 +217,16 @@ class _Loop:
         if not (measured or due or finished):
             return
         whole = self._weights_are_finite()
-        accuracy: dict[str, float] = {}
+        values: dict[str, float] = {}
         if measured:
             self._observer.histograms(state.step, similarity_histograms(outcome, self._group))
-            accuracy = self._measure_knn() if whole else {}
+            values = self._evaluate() if whole else {}
         # Before anything was learnt there is nothing to save, nor do the optimisers have a state. While steps are
         # skipped the weights may be broken, and would push good checkpoints out.
         if finished or not state.skipped_in_row:
             if not whole:
                 raise StoppedError(f"the encoders' weights are not finite numbers after step {state.step}: {_ADVICE}")
-            self._observer.save(state, self._latest | accuracy)
+            self._observer.save(state, self._latest | values)
             self._clock.restart()
 
     def _weights_are_finite(self) -> bool:
@@ -233,12 +234,12 @@ class _Loop:
         weights = [weight.detach() for weight in self._state.metaug.model.eager_encoder.parameters()]
         return bool(torch.stack(list(torch._foreach_norm(weights))).isfinite().all())
 
-    def _measure_knn(self) -> dict[str, float]:
-        if self._knn is None:
+    def _evaluate(self) -> dict[str, float]:
+        if self._evaluation is None:
             return {}
-        accuracy = {"knn/accuracy": self._knn()}
-        self._observer.metrics(self._state.step, accuracy)
-        return accuracy
+        values = self._evaluation()
+        self._observer.metrics(self._state.step, values)
+        return values
 
 
 def _no_batches() -> Generator[Minibatch]:

@@ -4,11 +4,11 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import assert_never
 
-from metaug_ray.config.pretrain import PretrainSettings
+from metaug_ray.config.pretrain import RANKME, PretrainSettings
 from metaug_ray.runtime.messages import CheckpointWritten, Histograms, Measured, Message, Note, WorkersFailed
 from metaug_ray.runtime.run_folder import RunFolder
 from metaug_ray.tracking.runs import RunTracker
-from metaug_ray.training.progress_line import SPREAD, progress_line
+from metaug_ray.training.progress_line import SPREAD, evaluation_line, progress_line
 
 _log = logging.getLogger(__name__)
 
@@ -47,11 +47,10 @@ class Monitor:
                 self._tracker.histograms(step, shares)
             case Note(text):
                 _log.info(text)
-            case CheckpointWritten(name, step, accuracy):
+            case CheckpointWritten(name, step, metrics):
                 _log.info("checkpoint %s is written", name)
                 self._tracker.tags({"metaug.checkpoint": f"{self._folder.location}/{name}"})
-                if accuracy is not None:
-                    self._folder.keep_best(name, accuracy, step)
+                self._folder.keep_best(name, step, metrics, by=self._settings.health.best_metric)
             case WorkersFailed(text):
                 self.restarts += 1
                 self.failure = text
@@ -65,8 +64,8 @@ class Monitor:
             self._measured(step, values)
         if "loss/total" in values:
             _log.info(progress_line(step, values))
-        if "knn/accuracy" in values:
-            _log.info("kNN accuracy %.1f%% after %s steps", 100 * values["knn/accuracy"], f"{step:,}")
+        if RANKME in values:
+            _log.info(evaluation_line(step, values, self._settings.model.views))
         for view in self._settings.model.views:
             self._watch_spread(step, view, values.get(f"{SPREAD}_{view}", 1.0))
 

@@ -1,8 +1,9 @@
-"""One line of a job's log."""
+"""Lines of a job's log."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
+from metaug_ray.config.pretrain import KNN_ACCURACY, RANKME
 from metaug_ray.runtime.words import duration
 
 SPREAD: Final = "feature_spread"
@@ -24,3 +25,10 @@ def progress_line(step: int, values: Mapping[str, float]) -> str:
         parts.append(f"{values['progress/skipped_steps']:.0f} steps skipped")
     parts.append(f"{duration(3600 * values['progress/hours_left'])} left")
     return " | ".join(parts)
+
+
+def evaluation_line(step: int, values: Mapping[str, float], views: Sequence[str]) -> str:
+    """What the online evaluation after `step` steps found."""
+    accuracy = f"kNN accuracy {values[KNN_ACCURACY]:.1%}, " if KNN_ACCURACY in values else ""
+    each = ", ".join(f"{view} {values[f'rankme/{view}']:.1f}" for view in views)
+    return f"{accuracy}RankMe {values[RANKME]:.1f} ({each}) after {step:,} steps"

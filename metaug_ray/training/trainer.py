@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from metaug_ray.config.pretrain import PretrainSettings
+from metaug_ray.config.pretrain import KNN_ACCURACY, PretrainSettings
 from metaug_ray.config.recorded import fixed_settings, to_yaml
 from metaug_ray.config.tracking import VARIABLE
 from metaug_ray.data.manifest import Manifest
-from metaug_ray.data.sources.classes import other_classes
 from metaug_ray.data.staging import find_manifest
 from metaug_ray.runtime.cluster import cluster, nodes, warn_if_busy
 from metaug_ray.runtime.placement import Placement
@@ -25,6 +24,7 @@ from metaug_ray.tracking.records import RunStatus
 from metaug_ray.tracking.runs import RunTracker
 from metaug_ray.training.capacity import place
 from metaug_ray.training.errors import TrainingError
+from metaug_ray.training.online_checks import check_evaluation
 from metaug_ray.training.resume import check_resumable, lengthened
 from metaug_ray.training.supervision import Supervision
 from metaug_ray.training.warm_start import find_warm_start
@@ -73,7 +73,7 @@ def pretrain(settings: PretrainSettings, supervision: Supervision | None = None)
             allowed.
     """
     manifest = find_manifest(settings.data.beton)
-    _check_knn(settings, manifest)
+    check_evaluation(settings, manifest)
     folder = RunFolder(settings.storage, settings.name)
     folder.make()
     lock = folder.lock()
@@ -128,7 +128,7 @@ def _pretrain(
                 tracker.tags({"metaug.lengthened": " -> ".join(map(str, course)) + " epochs"})
             _supervised(tracker, supervision)
             _announce(settings, manifest, placement, folder, tracker)
-            _tidy(folder)
+            _tidy(folder, settings.health.best_metric)
             warn_if_busy(placement)
             _log.info("starting the workers; the first step follows within a minute")
             fit(settings, folder, tracker, placement, record, warm_start, supervision)
@@ -190,31 +190,11 @@ def _new_record(settings: PretrainSettings, manifest: Manifest) -> dict[str, Any
     }
 
 
-def _check_knn(settings: PretrainSettings, manifest: Manifest) -> None:
-    queries = settings.health.knn.beton
-    if queries is None or not settings.health.knn.every:
-        return
-    if not manifest.classes:
-        raise TrainingError(
-            f"health.knn.beton: {settings.data.beton} has no labels that could vote; leave health.knn.beton out"
-        )
-    other = find_manifest(queries)
-    if other.classes != manifest.classes:
-        raise TrainingError(
-            "health.knn.beton: " + other_classes(other.classes, queries, manifest.classes, settings.data.beton)
-        )
-    if other.sha256 == manifest.sha256:
-        raise TrainingError(
-            f"health.knn.beton: {queries} holds the images of {settings.data.beton}, so each would find itself; give "
-            "others, or leave health.knn.beton out: some of the training images are then kept from the vote"
-        )
-
-
-def _tidy(folder: RunFolder) -> None:
+def _tidy(folder: RunFolder, best_metric: str) -> None:
     """Bring the folder into the state that an earlier start of the run may not have left it in."""
     for name in folder.remove_unfinished():
         _log.info("removed %s, which was not written to its end", name)
-    folder.keep_best_of_all()
+    folder.keep_best_of_all(best_metric)
     folder.count_start(None)
 
 
@@ -227,7 +207,7 @@ class _Tracked:
     unsent: int = 0
 
     def outcome(self) -> Outcome:
-        knn = self.tracker.series.get("knn/accuracy", [])
+        knn = self.tracker.series.get(KNN_ACCURACY, [])
         return Outcome(
             self.folder.name,
             self.folder.location,

@@ -23,7 +23,7 @@ from metaug_ray.runtime.device import prepare_device
 from metaug_ray.training.batches import Batches, open_batches
 from metaug_ray.training.capacity import check_gpu_memory
 from metaug_ray.training.loop import StoppedError, train
-from metaug_ray.training.online_knn import OnlineKnn, open_knn
+from metaug_ray.training.online_evaluation import OnlineEvaluation, open_evaluation
 from metaug_ray.training.ray_observer import RayObserver
 from metaug_ray.training.resume import check_progress, restore
 from metaug_ray.training.state import TrainingState, build_state
@@ -50,8 +50,9 @@ def work(task: WorkerTask) -> str | None:
             inputs = _open_inputs(task, device)
         with _agreed(group):
             state = _begin(task, inputs, device, observer.note)
-        knn = None if inputs.knn is None else partial(inputs.knn.accuracy, state.metaug.model)
-        train(settings, state, inputs.batches, observer, device=device, knn=knn)
+        online = inputs.evaluation
+        evaluate = None if online is None else partial(online.measure, state.metaug.model)
+        train(settings, state, inputs.batches, observer, device=device, evaluate=evaluate)
     except StoppedError as error:
         return str(error)
     finally:
@@ -79,7 +80,7 @@ class _Inputs:
     """What this worker reads."""
 
     batches: Batches
-    knn: OnlineKnn | None
+    evaluation: OnlineEvaluation | None
     checkpoint: Checkpoint | None
     """To go on from."""
     warm_start: Path | None
@@ -102,9 +103,9 @@ def _open_inputs(task: WorkerTask, device: torch.device) -> _Inputs:
     place: dict[str, Any] = {"cpus": task.cpus, "device": device, "rank": rank, "world_size": world_size}
     batches = open_batches(settings, beton, **place)
     check_gpu_memory(settings, batches.samples, world_size, device)
-    knn = open_knn(settings, beton, **place)
+    evaluation = open_evaluation(settings, beton, **place)
     warm_start = task.warm_start if checkpoint is None else None
-    return _Inputs(batches, knn, checkpoint, None if warm_start is None else warm_start.download())
+    return _Inputs(batches, evaluation, checkpoint, None if warm_start is None else warm_start.download())
 
 
 def _check_same_data(beton: Path, recorded: str) -> None:

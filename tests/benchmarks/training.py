@@ -25,7 +25,7 @@ from metaug_ray.data.prepare import prepare
 from metaug_ray.method import algorithm, distributed
 from metaug_ray.method.memory_bank import MemoryBank
 from metaug_ray.method.model import Model
-from metaug_ray.training import online_knn
+from metaug_ray.training import online_evaluation
 from metaug_ray.training.state import TrainingState
 from tests.ranks import run_ranks
 from tests.training.small import run_plain, small_settings
@@ -109,7 +109,7 @@ def parts_of_a_step(rank: int, chosen: PretrainSettings) -> dict[str, float]:
         (Model, "compare", "contrast"),
         (torch.autograd, "backward", "backward and all-reduce of gradients"),
         (algorithm, "meta_gradient", "meta step"),
-        (online_knn.OnlineKnn, "accuracy", "kNN"),
+        (online_evaluation.OnlineEvaluation, "measure", "kNN and RankMe"),
         (algorithm.MetAug, "step", "rest of the step"),
     ):
         setattr(owner, function, timed(name, getattr(owner, function)))

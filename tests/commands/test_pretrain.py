@@ -98,7 +98,7 @@ def test_every_field_is_an_option_with_words_and_default() -> None:
         return count
 
     assert check(PretrainSettings, "") > 80
-    assert "epochs between kNN evaluations and similarity histograms; 0: none (default: 5)" in words
+    assert "epochs between evaluations by kNN and RankMe and similarity histograms; 0: none (default: 5)" in words
 
 
 @pytest.mark.parametrize(

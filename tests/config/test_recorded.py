@@ -34,7 +34,7 @@ def old(**changes: Any) -> dict[str, Any]:
     recorded["method"] = OLD_METHOD | rest | {"meta": meta}
     recorded["checkpoint"]["storage"] = recorded.pop("storage")
     knn = recorded["health"].pop("knn")
-    recorded["health"] |= {f"knn_{name}": value for name, value in knn.items()}
+    recorded["health"] |= {f"knn_{name}": value for name, value in knn.items() if f"health.knn_{name}" in RENAMED}
     return recorded | changes
 
 

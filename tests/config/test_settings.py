@@ -251,10 +251,12 @@ def pretrain(**fields: Any) -> dict[str, Any]:
         *(("health.log_every", value) for value in (0,)),
         *(("health.knn.every", value) for value in (-1,)),
         *(("health.knn.beton", value) for value in ("",)),
+        *(("health.knn.references_beton", value) for value in ("",)),
         *(("health.knn.references", value) for value in (9,)),
         *(("health.knn.queries", value) for value in (9,)),
         *(("health.knn.neighbours", value) for value in (0,)),
         *(("health.knn.temperature", value) for value in (0,)),
+        *(("health.best_by", value) for value in ("accuracy",)),
         *(("health.collapse_below", value) for value in (-0.1, 1)),
         *(("tracking.uri", value) for value in ("",)),
         *(("tracking.experiment", value) for value in ("",)),
@@ -315,6 +317,14 @@ def test_every_field_of_a_run_refuses_what_is_out_of_range(field: str, value: ob
         (
             {"health__knn__beton": "s3://bucket/y.beton"},
             "compute.staging: s3://bucket/y.beton is not a local file, so say where",
+        ),
+        (
+            {"health__knn__references_beton": "s3://bucket/z.beton"},
+            "compute.staging: s3://bucket/z.beton is not a local file, so say where",
+        ),
+        (
+            {"health__best_by": "rankme", "health__knn__every": 0},
+            "health.best_by: rankme is measured every health.knn.every epochs, and that is 0, never; set",
         ),
         (
             {"data__augmentation": {"mixup": 0.8}, "training__batch_size": 6, "compute__workers": 2},

@@ -8,9 +8,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from metaug_ray.config import EncodingSettings, PrepareSettings, SourceSettings
-from metaug_ray.data.manifest import Manifest
+from metaug_ray.data.beton import open_beton, sha256_of
+from metaug_ray.data.ffcv_api import FieldDescType, HeaderType
+from metaug_ray.data.manifest import Manifest, manifest_path, read_manifest
 from metaug_ray.data.prepare import prepare
-from metaug_ray.data.sources.record import Record
+from metaug_ray.data.sources.record import UNLABELLED, Record
 
 
 def picture(seed: int, height: int = 24, width: int = 32) -> NDArray[np.uint8]:
@@ -55,3 +57,14 @@ def prepare_tree(folder: Path, **tree: int) -> tuple[Path, Manifest]:
     """A small raw beton under `folder`, made from PNG files."""
     output = folder / "images.beton"
     return output, prepare(settings(image_tree(folder / "tree", **tree), output))
+
+
+def unlabelled_copy(beton: Path, path: Path) -> Path:
+    """The same images, as if they had been prepared without labels."""
+    path.write_bytes(beton.read_bytes())
+    tables = open_beton(path).metadata
+    start = HeaderType.itemsize + 2 * FieldDescType.itemsize
+    np.memmap(path, tables.dtype, "r+", offset=start, shape=len(tables))["f1"] = UNLABELLED
+    nothing = {"classes": [], "class_counts": [], "sha256": sha256_of(path)}
+    manifest_path(path).write_text(read_manifest(beton).model_copy(update=nothing).model_dump_json())
+    return path

@@ -43,10 +43,11 @@ def test_random_init_is_what_the_run_began_with(run: FinishedRun) -> None:
 
 
 def test_the_best_checkpoint_is_found_aside(run: FinishedRun) -> None:
-    RunFolder(run.storage, "small").keep_best("checkpoint_000000012", 0.5, 12)
+    measured = {"rankme/mean": 20.5, "knn/accuracy": 0.5, "loss/total": 0.1}
+    RunFolder(run.storage, "small").keep_best("checkpoint_000000012", 12, measured, "rankme/mean")
     best = find_encoder("run:small@best", run.storage, run.uri)
     assert best.description.checkpoint.endswith("small/best/checkpoint_000000012")
-    assert best.knn == 0.5
+    assert best.online == {"online_knn/top1": 0.5, "online_rankme/mean": 20.5}
 
 
 def test_parts_of_the_networks(run: FinishedRun) -> None:

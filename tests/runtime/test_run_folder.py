@@ -1,10 +1,11 @@
 import json
+import math
 from pathlib import Path
 
 import pytest
 
 from metaug_ray.runtime.errors import StorageError
-from metaug_ray.runtime.run_folder import RunFolder, checkpoint_name
+from metaug_ray.runtime.run_folder import Best, RunFolder, checkpoint_name
 from tests.data.nobody import as_nobody, needs_root
 
 
@@ -32,8 +33,10 @@ def test_the_best_stays_when_ray_removes_it(tmp_path: Path) -> None:
     folder = make(tmp_path, 10, 20, 30)
     assert folder.best() is None
     for step, accuracy in ((10, 0.3), (20, 0.5), (30, 0.5)):  # the earlier of equals stays
-        folder.keep_best(checkpoint_name(step), accuracy, step)
-    assert folder.best() == {"name": checkpoint_name(20), "accuracy": 0.5, "step": 20}
+        folder.keep_best(checkpoint_name(step), step, {"knn/accuracy": accuracy, "rankme/mean": 9}, "knn/accuracy")
+    best = folder.best()
+    assert best == Best(checkpoint_name(20), 20, "knn/accuracy", {"knn/accuracy": 0.5, "rankme/mean": 9})
+    assert best.value == 0.5
     assert [path.name for path in (tmp_path / "run/best").iterdir() if path.is_dir()] == [checkpoint_name(20)]
     assert (tmp_path / "run/best" / checkpoint_name(20) / "part").read_text() == "20"
 
@@ -43,8 +46,29 @@ def test_the_best_is_found_again_after_a_driver_died(tmp_path: Path) -> None:
     scores = {10: {"knn/accuracy": 0.4, "step": 10}, 20: {"step": 20}}
     results = [{"checkpoint_dir_name": checkpoint_name(step), "metrics": metrics} for step, metrics in scores.items()]
     (tmp_path / "run/checkpoint_manager_snapshot.json").write_text(json.dumps({"checkpoint_results": results}))
-    folder.keep_best_of_all()
-    assert folder.best() == {"name": checkpoint_name(10), "accuracy": 0.4, "step": 10}
+    folder.keep_best_of_all("rankme/mean")
+    assert folder.best() is None
+    folder.keep_best_of_all("knn/accuracy")
+    assert folder.best() == Best(checkpoint_name(10), 10, "knn/accuracy", scores[10])
+
+
+def test_the_best_by_another_metric_begins_anew(tmp_path: Path) -> None:
+    """From an accuracy, as 0.2.0 wrote it, to a rank, which is no greater or less than it."""
+    folder = make(tmp_path, 10, 20, 30)
+    kept = tmp_path / "run/best" / checkpoint_name(10)
+    kept.mkdir(parents=True)
+    (kept.parent / "best.json").write_text(json.dumps({"name": kept.name, "accuracy": 0.6, "step": 10}))
+    assert folder.best() == Best(kept.name, 10, "knn/accuracy", {"knn/accuracy": 0.6})
+    assert folder.metrics(kept.name) == {"knn/accuracy": 0.6}
+    measured = {"knn/accuracy": 0.5, "rankme/mean": 0.4}
+    folder.keep_best(checkpoint_name(20), 20, measured, "knn/accuracy")
+    folder.keep_best(checkpoint_name(20), 20, {"knn/accuracy": 0.9, "rankme/mean": math.nan}, "rankme/mean")
+    folder.keep_best(checkpoint_name(20), 20, {"knn/accuracy": 0.9}, "rankme/mean")
+    assert folder.best() == Best(kept.name, 10, "knn/accuracy", {"knn/accuracy": 0.6})
+    folder.keep_best(checkpoint_name(20), 20, measured, "rankme/mean")
+    folder.keep_best(checkpoint_name(30), 30, measured | {"rankme/mean": 0.3}, "rankme/mean")
+    assert folder.best() == Best(checkpoint_name(20), 20, "rankme/mean", measured)
+    assert not kept.exists()
 
 
 def test_starts_from_one_checkpoint_are_counted(tmp_path: Path) -> None:

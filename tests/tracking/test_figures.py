@@ -33,3 +33,6 @@ def test_curves_of_what_there_is(tmp_path: Path) -> None:
     draw_curves({"loss/total": long}, tmp_path / "one.png")
     draw_curves({"loss/total": long, "knn/accuracy": [(0, 0.1), (9, 0.3)]}, tmp_path / "two.png")
     assert coloured(tmp_path / "two.png").shape[1] > 1.8 * coloured(tmp_path / "one.png").shape[1]
+    ranks = {f"rankme/{view}": [(0, 1.0), (9, 5.0)] for view in ("l", "ab", "mean")}
+    draw_curves({"loss/total": long} | ranks, tmp_path / "ranks.png")
+    assert coloured(tmp_path / "ranks.png").shape == coloured(tmp_path / "two.png").shape

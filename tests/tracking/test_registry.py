@@ -27,11 +27,11 @@ def uri(tmp_path: Path) -> str:
     return f"sqlite:///{tmp_path}/mlflow.db"
 
 
-def add(uri: str, accuracy: float | None, name: str = "encoder") -> str:
+def add(uri: str, accuracy: float | None, name: str = "encoder", metric: str = "knn/top1") -> str:
     client = connect(uri)
     run_id = client.create_run(find_experiment(client, uri, "metaug")).info.run_id
     model = client.create_logged_model(client.get_run(run_id).info.experiment_id, "encoder", run_id)
-    tags = {"metaug.step": "5"} | ({} if accuracy is None else {"knn/top1": str(accuracy)})
+    tags = {"metaug.step": "5"} | ({} if accuracy is None else {metric: str(accuracy)})
     return register(name, f"models:/{model.model_id}", tags, "# card", run_id=run_id, uri=uri)
 
 
@@ -63,6 +63,13 @@ def test_only_the_better_one_is_promoted(uri: str) -> None:
     assert promote("encoder", better, "knn/top1", uri=uri).promoted
     assert promote("encoder", better, "knn/top1", uri=uri).sentence == "version 3 is the champion already"
     assert aliases(uri) == {CHAMPION: better, LATEST: better}
+
+
+def test_ranks_are_no_percentages(uri: str) -> None:
+    low, high = (add(uri, rank, metric="online_rankme/mean") for rank in (34.5, 120.25))
+    assert promote("encoder", high, "online_rankme/mean", uri=uri).sentence.endswith("its online_rankme/mean is 120.25")
+    refused = promote("encoder", low, "online_rankme/mean", uri=uri)
+    assert "its online_rankme/mean is 34.50, and that of the champion, version 2, is 120.25;" in refused.sentence
 
 
 def test_a_challenge_of_an_earlier_reign_does_not_count(uri: str) -> None:

@@ -16,7 +16,7 @@ from metaug_ray.runtime.checkpoint import load, snapshot, write
 from metaug_ray.runtime.run_folder import checkpoint_name
 from metaug_ray.training.batches import open_batches
 from metaug_ray.training.loop import train
-from metaug_ray.training.online_knn import OnlineKnn
+from metaug_ray.training.online_evaluation import open_evaluation
 from metaug_ray.training.state import TrainingState, build_state
 
 
@@ -61,8 +61,12 @@ class Recorder:
         self.folder, self.group, self.stop_at = folder, group, stop_at
         self.seen: dict[int, dict[str, float]] = {}
         self.histogram_steps: list[int] = []
-        self.saved: list[int] = []
+        self.saved_metrics: dict[int, dict[str, float]] = {}
         self.notes: list[str] = []
+
+    @property
+    def saved(self) -> list[int]:
+        return list(self.saved_metrics)
 
     def metrics(self, step: int, values: dict[str, float]) -> None:
         self.seen[step] = self.seen.get(step, {}) | values
@@ -74,7 +78,7 @@ class Recorder:
         self.notes.append(text)
 
     def save(self, state: TrainingState, metrics: dict[str, float]) -> None:
-        self.saved.append(state.step)
+        self.saved_metrics[state.step] = metrics
         if self.folder is not None:
             copied = snapshot(state, self.group)
             write_together(copied, self.folder / checkpoint_name(state.step), self.group)
@@ -107,10 +111,11 @@ def run_plain(
     if start is not None:
         load(state, start)
     change(state)
-    knn = OnlineKnn(settings, beton, None, cpus=1, device=device, rank=rank, world_size=world_size)
+    online = open_evaluation(settings, beton, cpus=1, device=device, rank=rank, world_size=world_size)
+    evaluate = None if online is None else partial(online.measure, state.metaug.model)
     recorder = Recorder(folder, group, stop_at)
     with suppress(KeyboardInterrupt):
-        train(settings, state, batches, recorder, device=device, knn=partial(knn.accuracy, state.metaug.model))
+        train(settings, state, batches, recorder, device=device, evaluate=evaluate)
     return recorder, state
 
 

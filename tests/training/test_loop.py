@@ -21,7 +21,7 @@ def test_reports_what_tells_whether_a_run_is_well(shapes_beton: Path) -> None:
     settings = small_settings(shapes_beton, training={"epochs": 2}, health={"log_every": 3, "knn": {"every": 1}})
     recorder, state = run_plain(0, settings)
     assert list(recorder.seen) == [0, 3, 6, 9, 12]
-    assert list(recorder.seen[0]) == ["knn/accuracy"]
+    assert list(recorder.seen[0]) == ["knn/accuracy", "rankme/l", "rankme/ab", "rankme/mean"]
     values = recorder.seen[6]
     assert values["progress/epoch"] == 1.0
     assert values["progress/skipped_steps"] == 0
@@ -43,10 +43,12 @@ def test_reports_what_tells_whether_a_run_is_well(shapes_beton: Path) -> None:
     factor = learning_rate_factor(settings.training.schedule, 5, 6, 2)
     assert values["learning_rate/encoder"] == pytest.approx(0.03 * factor)
     assert values["learning_rate/head"] == pytest.approx(1e-3 * factor)
-    # Epoch ends, with their kNN, and step 7.
+    # Epoch ends, with their evaluations, and step 7.
     assert recorder.saved == [6, 7, 12]
     assert recorder.histogram_steps == [6, 12]
     assert all(0 <= recorder.seen[step]["knn/accuracy"] <= 1 for step in (0, 6, 12))
+    assert recorder.saved_metrics[6]["rankme/mean"] == recorder.seen[6]["rankme/mean"] > 1
+    assert "rankme/mean" not in recorder.saved_metrics[7]
     assert state.step == 12
 
 
@@ -126,17 +128,19 @@ def test_a_run_whose_last_update_breaks_the_weights_is_no_success(shapes_beton: 
         run_plain(0, settings, change=change)
 
 
-def test_views_that_hold_nothing_are_told_at_each_start(tmp_path: Path) -> None:
+def test_views_that_hold_nothing_are_told_at_each_start(shapes_beton: Path, tmp_path: Path) -> None:
+    """And judged without labels, by RankMe, or with those of other images."""
     for name in ("a", "b"):
         (tmp_path / "grey" / name).mkdir(parents=True)
         for number in range(8):
             ramp = np.linspace(0, 25 * number + 50, 32 * 32).reshape(32, 32).astype(np.uint8)
             Image.fromarray(ramp).save(tmp_path / "grey" / name / f"{number}.png")
-    source = SourceSettings(kind="imagefolder", path=str(tmp_path / "grey"))
+    source = SourceSettings(kind="imagefolder", path=str(tmp_path / "grey"), unlabelled=True)
     encoding, beton = EncodingSettings(preset="small"), tmp_path / "grey.beton"
     prepare(PrepareSettings(source=source, encoding=encoding, output=beton, workers=1))
     for views, empty in ((("l", "ab"), "ab"), (("y", "dbdr"), "dbdr"), (("rgb", "l"), None)):
-        knn = {"references": 10, "queries": 10}
+        judge = None if empty else str(shapes_beton)
+        knn = {"every": 1, "references": 10, "queries": 10, "references_beton": judge}
         settings = small_settings(
             beton, model={"views": views}, training={"epochs": 1}, bank={"negatives": 8}, health={"knn": knn}
         )
@@ -144,6 +148,12 @@ def test_views_that_hold_nothing_are_told_at_each_start(tmp_path: Path) -> None:
         said = f"WARNING: there is nothing to learn from in 1 view, {empty}: one value in all pixels of the first 16"
         said += " images"
         assert [note.partition(".")[0] for note in recorder.notes] == ([said] if empty else [])
+        measured = recorder.saved_metrics[1]
+        assert ("knn/accuracy" in measured) == (judge is not None)
+        # Of ten images, which a dead view cannot tell apart.
+        for view in views:
+            least, most = (0.99, 1.01) if view == empty else (1.1, 10)
+            assert least < measured[f"rankme/{view}"] < most, view
 
 
 @pytest.mark.parametrize(("initial", "expected"), [("random", []), ("features", list(range(96)))])

@@ -1,9 +1,10 @@
 from pathlib import Path
 
+import pytest
 from mlflow.tracking import MlflowClient
 
-from metaug_ray.runtime.messages import Measured
-from metaug_ray.runtime.run_folder import RunFolder
+from metaug_ray.runtime.messages import CheckpointWritten, Measured
+from metaug_ray.runtime.run_folder import RunFolder, checkpoint_name
 from metaug_ray.tracking.runs import RunTracker
 from metaug_ray.training.monitor import Monitor
 from tests.log import Log
@@ -28,3 +29,24 @@ def test_a_collapse_is_told_of_each_view(tmp_path: Path, log: Log) -> None:
     assert tracker.close("FINISHED") == 0
     tags = MlflowClient(uri).get_run(tracker.run_id).data.tags
     assert tags["metaug.warning"] == "features of the view ab collapsed at step 5: spread 0.030"
+
+
+@pytest.mark.parametrize(("best_by", "kept"), [(None, 10), ("knn", 10), ("rankme", 20)])
+def test_the_best_follows_the_metric_that_is_chosen(tmp_path: Path, log: Log, best_by: str | None, kept: int) -> None:
+    settings = small_settings(Path("/x.beton"), health={"best_by": best_by, "knn": {"every": 1}})
+    folder = RunFolder(str(tmp_path), "small")
+    folder.make()
+    tracker = RunTracker(f"sqlite:///{tmp_path}/mlflow.db", "metaug", "small", "key", tmp_path / "tracking")
+    monitor = Monitor(settings, tracker, folder)
+    for step, accuracy, rank in ((10, 0.5, 7.0), (20, 0.4, 9.5), (30, 0.3, 8.0)):
+        name = checkpoint_name(step)
+        (tmp_path / "small" / name).mkdir()
+        measured = {"knn/accuracy": accuracy, "rankme/l": rank - 1, "rankme/ab": rank + 1, "rankme/mean": rank}
+        monitor.take(Measured(step, measured))
+        monitor.take(CheckpointWritten(name, step, measured | {"step": step}))
+    monitor.take(CheckpointWritten("checkpoint_000000035", 35, {"step": 35}))
+    tracker.close("FINISHED")
+    best = folder.best()
+    assert best is not None
+    assert best.name == checkpoint_name(kept)
+    assert "kNN accuracy 50.0%, RankMe 7.0 (l 6.0, ab 8.0) after 10 steps" in log.messages

@@ -1,4 +1,4 @@
-from metaug_ray.training.progress_line import progress_line
+from metaug_ray.training.progress_line import evaluation_line, progress_line
 
 
 def test_a_line_that_a_person_can_read() -> None:
@@ -20,3 +20,10 @@ def test_a_line_that_a_person_can_read() -> None:
     )
     assert progress_line(32_500, values) == expected
     assert "2 steps skipped" in progress_line(32_500, values | {"progress/skipped_steps": 2.0})
+
+
+def test_an_evaluation_with_labels_and_without() -> None:
+    values = {"rankme/l": 12.34, "rankme/ab": 3, "rankme/mean": 7.67}
+    assert evaluation_line(1200, values, ("l", "ab")) == "RankMe 7.7 (l 12.3, ab 3.0) after 1,200 steps"
+    labelled = evaluation_line(0, values | {"knn/accuracy": 0.276}, ("l", "ab"))
+    assert labelled == "kNN accuracy 27.6%, RankMe 7.7 (l 12.3, ab 3.0) after 0 steps"

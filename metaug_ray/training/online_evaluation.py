@@ -1,0 +1,201 @@
+"""What the encoders are worth while they train, by kNN and RankMe, shared out over the ranks."""
+
+import math
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from numpy.typing import NDArray
+from torch import Tensor
+
+from metaug_ray.config.pretrain import KNN_ACCURACY, RANKME, OnlineKnnSettings, PretrainSettings
+from metaug_ray.data.beton import beton_labels, open_beton
+from metaug_ray.data.errors import DataError
+from metaug_ray.data.loader import EvaluationLoader
+from metaug_ray.data.manifest import read_manifest
+from metaug_ray.data.randomness import Draws
+from metaug_ray.data.staging import staged
+from metaug_ray.knn import weighted_knn
+from metaug_ray.method import distributed
+from metaug_ray.method.model import Model
+from metaug_ray.method.precision import autocast
+from metaug_ray.method.views import split_views
+from metaug_ray.training.rankme import effective_rank
+
+_BATCH = 100
+
+
+class OnlineEvaluation:
+    """kNN accuracy and RankMe over a fixed choice of images.
+
+    Args:
+        settings: of the run.
+        references: the beton whose images vote, and that RankMe is measured on. Where none has a label nothing is
+            classified, and all count for RankMe.
+        queries: the beton whose images are classified; None to take the references' beton, without those that vote.
+        cpus, device, rank, world_size: of this rank.
+        group: the ranks; None for the default group, or for this process alone where there is none.
+
+    Raises:
+        DataError: too few images have labels.
+    """
+
+    def __init__(
+        self,
+        settings: PretrainSettings,
+        references: Path,
+        queries: Path | None,
+        *,
+        cpus: int,
+        device: torch.device,
+        rank: int = 0,
+        world_size: int = 1,
+        group: dist.ProcessGroup | None = None,
+    ) -> None:
+        self._settings, self._views, self._group = settings.health.knn, settings.model.views, group
+        self._classes = len(read_manifest(references).classes)
+
+        def opened(chosen: _Images) -> EvaluationLoader:
+            return EvaluationLoader(
+                chosen.beton,
+                # A number that a worker's share of a small data set fills.
+                min(_BATCH, math.ceil(len(chosen.indices) / world_size)),
+                settings.data.image_size,
+                cpus=cpus,
+                device=device,
+                images=np.sort(chosen.indices),
+                rank=rank,
+                world_size=world_size,
+            )
+
+        voters, asked = _choose(settings.health.knn, references, queries)
+        self._references = opened(voters)
+        self._queries = None if asked is None else opened(asked)
+
+    def measure(self, model: Model) -> dict[str, float]:
+        """Values by metric, the same on all ranks. A collective call.
+
+        Returns:
+            `knn/accuracy`, the share of the queries that the vote of their nearest references gets right, if there are
+            labels; `rankme/<view>`, the effective rank of the references' representations, and `rankme/mean`.
+        """
+        # After a step each rank has batch-norm statistics of its own; the first one's are those that are saved.
+        distributed.broadcast_buffers(model.eager_encoder, self._group)
+        references, labels, valid = self._representations(model, self._references)
+        # As bytes: not every backend moves truth values.
+        valid = _gathered(valid.byte(), self._group).bool()
+        references, labels = (_gathered(part, self._group)[valid] for part in (references, labels))
+        metrics = {}
+        if self._queries is not None:
+            metrics[KNN_ACCURACY] = self._accuracy(references, labels, *self._representations(model, self._queries))
+        ranks = [effective_rank(view) for view in references.chunk(len(self._views), dim=1)]
+        metrics |= {f"rankme/{view}": rank for view, rank in zip(self._views, ranks, strict=True)}
+        return metrics | {RANKME: sum(ranks) / len(ranks)}
+
+    def _accuracy(
+        self, references: Tensor, reference_labels: Tensor, queries: Tensor, labels: Tensor, asked: Tensor
+    ) -> float:
+        """Share of all ranks' queries that are classified rightly, by all references and this rank's queries."""
+        predictions = weighted_knn(
+            references,
+            reference_labels,
+            queries[asked],
+            classes=self._classes,
+            neighbours=self._settings.neighbours,
+            temperature=self._settings.temperature,
+        )
+        counts = torch.stack([(predictions == labels[asked]).sum(), asked.sum()]).double()
+        right, total = distributed.all_reduce(counts, dist.ReduceOp.SUM, self._group).tolist()
+        return float(right / total)
+
+    def _representations(self, model: Model, loader: EvaluationLoader) -> tuple[Tensor, Tensor, Tensor]:
+        """Representations of all views side by side [n, V H], labels [n] and validity [n] of this rank's images."""
+        encoder = model.eager_encoder
+        training = encoder.training
+        encoder.eval()
+        parts = []
+        try:
+            with torch.inference_mode():
+                for batch in loader:
+                    views = split_views(batch.images, self._views)
+                    with autocast(views[0].device, model.autocast):
+                        representations = encoder(views).representations
+                    parts.append((representations.transpose(0, 1).flatten(1).float(), batch.labels, batch.valid))
+        finally:
+            encoder.train(training)
+        features, labels, valid = (torch.cat(column) for column in zip(*parts, strict=True))
+        return features, labels, valid
+
+
+def open_evaluation(
+    settings: PretrainSettings,
+    beton: Path,
+    *,
+    cpus: int,
+    device: torch.device,
+    rank: int = 0,
+    world_size: int = 1,
+) -> OnlineEvaluation | None:
+    """The evaluation that the settings ask for; None where they ask for none.
+
+    Args:
+        settings: of the run.
+        beton: the training beton, as this rank reads it.
+        cpus, device, rank, world_size: of this rank.
+
+    Raises:
+        DataError: too few images have labels, or a beton is missing or broken.
+    """
+    knn = settings.health.knn
+    if not knn.every:
+        return None
+    references, queries = (
+        None if place is None else staged(place, settings.compute.staging)
+        for place in (knn.references_beton, knn.beton)
+    )
+    return OnlineEvaluation(
+        settings, references or beton, queries, cpus=cpus, device=device, rank=rank, world_size=world_size
+    )
+
+
+class _Images(NamedTuple):
+    beton: Path
+    indices: NDArray[np.int64]
+
+
+def _choose(settings: OnlineKnnSettings, references: Path, queries: Path | None) -> tuple[_Images, _Images | None]:
+    """Images that vote, and images that are classified; without labels any images, and none to classify."""
+    voters = _labelled(references)
+    if not len(voters) and queries is None:
+        every = np.arange(read_manifest(references).samples)
+        return _Images(references, _shuffled(every)[: settings.references]), None
+    count = min(settings.references, len(voters) if queries else len(voters) * 4 // 5)
+    asked = voters[count:] if queries is None else _labelled(queries)
+    if not count or not len(asked):
+        raise DataError(
+            f"{references}: has {len(voters)} labelled images for the kNN, of which some must vote and others be "
+            "classified; give another beton as health.knn.references_beton, or set health.knn.every to 0"
+        )
+    return _Images(references, voters[:count]), _Images(queries or references, asked[: settings.queries])
+
+
+def _labelled(beton: Path) -> NDArray[np.int64]:
+    """Indices of the labelled images, shuffled."""
+    return _shuffled(np.flatnonzero(beton_labels(open_beton(beton)) >= 0))
+
+
+def _shuffled(images: NDArray[np.int64]) -> NDArray[np.int64]:
+    """In the same order each time: betons are often sorted by class."""
+    return images[np.argsort(Draws(0, 0, images).uniform("knn"), kind="stable")]
+
+
+def _gathered(part: Tensor, group: dist.ProcessGroup | None) -> Tensor:
+    """The ranks' tensors, which are of one shape, one after the other."""
+    ranks = distributed.world_size(group)
+    if ranks == 1:
+        return part
+    gathered = part.new_empty(ranks * len(part), *part.shape[1:])
+    dist.all_gather_single(gathered, part.contiguous(), group)
+    return gathered
