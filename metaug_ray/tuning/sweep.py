@@ -29,8 +29,8 @@ from metaug_ray.tracking.errors import TrackingError
 from metaug_ray.tracking.records import RunStatus
 from metaug_ray.tracking.runs import PARENT_TAG, RunTracker, end_parts
 from metaug_ray.training.capacity import place
+from metaug_ray.training.online_checks import check_evaluation
 from metaug_ray.training.resume import differences
-from metaug_ray.training.trainer import _check_knn as check_measurable
 from metaug_ray.tuning.errors import TuningError
 from metaug_ray.tuning.live import LiveView
 from metaug_ray.tuning.points import TrialRun
@@ -102,7 +102,7 @@ def check_data(settings: SweepSettings, manifest: Manifest) -> None:
     Raises:
         UserError: there are not.
     """
-    check_measurable(settings.run, manifest)
+    check_evaluation(settings.run, manifest)
     compare = settings.compare
     if compare is None:
         return
