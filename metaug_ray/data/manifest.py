@@ -54,6 +54,11 @@ class Manifest(BaseModel):
     created: AwareDatetime
     versions: dict[str, str] = Field(description="of the tools that wrote it")
 
+    @property
+    def labelled(self) -> int:
+        """Images that have labels."""
+        return sum(self.class_counts)
+
 
 def manifest_path(beton: Path) -> Path:
     """Where a beton's manifest lies: `<beton>.json`, beside it."""

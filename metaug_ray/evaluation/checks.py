@@ -26,7 +26,7 @@ def read_manifests(settings: EvaluateSettings) -> tuple[Manifest, Manifest]:
     for beton, manifest in ((settings.train, train), (settings.test, test)):
         if not manifest.classes:
             raise DataError(f"{beton}: has no labels, so nothing can be judged by it; prepare it with labels")
-        if not sum(manifest.class_counts):
+        if not manifest.labelled:
             raise DataError(f"{beton}: has classes, but none of its images has a label; prepare it with labels")
     if train.sha256 == test.sha256:
         raise EvaluationError(f"test: {settings.test} holds the same images as {settings.train}; give others")
@@ -41,7 +41,7 @@ def check_counts(settings: EvaluateSettings, train: Manifest) -> None:
     Raises:
         EvaluationError: there are not.
     """
-    labelled = sum(train.class_counts)
+    labelled = train.labelled
     if settings.knn.neighbours > labelled:
         raise EvaluationError(
             f"knn.neighbours: {settings.knn.neighbours}, but {settings.train} has {labelled} images with labels; give "
@@ -62,7 +62,7 @@ def distinct_shares(settings: EvaluateSettings, train: Manifest) -> tuple[float,
 
     What a share comes to is told where that is another share.
     """
-    labelled, chosen = sum(train.class_counts), dict[tuple[int, ...], float]()
+    labelled, chosen = train.labelled, dict[tuple[int, ...], float]()
     for share in sorted(set(settings.probe.label_shares), reverse=True):
         images = images_of_share(train.class_counts, share)
         if images < LEAST_IMAGES:

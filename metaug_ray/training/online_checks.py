@@ -27,7 +27,7 @@ def check_evaluation(settings: PretrainSettings, manifest: Manifest) -> None:
         voting, voters = knn.references_beton, _labelled("references_beton", knn.references_beton)
     if knn.beton is not None:
         _check_queries(knn.beton, voting, voters)
-    if settings.health.best_by == "knn" and not _has_labels(voters):
+    if settings.health.best_by == "knn" and not voters.labelled:
         raise TrainingError(
             f"health.best_by: knn, but {voting} has no labels that could vote; give a labelled beton as "
             "health.knn.references_beton, or set health.best_by rankme, which needs none"
@@ -35,7 +35,7 @@ def check_evaluation(settings: PretrainSettings, manifest: Manifest) -> None:
 
 
 def _check_queries(queries: str, voting: str, voters: Manifest) -> None:
-    if not _has_labels(voters):
+    if not voters.labelled:
         raise TrainingError(
             f"health.knn.beton: {voting} has no labels that could vote; give a labelled beton as "
             "health.knn.references_beton, or leave health.knn.beton out"
@@ -55,13 +55,9 @@ def _labelled(setting: str, beton: str) -> Manifest:
         manifest = find_manifest(beton)
     except DataError as error:
         raise DataError(f"health.knn.{setting}: {error}") from error
-    if not _has_labels(manifest):
+    if not manifest.labelled:
         raise TrainingError(
             f"health.knn.{setting}: {beton} has no labels; give a beton that was prepared with labels, or leave "
             f"health.knn.{setting} out"
         )
     return manifest
-
-
-def _has_labels(manifest: Manifest) -> bool:
-    return sum(manifest.class_counts) > 0

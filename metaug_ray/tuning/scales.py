@@ -101,7 +101,7 @@ class Scale:
 
 def metric_name(settings: SweepSettings) -> str:
     """What a sweep goes by."""
-    return str(getattr(settings.run.health, "best_metric", "knn/accuracy"))
+    return settings.run.health.best_metric
 
 
 def scales(settings: SweepSettings) -> Mapping[str, Scale]:

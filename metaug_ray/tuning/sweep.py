@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import ray
 
-from metaug_ray.config.pretrain import PretrainSettings
+from metaug_ray.config.pretrain import KNN_ACCURACY, PretrainSettings
 from metaug_ray.config.recorded import fixed_settings, to_yaml
 from metaug_ray.config.register import RegisterSettings
 from metaug_ray.config.sweep import SweepSettings
@@ -103,14 +103,20 @@ def check_data(settings: SweepSettings, manifest: Manifest) -> None:
         UserError: there are not.
     """
     check_evaluation(settings.run, manifest)
+    knn = settings.run.health.knn
+    if settings.run.health.best_metric == KNN_ACCURACY and knn.references_beton is None and not manifest.labelled:
+        raise TuningError(
+            f"health.best_by: {settings.run.data.beton} has no labels, so there is no kNN accuracy to search by; give "
+            "a labelled beton as health.knn.references_beton, or set health.best_by rankme, which needs none"
+        )
     compare = settings.compare
     if compare is None:
         return
     learnt_from = compare.train or settings.run.data.beton
     learnt = find_manifest(learnt_from)
     chosen_by = {"training": manifest.sha256, "learning": learnt.sha256}
-    if settings.run.health.knn.beton is not None:
-        chosen_by["deciding"] = find_manifest(settings.run.health.knn.beton).sha256
+    for deciding in filter(None, (knn.references_beton, knn.beton)):
+        chosen_by[f"deciding ({deciding})"] = find_manifest(deciding).sha256
     for name, beton in (("judge", compare.judge), ("seen", compare.seen)):
         if beton is None:
             continue
@@ -118,7 +124,7 @@ def check_data(settings: SweepSettings, manifest: Manifest) -> None:
         if found.classes != learnt.classes or not found.classes:
             raise TuningError(f"compare.{name}: " + other_classes(found.classes, beton, learnt.classes, learnt_from))
         for use, sha256 in chosen_by.items():
-            if found.sha256 == sha256 and (name == "judge" or use != "deciding"):
+            if found.sha256 == sha256 and (name == "judge" or not use.startswith("deciding")):
                 raise TuningError(
                     f"compare.{name}: {beton} is used for {use} too, and would judge what was chosen by it; give "
                     "images of their own (prepare_data.py --source.part makes parts of a data set)"
