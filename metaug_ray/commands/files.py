@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 from argparse import ArgumentParser
 from collections.abc import Sequence
 from pathlib import Path
@@ -80,12 +81,19 @@ class _Loader(yaml.SafeLoader):  # type: ignore[misc]
     """Refuses a name that stands twice in one place, of which YAML would take the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        names = [self.construct_object(key, deep=True) for key, _ in node.value]
+        merged = "tag:yaml.org,2002:merge"
+        names = [self.construct_object(key, deep=True) for key, _ in node.value if key.tag != merged]
         twice = next((name for i, name in enumerate(names) if name in names[:i]), None)
         if twice is not None:
             raise yaml.constructor.ConstructorError(None, None, f"{twice!r} stands there twice", node.start_mark)
         mapping: dict[Any, Any] = super().construct_mapping(node, deep)
         return mapping
+
+
+# YAML 1.1 takes 1e-3 for text, and 1.0e-3 alone for a number.
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d[\d_]*[eE][-+]?\d+$"), list("-+0123456789")
+)
 
 
 def _read(name: str, option: str) -> tuple[Path, dict[str, Any]]:

@@ -118,8 +118,8 @@ def _run(wish: Wish) -> None:
         if best is not None and best.runs:
             named = f" of {group}" if group else ""
             print(f"best{named}: {metric} {best.value:.4g} with {shown(best.values)}")
-    if not outcome.complete:
-        print("the sweep's time was over before all was tried; the same command with more --search.hours goes on")
+    if outcome.left is not None:
+        print(f"{outcome.left}, before all was tried; the same command with more of them goes on")
     for name in outcome.registered:
         print(f"registered: {name}")
     print(f"report: {outcome.report}/report.md; MLflow run {outcome.run_id} at {outcome.tracking_uri}")

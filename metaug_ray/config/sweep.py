@@ -78,7 +78,11 @@ class SearchSettings(Settings):
     concurrency: int | None = Field(None, ge=1)
     """runs at a time; default as many as the cluster has room for"""
     hours: Positive | None = None
-    """hours of the sweep after which its search ends with what it has; over all its starts"""
+    """hours after which the sweep ends with what it has; over all its starts"""
+    gpu_hours: Positive | None = None
+    """the same, of the GPUs of all its runs together"""
+    retry_failed: bool = False
+    """try again what failed at an earlier start of the sweep"""
 
 
 class ComparisonSettings(Settings):
@@ -129,6 +133,12 @@ class SweepSettings(Settings):
                     f"search.asha: runs are compared after epoch {rung}, but health.knn.every is {every}; set it to a "
                     "number that divides it, such as 1"
                 )
+        asha, epochs = self.search.asha, self.run.training.epochs
+        if asha is not None and asha.first >= epochs:
+            raise ValueError(
+                f"search.asha.first: {asha.first} epochs, but a run has {epochs}, so none would be stopped early; "
+                "set it lower, or leave search.asha out"
+            )
         if self.run.fork is not None:
             raise ValueError(f"fork: a sweep's runs begin anew (got {self.run.fork!r}); leave it out")
         return self

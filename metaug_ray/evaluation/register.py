@@ -51,8 +51,12 @@ class Registration:
     promotion: Promotion | None
 
 
-def register_encoder(settings: RegisterSettings) -> Registration:
+def register_encoder(settings: RegisterSettings, lineage: Mapping[str, str] | None = None) -> Registration:
     """Publish an encoder. Nothing is registered before what was logged has been loaded again and computes the same.
+
+    Args:
+        settings: which, and as what.
+        lineage: tags of the version that say where its run comes from.
 
     Raises:
         EvaluationError: there is no such run or checkpoint, or MLflow does not know the run and cannot be sent it.
@@ -76,7 +80,7 @@ def register_encoder(settings: RegisterSettings) -> Registration:
     champion = _champion(settings)
     chosen = _choose(evaluations, settings.promote, champion)
     metrics = _metrics(evaluations, chosen) | dict(found.online)
-    tags = _tags(found.description, run_id, chosen, metrics)
+    tags = _tags(found.description, run_id, chosen, metrics) | dict(lineage or {})
     if settings.promote is not None and not settings.force:
         _check_measured(settings, metrics)
         check_promotable(champion, tags, settings.promote)

@@ -67,7 +67,8 @@ def remote(function: Callable[..., Any], placement: Placement, **options: Any) -
     """A Ray task with a worker's share of the cluster."""
     # A process that had a GPU ends with its task: it would keep the GPU's memory, and be bound to it for ever.
     shares = {"num_cpus": placement.cpus, "num_gpus": placement.worker.get("GPU", 0), "max_calls": int(placement.gpu)}
-    return ray.remote(**shares, **options)(function)
+    # A sweep's processes have next to nothing reserved, and Ray would look for the share within that.
+    return ray.remote(**{"scheduling_strategy": "DEFAULT"} | shares | options)(function)
 
 
 def nodes() -> list[dict[str, float]]:

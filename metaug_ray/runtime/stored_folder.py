@@ -85,16 +85,25 @@ class StoredFolder:
             Path(self._root).rmdir()
 
     def write_json(self, name: str, content: dict[str, Any]) -> None:
-        """Replace a file: whoever reads it finds the old or the new one, whole."""
+        """Replace a file: whoever reads it finds the old or the new one, whole.
+
+        Raises:
+            StorageError: it cannot be written.
+        """
         text = json.dumps(content, indent=2) + "\n"
-        if self.local:
-            path = Path(self._root, name)
-            partial = path.with_suffix(".partial")
-            partial.write_text(text, encoding="utf-8")
-            partial.replace(path)
-        else:
-            with self._files.open_output_stream(f"{self._root}/{name}") as file:
-                file.write(text.encode())
+        try:
+            if self.local:
+                path = Path(self._root, name)
+                partial = path.with_suffix(".partial")
+                partial.write_text(text, encoding="utf-8")
+                partial.replace(path)
+            else:
+                with self._files.open_output_stream(f"{self._root}/{name}") as file:
+                    file.write(text.encode())
+        except OSError as error:
+            raise StorageError(
+                f"storage: {self.location}/{name} cannot be written ({error}); make room, or look at its permissions"
+            ) from error
 
     def read_json(self, name: str) -> dict[str, Any] | None:
         """What a file holds; None where it is not there.
@@ -114,7 +123,7 @@ class StoredFolder:
             content: dict[str, Any] = json.loads(text)
         except ValueError as error:
             raise StorageError(
-                f"{self.location}/{name}: is damaged ({error}); restore it from a backup, or start a new run with "
-                f"--fork from another one"
+                f"{self.location}/{name}: is damaged ({error}); restore it from a backup, or begin anew under another "
+                "name"
             ) from error
         return content

@@ -207,19 +207,30 @@ class RunTracker:
                 assert_never(record)
 
 
-def end_parts(uri: str, experiment_id: str, parent: str, status: RunStatus) -> None:
-    """Give all runs below a parent that still seem to run their state: their processes are gone.
+def running_parts(uri: str, experiment_id: str, parent: str) -> dict[str, str]:
+    """Ids, by name, of the runs below a parent that run, as far as MLflow knows.
 
     Raises:
         TrackingError: MLflow cannot be reached.
     """
-    client = connect(uri)
     query = f"tags.`{PARENT_TAG}` = '{parent}' and attributes.status = 'RUNNING'"
     try:
-        for run in client.search_runs([experiment_id], query, max_results=1000):
-            client.set_terminated(run.info.run_id, status)
+        found = connect(uri).search_runs([experiment_id], query, max_results=1000)
     except MlflowException as error:
-        raise TrackingError(f"tracking: MLflow at {uri} does not end the runs of a sweep ({reason(error)})") from error
+        raise TrackingError(f"tracking: MLflow at {uri} does not search ({reason(error)})") from error
+    return {str(run.info.run_name): str(run.info.run_id) for run in found}
+
+
+def end_run(uri: str, run_id: str, status: RunStatus) -> None:
+    """Give a run whose process is gone its state.
+
+    Raises:
+        TrackingError: MLflow cannot be reached.
+    """
+    try:
+        connect(uri).set_terminated(run_id, status)
+    except MlflowException as error:
+        raise TrackingError(f"tracking: MLflow at {uri} does not end run {run_id} ({reason(error)})") from error
 
 
 def find_run(uri: str, key: str, recorded: str | None = None) -> str | None:

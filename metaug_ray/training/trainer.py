@@ -221,16 +221,35 @@ class _Tracked:
         )
 
 
-@contextmanager
-def _tracked(settings: PretrainSettings, folder: RunFolder, record: dict[str, Any]) -> Iterator[_Tracked]:
-    """Open the run in MLflow, and give it its state at the end, however it ends."""
-    tracker = RunTracker(
+def end_in_mlflow(settings: PretrainSettings, status: RunStatus) -> None:
+    """Send MLflow what is left of a run whose process is gone, and give the run its state.
+
+    Args:
+        settings: of the run.
+        status: of it.
+
+    Raises:
+        TrackingError: MLflow cannot be reached.
+    """
+    folder = RunFolder(settings.storage, settings.name)
+    if record := folder.record:
+        _open_tracker(settings, folder, record).close(status)
+
+
+def _open_tracker(settings: PretrainSettings, folder: RunFolder, record: dict[str, Any]) -> RunTracker:
+    return RunTracker(
         settings.tracking.uri,
         settings.tracking.experiment,
         settings.name,
         record["id"],
         Path(folder.location, "tracking") if folder.local else _HOME / "tracking" / record["id"],
     )
+
+
+@contextmanager
+def _tracked(settings: PretrainSettings, folder: RunFolder, record: dict[str, Any]) -> Iterator[_Tracked]:
+    """Open the run in MLflow, and give it its state at the end, however it ends."""
+    tracker = _open_tracker(settings, folder, record)
     tracked = _Tracked(tracker, folder)
     status: RunStatus = "FINISHED"
     try:

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
+from metaug_ray.config.pretrain import RANKME
 from metaug_ray.config.sweep import SweepSettings
 from metaug_ray.evaluation.intervals import Interval, confidence_interval
 from metaug_ray.evaluation.results import in_a_cell, percent
@@ -107,8 +108,7 @@ def _judges(settings: SweepSettings, points: Sequence[Point], final: Sequence[Po
     new = f"the search had {_listed(old)} of these" if old else "which the search did not have"
     text = f"The best point of {'each group' if settings.groups else 'the search'} was trained again with the seeds "
     text += f"{_listed(seeds)}; {new}." if old else f"{_listed(seeds)}, {new}."
-    decided = f"`{run.health.knn.beton}`" if run.health.knn.beton else f"`{run.data.beton}`, the training images"
-    text += f" The labels that decided which point is best are those of {decided}."
+    text += f" {_decided(settings)}" if searched else ""
     if compare is None:
         return text
     text += (
@@ -121,6 +121,16 @@ def _judges(settings: SweepSettings, points: Sequence[Point], final: Sequence[Po
             "results chose by them: these lines can be set beside such results, and prove nothing by themselves."
         )
     return text
+
+
+def _decided(settings: SweepSettings) -> str:
+    """Whose labels the search went by."""
+    health = settings.run.health
+    if health.best_metric == RANKME:
+        return "No labels decided which point is best: the search went by RankMe."
+    voters = health.knn.references_beton or settings.run.data.beton
+    asked = f", which voted, and of `{health.knn.beton}`" if health.knn.beton else ""
+    return f"The labels that decided which point is best are those of `{voters}`{asked}."
 
 
 def _means(final: Sequence[Point]) -> str:

@@ -22,6 +22,8 @@ from metaug_ray.tuning.points import Point, RunState, TrialRun, best_point
 from metaug_ray.tuning.scales import measured, metric_name, short_names, value_text
 from metaug_ray.tuning.time_left import seconds_left
 
+_SILENCE: Final = 60.0
+"""Seconds without news after which a line says that there is none, where there is no terminal."""
 _ROWS: Final = 12
 """Lines of a table that are shown at most, where a terminal is high enough."""
 _log = logging.getLogger(__name__)
@@ -59,6 +61,7 @@ class LiveView:
         self._console = console or Console()
         self._short = short_names(list(settings.space))
         self._now: _Now | None = None
+        self._said = time.monotonic()
         self._inner = ExitStack()
 
     def __enter__(self) -> Self:
@@ -99,9 +102,12 @@ class LiveView:
         before = self._now
         self._now = now = _Now(tuple(points), runs, to_come, dict(progress), seconds, left, time.monotonic())
         lines = list(self._news(before, now))
+        if not lines and not self._console.is_terminal and time.monotonic() - self._said > _SILENCE:
+            lines = [self._progress(run, now) for run in now.runs if run.state == "running"][:_ROWS]
         for line in lines:
             _log.info("%s", line)
         if lines:
+            self._said = time.monotonic()
             _log.info("%s; %s", ", ".join(f"{count} {state}" for state, count in _states(now)), _times(now))
 
     def _news(self, before: _Now | None, now: _Now) -> Iterator[str]:
@@ -119,6 +125,10 @@ class LiveView:
             if new is not None and (old is None or new.number != old.number):
                 where = f" of {group}" if group else ""
                 yield f"best point{where} so far: {new.number}, {self._value(new.value)} with {self._words(new.values)}"
+
+    def _progress(self, run: TrialRun, now: _Now) -> str:
+        value = f", {self._value(run.last)}" if run.series else ""
+        return f"run {run.name}: epoch {now.progress.get(run.name, run.epochs):.1f}{value}"
 
     def _told(self, run: TrialRun, now: _Now) -> str:
         value = f" with {self._value(run.last)}" if run.series else ""

@@ -88,6 +88,11 @@ class Point:
 
 
 def best_point(points: Sequence[Point]) -> Point | None:
-    """The finished point of greatest value; of several the one that was drawn first. None where none is finished."""
+    """The finished point of greatest value; of several the one that was drawn first. None where none is finished.
+
+    Where there is nothing to choose, points have no runs, and the first is the best.
+    """
+    if points and not any(point.runs for point in points):
+        return points[0]
     finished = [point for point in points if not math.isnan(point.value)]
     return max(finished, key=lambda point: (point.value, -point.number), default=None)

@@ -222,7 +222,12 @@ def _importances(report: Report) -> Iterator[str]:
     if not found:
         return
     yield "## Importances\n"
-    yield "This is the share of the variation of the value that each parameter explains, by functional ANOVA.\n"
+    points = sum(not math.isnan(point.value) for point in report.points)
+    early = " Of what was stopped early nothing is known, so a parameter that decides who survives may look idle."
+    yield (
+        "This is the share of the variation of the value that each parameter explains, by functional ANOVA over the "
+        f"{counted(points, 'finished point')}.{early if report.settings.rungs() else ''}\n"
+    )
     names = sorted(
         {name for of_group in found.values() for name in of_group},
         key=lambda name: -sum(of_group.get(name, 0.0) for of_group in found.values()),

@@ -1,25 +1,30 @@
 """A sweep's runs under Ray Tune: begun as there is room, listened to, stopped, and begun again where Ray lost them."""
 
+import logging
 import tempfile
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 
 import ray
+from pydantic import ValidationError
 from ray import tune
 from ray.tune import Callback
 from ray.tune.execution.placement_groups import PlacementGroupFactory
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from metaug_ray.runtime.words import first_line
+from metaug_ray.config.base import explain
 from metaug_ray.tracking.connection import environment_variables
-from metaug_ray.tuning.points import TrialRun
+from metaug_ray.tuning.points import RunState, TrialRun
 from metaug_ray.tuning.trial import Trial, TrialReport, TrialTask
 from metaug_ray.tuning.trials import Trials
 
 _MOST_LOSSES: Final = 2
 """How often a run whose process Ray lost goes on from its checkpoint."""
+_log = logging.getLogger(__name__)
 _ENVIRONMENT: Final = {
     # Its own files, tables and lines: a sweep has its own.
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
@@ -38,30 +43,32 @@ def run_trials(
     task: Callable[[TrialRun], TrialTask],
     *,
     concurrency: int,
-    seconds: float | None,
+    limit: Callable[[], str | None],
     changed: Callable[[], None],
-) -> bool:
+) -> str | None:
     """Run what a sweep has still to run, on a cluster that this process is part of.
 
     Args:
         trials: of the sweep.
         task: what the process of a run does.
         concurrency: runs at a time.
-        seconds: of the sweep, over all its starts, after which it ends with what it has; None: no limit.
+        limit: says why the sweep shall end with what it has; None while it shall not.
         changed: is called whenever something has happened, and every few seconds.
 
     Returns:
-        Whether all has been run; else the time was over.
+        Why not all has been run; None where all has.
     """
-    listener = _Listener(trials, seconds, changed)
-    # The processes that drive runs need next to nothing, and no CPU that a worker of theirs would miss then.
+    listener = _Listener(trials, limit, changed)
+    # The processes that drive runs need memory, but no CPU: a worker of theirs would miss it.
     here = f"node:{ray.util.get_node_ip_address()}"
     trainable = tune.with_resources(Trial, PlacementGroupFactory([{"CPU": 0, here: 1e-4}]))
+    # Each error of a process is told of, and none that Tune finds no results in its files, which it does not write.
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     with environment_variables(**_ENVIRONMENT), tempfile.TemporaryDirectory() as scratch:
         tune.Tuner(
             trainable,
             tune_config=tune.TuneConfig(
-                search_alg=_Runs(trials, task, listener, concurrency),
+                search_alg=_Runs(listener, task, concurrency),
                 scheduler=listener.scheduler,
                 num_samples=-1,
                 reuse_actors=True,
@@ -72,12 +79,13 @@ def run_trials(
                 name="sweep",
                 storage_path=scratch,
                 verbose=0,
-                failure_config=tune.FailureConfig(max_failures=_MOST_LOSSES),
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
                 callbacks=[listener],
             ),
         ).fit()
-    return not listener.over
+    if listener.failure is not None:
+        raise listener.failure
+    return listener.over
 
 
 class _OfThisProcess:
@@ -90,24 +98,30 @@ class _OfThisProcess:
 class _Runs(_OfThisProcess, Searcher):  # type: ignore[misc]
     """Gives Tune the next run when there is room for one."""
 
-    def __init__(
-        self, trials: Trials, task: Callable[[TrialRun], TrialTask], listener: "_Listener", concurrency: int
-    ) -> None:
+    def __init__(self, listener: "_Listener", task: Callable[[TrialRun], TrialTask], concurrency: int) -> None:
+        # Tune insists on a metric, and looks whether it is there.
         super().__init__(metric="epoch", mode="max")
-        self._trials, self._task, self._listener, self._concurrency = trials, task, listener, concurrency
+        self._task, self._listener, self._concurrency = task, listener, concurrency
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         listener = self._listener
-        if self._trials.done or listener.over:
-            return str(Searcher.FINISHED) if not listener.names else None
-        if len(listener.names) >= self._concurrency:
+        with listener.guarded():
+            if listener.over or listener.trials.done:
+                return None if listener.names else str(Searcher.FINISHED)
+            run = listener.trials.next_run() if len(listener.names) < self._concurrency else None
+            if run is not None:
+                return self._begin(trial_id, run)
+        return None
+
+    def _begin(self, trial_id: str, run: TrialRun) -> dict[str, Any] | None:
+        try:
+            task = self._task(run)
+        except ValidationError as error:  # a point that was not among those tried before
+            self._listener.trials.ended(run.name, "failed", explain(error))
             return None
-        run = self._trials.next_run()
-        if run is None:
-            return None
-        listener.names[trial_id] = run.name
-        listener.changed()
-        return {"task": self._task(run)}
+        self._listener.names[trial_id] = run.name
+        self._listener.changed()
+        return {"task": task}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         pass
@@ -122,58 +136,80 @@ class _Runs(_OfThisProcess, Searcher):  # type: ignore[misc]
 class _Listener(_OfThisProcess, Callback):  # type: ignore[misc]
     """Tells the trials what their processes report, and Tune which to stop."""
 
-    def __init__(self, trials: Trials, seconds: float | None, changed: Callable[[], None]) -> None:
-        self._trials, self._seconds, self.changed = trials, seconds, changed
-        self._looked = time.monotonic()
+    def __init__(self, trials: Trials, limit: Callable[[], str | None], changed: Callable[[], None]) -> None:
+        self.trials, self.changed = trials, changed
+        self._limit, self._looked, self._losses = limit, time.monotonic(), Counter[str]()
         self.names: dict[str, str] = {}
         """Runs by the ids of Tune's trials that run them."""
-        self.over = False
-        """Whether the sweep's time is over."""
+        self.over: str | None = None
+        """Why the sweep ends before all is tried."""
+        self.failure: Exception | None = None
+        """What went wrong with the sweep itself."""
         self.scheduler = _Scheduler(self)
+
+    @contextmanager
+    def guarded(self) -> Iterator[None]:
+        """Keep what goes wrong, and end the sweep: Tune would bury it."""
+        try:
+            yield
+        except Exception as error:
+            self.failure = self.failure or error
+            self.over = "the sweep failed"
 
     def heard(self, trial_id: str, report: TrialReport) -> bool:
         """Take a report; whether its run shall be stopped."""
         if trial_id not in self.names:
             return True
-        name, trials = self.names[trial_id], self._trials
+        with self.guarded():
+            return self._heard(trial_id, report)
+        return True
+
+    def _heard(self, trial_id: str, report: TrialReport) -> bool:
+        name, trials = self.names[trial_id], self.trials
         trials.made(name, report.epoch)
         behind = None
         for epoch, value in report.measured:
-            trials.measured(name, epoch, value)
-            behind = behind or trials.behind(name, epoch)
-        if report.measured or report.state != "running":
+            if trials.measured(name, epoch, value):
+                behind = behind or trials.behind(name, epoch)
+        if report.measured or report.state != "running" or self.over:
             trials.took(name, report.hours, report.step_hours)
         if report.state != "running":
             self._ended(trial_id, report.state, report.reason, **report.found)
-            return True
-        if behind is not None:
+        elif behind is not None:
             self._ended(trial_id, "stopped", behind)
-            return True
-        if self._seconds is not None and trials.tick() > self._seconds:
-            self.over = True
-        if self.over:
-            trials.took(name, report.hours, report.step_hours)
-            self._ended(trial_id, "pending", "the sweep's time was over")
+        elif self.over:
+            self._ended(trial_id, "pending", self.over)
         elif report.measured:
             self.changed()
-        return self.over
+        return trial_id not in self.names
 
-    def lost(self, trial_id: str, error: BaseException) -> None:
-        """A process was lost more often than allowed."""
-        if trial_id in self.names:
-            self._ended(trial_id, "failed", f"its process was lost {_MOST_LOSSES + 1} times ({first_line(error)})")
+    def lost(self, trial_id: str, reason: str) -> None:
+        """A process was lost: its run goes on in another one, but not for ever."""
+        name = self.names.get(trial_id)
+        if name is None:
+            return
+        self._losses[name] += 1
+        if self._losses[name] > _MOST_LOSSES:
+            self._ended(trial_id, "failed", f"its process was lost {self._losses[name]} times ({reason})")
+        else:
+            _log.warning("the process of run %s was lost (%s); it goes on in another one", name, reason)
+            self._ended(trial_id, "pending", "its process was lost")
 
-    def _ended(self, trial_id: str, state: Any, reason: str = "", **found: Any) -> None:
-        self._trials.ended(self.names.pop(trial_id), state, reason, **found)
+    def _ended(self, trial_id: str, state: RunState, reason: str = "", **found: Any) -> None:
+        self.trials.ended(self.names.pop(trial_id), state, reason, **found)
         self.changed()
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         if time.monotonic() - self._looked > 1:
             self._looked = time.monotonic()
-            self.changed()
+            with self.guarded():
+                self.over = self.over or self._limit()
+                self.changed()
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self.lost(trial.trial_id, trial.get_error() or RuntimeError("no reason given"))
+        said = [line for line in str(trial.get_error() or "no reason given").splitlines() if line.strip()]
+        with self.guarded():
+            self.lost(trial.trial_id, said[-1].strip()[:300])
 
 
 class _Scheduler(_OfThisProcess, FIFOScheduler):  # type: ignore[misc]

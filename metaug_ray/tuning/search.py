@@ -6,8 +6,8 @@ Each is told all points of one group and keeps nothing, so a sweep that is resum
 import math
 import warnings
 from collections.abc import Mapping, Sequence
+from hashlib import sha256
 from typing import Any, Final
-from zlib import crc32
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
@@ -17,11 +17,16 @@ from metaug_ray.config.sweep import AshaSettings, Parameter, SearchSettings
 from metaug_ray.tuning.points import Point
 from metaug_ray.tuning.space import Space, Values
 
-_FEWEST_FOR_IMPORTANCES: Final = 4
+_FEWEST_FOR_IMPORTANCES: Final = 8
 
 
 def draw(
-    search: SearchSettings, space: Space, group: str, points: Sequence[Point], cell: Values | None = None
+    search: SearchSettings,
+    space: Space,
+    group: str,
+    points: Sequence[Point],
+    cell: Values | None = None,
+    attempt: int = 0,
 ) -> Values:
     """The next point of a group.
 
@@ -33,9 +38,10 @@ def draw(
         group: its name, so that groups draw differently.
         points: of the group so far, those that still run included.
         cell: values of the grids.
+        attempt: another one draws another point.
     """
     # A random state of its own for each point stands in for one that a checkpoint would have to keep.
-    seed = _seed(search.seed, group, len(points))
+    seed = _seed(search.seed, group, len(points), attempt)
     sampler: optuna.samplers.BaseSampler
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
@@ -148,4 +154,4 @@ def _distribution(parameter: Parameter) -> BaseDistribution:
 
 def _seed(*parts: object) -> int:
     """A seed for what these parts name; not `hash`, which differs from process to process."""
-    return crc32(repr(parts).encode())
+    return int.from_bytes(sha256(repr(parts).encode()).digest()[:4])

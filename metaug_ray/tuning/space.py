@@ -14,7 +14,7 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from metaug_ray.config.base import explain, setting_names
-from metaug_ray.config.pretrain import PretrainSettings
+from metaug_ray.config.pretrain import RANKME, PretrainSettings
 from metaug_ray.config.recorded import MAY_CHANGE, RENAMED
 from metaug_ray.config.sweep import Parameter, SweepSettings
 from metaug_ray.names import slug
@@ -39,16 +39,18 @@ def with_values(settings: PretrainSettings, values: Mapping[str, Any]) -> Pretra
         *parts, last = name.split(".")
         holder = chosen
         for part in parts:
-            holder = holder.setdefault(part, {})
+            if not isinstance(holder.get(part), dict):
+                holder[part] = {}
+            holder = holder[part]
         holder[last] = value
     return PretrainSettings.model_validate(chosen)
 
 
 def value_of(settings: PretrainSettings, name: str) -> Any:
-    """A setting by its dotted name."""
+    """A setting by its dotted name; None where the group that it stands in is."""
     found: Any = settings
     for part in name.split("."):
-        found = getattr(found, part)
+        found = getattr(found, part, None)
     return found
 
 
@@ -91,13 +93,9 @@ class Space:
                 ]
         return cells
 
-    @property
-    def drawn(self) -> bool:
-        """Whether a parameter may be drawn in this group."""
-        return any(
-            parameter.grid is None and any(self._may_hold(parameter, cell) for cell in self.cells())
-            for parameter in self.parameters.values()
-        )
+    def draws_in(self, cell: Values) -> bool:
+        """Whether a parameter may be drawn beside these values of the grids."""
+        return any(parameter.grid is None and self._may_hold(parameter, cell) for parameter in self.parameters.values())
 
     def _holds(self, parameter: Parameter, values: Values) -> bool:
         return all(
@@ -211,6 +209,8 @@ def _names(settings: SweepSettings) -> Iterator[str]:
             close = get_close_matches(name, sorted(there_are), 1, 0.7)
             meant = f"; did you mean {close[0]}" if close else "; `imagenet_resnet50.py --help` lists all"
             yield f"{place}: there is no such setting{meant}"
+        elif settings.run.health.best_metric == RANKME and ".when." not in place and name.startswith("model."):
+            yield f"{place}: RankMe grows with the size of the networks, so it cannot choose among them; search by kNN"
         elif ".when." not in place and (name in _NOT_SEARCHED or name.partition(".")[0] in _NOT_SEARCHED):
             instead = "; search.seeds says how many seeds a point has" if name == "seed" else ""
             yield f"{place}: no result depends on it, or all runs share it, so it is not searched{instead}"

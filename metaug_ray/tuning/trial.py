@@ -1,6 +1,7 @@
 """One run of a sweep, in a process of its own that drives it as a person's command would, and then the next one."""
 
 import logging
+import os
 import queue
 import threading
 import time
@@ -23,6 +24,8 @@ from metaug_ray.tuning.points import RunState
 
 _BEAT: Final = 5.0
 """Seconds after which a trial says something even where it has nothing to say, so that it can be stopped."""
+_MLFLOW_PAUSE: Final = 10.0
+"""Seconds between two attempts to reach MLflow."""
 _PATIENCE: Final = 60.0
 """Seconds that a run has to end when it is stopped."""
 _log = logging.getLogger(__name__)
@@ -85,7 +88,8 @@ class Trial(Trainable):  # type: ignore[misc]
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         if not self._drive.end():
-            return False
+            # Tune would drop the next run in silence; a process that is lost is told of, and the run begins in another.
+            os._exit(1)
         self._drive = _Drive(new_config["task"])
         return True
 
@@ -101,7 +105,7 @@ class _Drive:
         self._news: queue.Queue[tuple[float, float] | TrialReport] = queue.Queue()
         self._began = time.monotonic()
         self._epoch = self._step_hours = 0.0
-        self._steps_per_epoch = 1
+        self._step, self._steps_per_epoch = 0, 1
         self._thread = threading.Thread(target=self._run, name="run", daemon=True)
         self._thread.start()
 
@@ -155,20 +159,26 @@ class _Drive:
         while True:
             try:
                 outcome = pretrain(settings, supervision)
-                break
+                found: dict[str, Any] = {"mlflow_run": outcome.run_id}
+                if self._task.judged is not None and not outcome.unsent:
+                    found["judged"] = judge(settings, self._task.judged, outcome.tracking_uri)
+                if not outcome.unsent:
+                    return found
+                reason = f"{outcome.unsent} records wait for MLflow"
             except TrackingError as error:
-                # Whoever gives a wrong address hears it before a sweep begins: MLflow is away, and may come back.
-                if time.monotonic() > give_up or self._stop.wait(10):
-                    raise
-                _log.warning("%s; tried again", error)
-        found: dict[str, Any] = {"mlflow_run": outcome.run_id}
-        if self._task.judged is not None:
-            found["judged"] = judge(settings, self._task.judged, outcome.tracking_uri)
-        return found
+                reason = str(error)
+            # Whoever gives a wrong address hears it before a sweep begins: MLflow is away, and may come back.
+            if time.monotonic() > give_up:
+                raise TrackingError(f"{reason}, for {self._task.mlflow_patience / 60:g} minutes")
+            _log.warning("%s; tried again", reason)
+            if self._stop.wait(_MLFLOW_PAUSE):
+                raise SystemExit
 
     def _take(self, step: int, values: Mapping[str, float]) -> None:
         self._epoch = max(self._epoch, step / self._steps_per_epoch)
-        self._step_hours = max(self._step_hours, values.get("progress/hours", 0.0))
+        if "speed/seconds_per_step" in values and step > self._step:
+            self._step_hours += (step - self._step) * values["speed/seconds_per_step"] / 3600
+            self._step = step
         if self._task.metric in values:
             self._news.put((step / self._steps_per_epoch, values[self._task.metric]))
 

@@ -11,9 +11,11 @@ from metaug_ray.names import slug
 from metaug_ray.runtime.stored_folder import StoredFolder
 from metaug_ray.tuning.points import Point, Purpose, RunState, TrialRun, best_point
 from metaug_ray.tuning.search import draw, is_behind
-from metaug_ray.tuning.space import Space, spaces, with_values
+from metaug_ray.tuning.space import Space, Values, spaces, with_values
 
 _FILE: Final = "trials.json"
+_REDRAWS: Final = 10
+"""Draws after which a point that was tried before is tried again."""
 _OVER: Final[set[RunState]] = {"finished", "stopped", "failed"}
 
 
@@ -25,13 +27,14 @@ class Trials:
     Args:
         settings: of the sweep.
         folder: of the sweep, on the storage of all runs.
+        looking: only look at what there is, as it is: another process may be at it.
     """
 
-    def __init__(self, settings: SweepSettings, folder: StoredFolder) -> None:
+    def __init__(self, settings: SweepSettings, folder: StoredFolder, *, looking: bool = False) -> None:
         self._settings, self._folder = settings, folder
         self.spaces: dict[str, Space] = spaces(settings)
         self._cells = {group: space.cells() for group, space in self.spaces.items()}
-        choosing = any(space.drawn or len(self._cells[group]) > 1 for group, space in self.spaces.items())
+        choosing = any(self._wanted(group) > 1 for group in self.spaces)
         # Where each group has one point, and runs come after all, none are needed to choose it.
         self._seeds = settings.search.seeds if choosing or (settings.compare or settings.refit) is None else 0
         self.points: list[Point] = []
@@ -41,7 +44,7 @@ class Trials:
         self._progress: dict[str, float] = {}
         self._hours_before: dict[str, float] = {}
         self._clock = time.monotonic()
-        self._load()
+        self._load(looking)
 
     # -- what there is
 
@@ -60,14 +63,11 @@ class Trials:
 
     def best(self, group: str) -> Point | None:
         """The best point of a group so far; the only one where there is nothing to choose."""
-        points = self.of_group(group)
-        return best_point(points) if self._seeds else next(iter(points), None)
+        return best_point(self.of_group(group))
 
     def points_to_come(self, group: str) -> int:
         """How many points of a group are still to be drawn."""
-        cells = len(self._cells[group])
-        wanted = cells * (self._settings.search.trials if self.spaces[group].drawn else 1)
-        return max(0, wanted - len(self.of_group(group)))
+        return max(0, self._wanted(group) - len(self.of_group(group)))
 
     def to_come(self) -> int:
         """Runs that have still to begin, as far as is known."""
@@ -79,13 +79,16 @@ class Trials:
 
     def settings_of(self, run: TrialRun) -> PretrainSettings:
         """The settings of a run of the main job."""
-        point = self._point(run)
-        settings = with_values(self.spaces[run.group].settings, point.values)
+        settings = self.settings_at(self._point(run))
         changes: dict[str, Any] = {"name": run.name, "seed": run.seed, "register_as": None}
         if run.purpose == "refit" and self._settings.refit is not None:
             training = settings.training.model_dump() | {"epochs": self._settings.refit.epochs}
             changes["training"] = settings.training.model_validate(training)
         return settings.model_copy(update=changes)
+
+    def settings_at(self, point: Point) -> PretrainSettings:
+        """The settings of a point, whatever the seed."""
+        return with_values(self.spaces[point.group].settings, point.values)
 
     # -- what happens
 
@@ -120,11 +123,13 @@ class Trials:
         """A run has made so many epochs; not kept."""
         self._progress[name] = epochs
 
-    def measured(self, name: str, epoch: float, value: float) -> None:
-        """What a run is searched by, after an epoch. What is known already is left out."""
+    def measured(self, name: str, epoch: float, value: float) -> bool:
+        """What a run is searched by, after an epoch; whether that is new. A run that goes on tells all once more."""
         run = self.run(name)
-        if epoch > 0 and (not run.series or epoch > run.series[-1][0]):
+        new = epoch > 0 and (not run.series or epoch > run.series[-1][0])
+        if new:
             self._replace(replace(run, series=(*run.series, (epoch, value))))
+        return new
 
     def took(self, name: str, hours: float, step_hours: float) -> None:
         """Hours that a run has taken since it began or went on, and those of its steps over all its starts."""
@@ -138,9 +143,10 @@ class Trials:
         if asha is None or run.purpose != "search":
             return None
         point = self._point(run)
-        other = next((run.reason for run in point.runs if run.state == "stopped"), None)
-        if other is not None or round(epoch) not in self._settings.rungs():
-            return other
+        if lost := _lost(point):
+            return lost
+        if round(epoch) not in self._settings.rungs():
+            return None
         return is_behind(asha, round(epoch), point, self.of_group(run.group))
 
     def ended(self, name: str, state: RunState, reason: str = "", **found: Any) -> None:
@@ -154,11 +160,11 @@ class Trials:
         """
         self._progress.pop(name, None)
         run = self._replace(replace(self.run(name), state=state, reason=reason, **found))
-        if state == "stopped":
-            # Other seeds of a point that is behind need not begin.
+        if run.purpose == "search" and (lost := _lost(self._point(run))):
+            # Other seeds of a point that will have no value need not begin.
             for other in self._point(run).runs:
-                if other.state == "pending" and run.purpose == "search":
-                    self._replace(replace(other, state="stopped", reason=reason))
+                if other.state == "pending":
+                    self._replace(replace(other, state="stopped", reason=lost))
 
     def interrupt(self, reason: str) -> None:
         """All runs that run go on at the next start of the sweep."""
@@ -188,15 +194,36 @@ class Trials:
         if not groups:
             return False
         group = min(groups, key=lambda group: len(self.of_group(group)))
-        so_far, cells = self.of_group(group), self._cells[group]
-        cell = cells[len(so_far) % len(cells)]
-        values = draw(self._settings.search, self.spaces[group], group, so_far, cell)
+        so_far, space = self.of_group(group), self.spaces[group]
+        cell = min(
+            (cell for cell in self._cells[group] if self._points_in(group, cell) < self._wanted_in(group, cell)),
+            key=lambda cell: self._points_in(group, cell),
+        )
+        known = [point.values for point in so_far]
+        for attempt in range(_REDRAWS):
+            values = draw(self._settings.search, space, group, so_far, cell, attempt)
+            if values not in known:
+                break
         first = self._settings.run.seed
         seeds = range(first, first + self._seeds)
         runs = tuple(self._new(group, len(so_far), seed) for seed in seeds)
         self.points.append(Point(group, len(so_far), values, runs))
         self._save()
         return True
+
+    def _wanted(self, group: str) -> int:
+        return sum(self._wanted_in(group, cell) for cell in self._cells[group])
+
+    def _wanted_in(self, group: str, cell: Values) -> int:
+        return self._settings.search.trials if self.spaces[group].draws_in(cell) else 1
+
+    def _points_in(self, group: str, cell: Values) -> int:
+        """Points of a group with just these values of the grids."""
+        grids = {name for name, parameter in self.spaces[group].parameters.items() if parameter.grid is not None}
+        of_points = [
+            {name: point.values[name] for name in grids & point.values.keys()} for point in self.of_group(group)
+        ]
+        return of_points.count(cell)
 
     def _wanted_finals(self, *, planned: bool = False) -> Iterator[TrialRun]:
         """The final runs of the best points; of the first ones where they are only planned."""
@@ -233,26 +260,45 @@ class Trials:
     def _save(self) -> None:
         content = {
             "seconds": self.tick(),
+            "seeds": self._seeds,
             "points": [asdict(point) for point in self.points],
             "finals": [asdict(run) for run in self.finals],
         }
         self._folder.write_json(_FILE, content)
 
-    def _load(self) -> None:
+    def _load(self, looking: bool) -> None:
         content = self._folder.read_json(_FILE)
         if content is None:
             return
-        self.seconds = content["seconds"]
+        self.seconds, self._seeds = content["seconds"], content["seeds"]
         self.points = [
             Point(point["group"], point["number"], point["values"], _runs(point["runs"])) for point in content["points"]
         ]
         self.finals = list(_runs(content["finals"]))
+        if not looking:
+            self.points = [replace(point, runs=tuple(map(self._again, point.runs))) for point in self.points]
+            self.finals = [self._again(run) for run in self.finals]
+
+    def _again(self, run: TrialRun) -> TrialRun:
+        """A run as a new start of the sweep finds it: what ran then runs no more."""
+        if run.state == "running" or (run.state == "failed" and self._settings.search.retry_failed):
+            return replace(run, state="pending")
+        training = self.settings_of(run).training
+        if run.state == "finished" and training.schedule.kind != "cosine" and 0 < round(run.epochs) < training.epochs:
+            return replace(run, state="pending", reason="it has more epochs to make")
+        return run
+
+
+def _lost(point: Point) -> str | None:
+    """Why a point will have no value: a run of it was stopped or failed. None where that did not happen."""
+    for run in point.runs:
+        if run.state == "stopped":
+            return run.reason
+        if run.state == "failed":
+            return f"another seed of its point failed, {run.name}"
+    return None
 
 
 def _runs(kept: Sequence[dict[str, Any]]) -> tuple[TrialRun, ...]:
-    """Runs as they were kept. What ran then runs no more."""
-    runs = []
-    for run in kept:
-        again = {"state": "pending"} if run["state"] == "running" else {}
-        runs.append(TrialRun(**run | again | {"series": tuple(map(tuple, run["series"]))}))
-    return tuple(runs)
+    """Runs as they were kept."""
+    return tuple(TrialRun(**run | {"series": tuple(map(tuple, run["series"]))}) for run in kept)

@@ -15,20 +15,25 @@ import yaml
 
 from metaug_ray.config import PretrainSettings
 
-JOB = Path(__file__).resolve().parents[2] / "jobs" / "imagenet_resnet50.py"
+JOBS = Path(__file__).resolve().parents[2] / "jobs"
 _LIMIT = 400.0
 
 
-class Job:
+def train_job(settings: PretrainSettings, folder: Path, *arguments: str, environment: dict[str, str]) -> "Job":
     """A running `jobs/imagenet_resnet50.py`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    config = folder / f"{settings.name}.yaml"
+    config.write_text(yaml.safe_dump(settings.model_dump(mode="json")))
+    return Job("imagenet_resnet50.py", folder, "--config", str(config), *arguments, environment=environment)
 
-    def __init__(self, settings: PretrainSettings, folder: Path, *arguments: str, environment: dict[str, str]) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        config = folder / f"{settings.name}.yaml"
-        config.write_text(yaml.safe_dump(settings.model_dump(mode="json")))
+
+class Job:
+    """A running job, in a folder."""
+
+    def __init__(self, script: str, folder: Path, *arguments: str, environment: dict[str, str]) -> None:
         self.lines: list[str] = []
         self.process = subprocess.Popen(
-            [sys.executable, str(JOB), "--config", str(config), *arguments],
+            [sys.executable, str(JOBS / script), *arguments],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

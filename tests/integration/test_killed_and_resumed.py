@@ -16,7 +16,7 @@ from metaug_ray.config.contrasts import Unified
 from metaug_ray.runtime.run_folder import RunFolder
 from metaug_ray.training.errors import TrainingError
 from metaug_ray.training.trainer import pretrain
-from tests.integration.jobs import Job, logged_losses, workers_of
+from tests.integration.jobs import Job, logged_losses, train_job, workers_of
 from tests.ranks import run_ranks
 from tests.training.small import check_same, losses, plain_metrics, small_settings, tensors_of
 
@@ -49,7 +49,7 @@ class Cluster:
     def start(self, settings: PretrainSettings) -> Job:
         # Reports wait for Ray Train's controller to look, every two seconds by default.
         environment = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1", "RAY_AUTH_MODE": "disabled"}
-        return Job(settings, self.folder / "jobs", environment=environment)
+        return train_job(settings, self.folder / "jobs", environment=environment)
 
 
 @pytest.fixture(scope="module")

@@ -65,7 +65,7 @@ def test_says_who_decided_and_who_judged() -> None:
         SETTINGS, POINTS, finals("CMC", {1: 0.5}) + finals("MetAug", {1: 0.5}, name="seen/knn/top1")
     )
     assert "seeds 1, which the search did not have" in text
-    assert "those of `/data/train.beton`, the training images" in text
+    assert "which point is best are those of `/data/train.beton`." in text
     assert "`/data/judge.beton`, labels of which decided nothing" in text
     assert "`/data/test.beton`. They are called seen" in text
     # The search had seed 0.

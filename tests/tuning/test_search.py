@@ -23,13 +23,13 @@ def bowl(values: dict[str, Any]) -> float:
     """1 at beta 32, gamma 0.3 and delta 1e-3, and less elsewhere."""
     return (
         1
-        - 0.025 * math.log2(values["method.unified.beta"] / 32) ** 2
-        - 8 * (values["method.unified.gamma"] - 0.3) ** 2
-        - 0.02 * math.log10(values["method.delta"] / 1e-3) ** 2
+        - 0.1 * math.log2(values["method.unified.beta"] / 32) ** 2
+        - 32 * (values["method.unified.gamma"] - 0.3) ** 2
+        - 0.08 * math.log10(values["method.delta"] / 1e-3) ** 2
     )
 
 
-def points_until(kind: str, seed: int, enough: float, most: int = 150) -> list[Point]:
+def points_until(kind: str, seed: int, enough: float, most: int = 120) -> list[Point]:
     """A search of the bowl, until a point is good enough."""
     search = SearchSettings.model_validate({"kind": kind, "seed": seed})
     space, points = spaces(sweep_settings(space=GREEK))[""], []
@@ -42,7 +42,7 @@ def points_until(kind: str, seed: int, enough: float, most: int = 150) -> list[P
 def test_tpe_comes_near_a_known_optimum_with_fewer_points_than_random() -> None:
     needed = {kind: median(len(points_until(kind, seed, 0.95)) for seed in range(10)) for kind in ("tpe", "random")}
     print(f"points until within 5 % of the optimum, median of ten seeds: {needed}")
-    assert needed["tpe"] < 0.6 * needed["random"]  # measured: 15 and 44.5
+    assert needed["tpe"] < 0.5 * needed["random"]  # measured: 21 and 79
 
 
 def test_the_same_seed_draws_the_same_points_and_another_one_others() -> None:
@@ -91,7 +91,7 @@ def test_the_parameter_that_matters_is_the_most_important() -> None:
 
 def test_importances_need_some_values_that_differ() -> None:
     space = spaces(sweep_settings(space=GREEK))[""]
-    assert importances(space, points_until("random", 0, 2.0, most=3)) == {}
+    assert importances(space, points_until("random", 0, 2.0, most=7)) == {}
     same = [finished(n, 0.5, point.values) for n, point in enumerate(points_until("random", 0, 2.0, most=8))]
     assert importances(space, same) == {}
 

@@ -199,3 +199,18 @@ def test_what_is_interrupted_waits_for_the_next_start(folder: Path) -> None:
     (name,) = names(trials, 1)
     trials.interrupt("Ctrl-C")
     assert trials.run(name) == TrialRun(name, "", 0, 0, state="pending", reason="Ctrl-C")
+
+
+def test_more_epochs_go_on_with_what_had_finished(folder: Path) -> None:
+    trials = open_trials(folder)
+    for name in names(trials):
+        finish(trials, name, 0.5)
+    run = {
+        "name": "sweep",
+        "data": {"beton": "images.beton"},
+        "training": {"epochs": 6},
+        "health": {"knn": {"every": 1}},
+    }
+    longer = open_trials(folder, run=run)
+    assert {found.state for found in longer.runs} == {"pending"}
+    assert len(names(longer)) == 3
