@@ -159,18 +159,16 @@ class _Drive:
         while True:
             try:
                 outcome = pretrain(settings, supervision)
+                # What MLflow has not got yet the sweep sends in the end.
                 found: dict[str, Any] = {"mlflow_run": outcome.run_id}
-                if self._task.judged is not None and not outcome.unsent:
+                if self._task.judged is not None:
                     found["judged"] = judge(settings, self._task.judged, outcome.tracking_uri)
-                if not outcome.unsent:
-                    return found
-                reason = f"{outcome.unsent} records wait for MLflow"
+                return found
             except TrackingError as error:
-                reason = str(error)
-            # Whoever gives a wrong address hears it before a sweep begins: MLflow is away, and may come back.
-            if time.monotonic() > give_up:
-                raise TrackingError(f"{reason}, for {self._task.mlflow_patience / 60:g} minutes")
-            _log.warning("%s; tried again", reason)
+                # Whoever gives a wrong address hears it before a sweep begins: MLflow is away, and may come back.
+                if time.monotonic() > give_up:
+                    raise
+                _log.warning("%s; tried again", error)
             if self._stop.wait(_MLFLOW_PAUSE):
                 raise SystemExit
 
