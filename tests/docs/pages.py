@@ -6,7 +6,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 
-PAGES = ("README.md", *(f"docs/{name}.md" for name in ("data", "operations", "serving", "python", "results")))
+PAGES = ("README.md", *(f"docs/{name}.md" for name in ("data", "operations", "sweeps", "serving", "python", "results")))
 """In the order in which a reader, and the test, goes through them: later pages use what earlier ones made."""
 
 EXTENDING = "docs/extending.md"

@@ -3,6 +3,7 @@
 from typing import Final
 
 TRAIN: Final = "uv run python jobs/imagenet_resnet50.py"
+
 EVALUATE: Final = "uv run python jobs/evaluate_encoder.py"
 
 NOT_RUN: Final[dict[str, str]] = {
