@@ -3,7 +3,7 @@
     uv run python -m tests.benchmarks.sweep --runs 8 --epochs 24
 
 Both are runs of one worker with one CPU, two at a time, on one Ray cluster of two CPUs. The physical limit is what the
-runs' own steps take: the share of it is printed. The first run of each kind, which warms the disk's caches, is left out.
+runs' own steps take, which the table shows. A run before all, which warms the disk's caches, is left out.
 """
 
 import argparse
