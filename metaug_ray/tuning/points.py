@@ -7,13 +7,16 @@ the main job for each seed; its value is the mean of theirs.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 RunState = Literal["pending", "running", "finished", "stopped", "failed"]
 """`stopped`: ended early, as it was behind. What a limit or a person interrupts is `pending` again."""
 
 Purpose = Literal["search", "compare", "refit"]
 """What a run is for: its point's value; the final comparison, on a new seed; or the encoder that is kept."""
+
+_FEWEST: Final = 8
+"""Points without which nothing is said of what mattered in them."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,24 @@ class Point:
         """Mean of its runs' last values; NaN unless all of them are finished: what was stopped early is not compared
         with what was not."""
         return math.fsum(run.last for run in self.runs) / len(self.runs) if self.finished else math.nan
+
+    def value_after(self, epoch: int) -> float:
+        """Mean of its runs' values after an epoch; NaN before all of them have been measured there."""
+        values = [next((value for at, value in run.series if round(at) == epoch), math.nan) for run in self.runs]
+        return math.fsum(values) / len(values) if values else math.nan
+
+
+def common_epoch(points: Sequence[Point]) -> int | None:
+    """The last epoch after which half of the points, and enough to say something of them, were measured; None without.
+
+    Where runs are stopped early, those that finished are a selection: what decided who survived is not seen in them.
+    """
+    epochs = {round(at) for point in points for run in point.runs for at, _ in run.series}
+    enough = max(_FEWEST, len(points) / 2)
+    for epoch in sorted(epochs, reverse=True):
+        if sum(not math.isnan(point.value_after(epoch)) for point in points) >= enough:
+            return epoch
+    return None
 
 
 def best_point(points: Sequence[Point]) -> Point | None:

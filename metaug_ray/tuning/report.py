@@ -13,7 +13,7 @@ from metaug_ray.evaluation.results import in_a_cell
 from metaug_ray.runtime.words import counted, duration
 from metaug_ray.tuning.comparison import comparison_section, named
 from metaug_ray.tuning.figures.draw_all import draw_all
-from metaug_ray.tuning.points import Point, RunState, TrialRun
+from metaug_ray.tuning.points import Point, RunState, TrialRun, common_epoch
 from metaug_ray.tuning.scales import measured, metric_name, value_key, value_text
 
 _BEST_SHOWN: Final = 5
@@ -222,11 +222,11 @@ def _importances(report: Report) -> Iterator[str]:
     if not found:
         return
     yield "## Importances\n"
-    points = sum(not math.isnan(point.value) for point in report.points)
-    early = " Of what was stopped early nothing is known, so a parameter that decides who survives may look idle."
+    when = {group: common_epoch(report.of_group(group)) for group in found}
+    epochs = " and ".join(f"{epoch}{f' ({named(group)})' if group else ''}" for group, epoch in when.items())
     yield (
-        "This is the share of the variation of the value that each parameter explains, by functional ANOVA over the "
-        f"{counted(points, 'finished point')}.{early if report.settings.rungs() else ''}\n"
+        "This is the share of the variation that each parameter explains, by functional ANOVA, of the values after "
+        f"epoch {epochs}, the last that half of the points have reached.\n"
     )
     names = sorted(
         {name for of_group in found.values() for name in of_group},

@@ -7,17 +7,18 @@ import math
 import warnings
 from collections.abc import Mapping, Sequence
 from hashlib import sha256
-from typing import Any, Final
+from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from metaug_ray.config.sweep import AshaSettings, Parameter, SearchSettings
-from metaug_ray.tuning.points import Point
+from metaug_ray.tuning.points import Point, common_epoch
 from metaug_ray.tuning.space import Space, Values
 
-_FEWEST_FOR_IMPORTANCES: Final = 8
+# It tells of each study that it makes, and here it makes one for each point.
+optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
 def draw(
@@ -66,13 +67,18 @@ def draw(
 def importances(space: Space, points: Sequence[Point]) -> Mapping[str, float]:
     """Share of the variance of the values that each parameter explains, by functional ANOVA (Hutter et al. 2014).
 
-    Of parameters that some points have not, nothing is said; nor of anything before a few points are finished, or where
-    all values are the same.
+    Values are those after the :func:`~metaug_ray.tuning.points.common_epoch`. Of parameters that some points have not,
+    nothing is said; nor of few points, or where all values are the same.
     """
-    finished = [point for point in points if not math.isnan(point.value)]
-    if len(finished) < _FEWEST_FOR_IMPORTANCES or len({point.value for point in finished}) < 2:
+    epoch = common_epoch(points)
+    if epoch is None:
         return {}
-    study = _study(space, finished, optuna.samplers.RandomSampler(0))
+    values = {point.number: point.value_after(epoch) for point in points}
+    known = [point for point in points if not math.isnan(values[point.number])]
+    if len({values[point.number] for point in known}) < 2:
+        return {}
+    study = optuna.create_study(direction="maximize", sampler=optuna.samplers.RandomSampler(0))
+    study.add_trials([_trial(space, point, TrialState.COMPLETE, value=values[point.number]) for point in known])
     found: dict[str, float] = optuna.importance.get_param_importances(
         study, evaluator=optuna.importance.FanovaImportanceEvaluator(seed=0)
     )
@@ -92,49 +98,43 @@ def is_behind(asha: AshaSettings, rung: int, point: Point, points: Sequence[Poin
         point: of the group.
         points: all of the group.
     """
-    value = value_at(point, rung)
+    value = point.value_after(rung)
     if math.isnan(value):
         return None
-    others = [other for other in (value_at(other, rung) for other in points) if not math.isnan(other)]
+    others = [other for other in (other.value_after(rung) for other in points) if not math.isnan(other)]
     best = sorted(others, reverse=True)[: max(1, len(others) // asha.factor)]
     if value >= best[-1]:
         return None
     return f"behind after epoch {rung}: {value:.4g}, where the best {len(best)} of {len(others)} have {best[-1]:.4g}"
 
 
-def value_at(point: Point, epoch: int) -> float:
-    """Mean over a point's runs after an epoch; NaN before all of them have been measured there."""
-    values = [next((value for at, value in run.series if round(at) == epoch), math.nan) for run in point.runs]
-    return math.fsum(values) / len(values) if values else math.nan
-
-
 def _study(space: Space, points: Sequence[Point], sampler: optuna.samplers.BaseSampler) -> optuna.Study:
     """What Optuna knows of the points."""
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(direction="maximize", sampler=sampler)
-    study.add_trials([_trial(space, point) for point in points])
+    for point in points:
+        state = _state(point)
+        study.add_trial(_trial(space, point, state, point.value if state == TrialState.COMPLETE else None))
     return study
 
 
-def _trial(space: Space, point: Point) -> FrozenTrial:
-    parameters = {name: space.parameters[name] for name in point.values if name in space.parameters}
+def _state(point: Point) -> TrialState:
     states = {run.state for run in point.runs}
-    state, value = TrialState.RUNNING, None
     if not math.isnan(point.value):
-        state, value = TrialState.COMPLETE, point.value
-    elif "failed" in states:
-        state = TrialState.FAIL
-    elif "stopped" in states:
-        state = TrialState.PRUNED
+        return TrialState.COMPLETE
+    if "failed" in states:
+        return TrialState.FAIL
+    return TrialState.PRUNED if "stopped" in states else TrialState.RUNNING
+
+
+def _trial(space: Space, point: Point, state: TrialState, value: float | None) -> FrozenTrial:
+    parameters = {name: space.parameters[name] for name in point.values if name in space.parameters}
     epochs = sorted({round(at) for run in point.runs for at, _ in run.series})
-    by_epoch = {epoch: value_at(point, epoch) for epoch in epochs}
+    by_epoch = {epoch: point.value_after(epoch) for epoch in epochs}
     return create_trial(
         state=state,
         value=value,
         params={
-            name: (parameter.choice or parameter.grid or ()).index(point.values[name])
-            if not parameter.is_range
-            else point.values[name]
+            name: point.values[name] if parameter.is_range else parameter.values.index(point.values[name])
             for name, parameter in parameters.items()
         },
         distributions={name: _distribution(parameter) for name, parameter in parameters.items()},

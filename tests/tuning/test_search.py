@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from metaug_ray.config.sweep import AshaSettings, SearchSettings
-from metaug_ray.tuning.points import Point, TrialRun, best_point
-from metaug_ray.tuning.search import draw, importances, is_behind, value_at
+from metaug_ray.tuning.points import Point, TrialRun, best_point, common_epoch
+from metaug_ray.tuning.search import draw, importances, is_behind
 from metaug_ray.tuning.space import spaces
 from tests.tuning.small import finished, sweep_settings
 
@@ -89,6 +89,17 @@ def test_the_parameter_that_matters_is_the_most_important() -> None:
     assert found["method.unified.beta"] > 0.8
 
 
+def test_importances_look_at_the_last_epoch_that_half_of_the_points_reached() -> None:
+    runs = [((1.0, 0.1), (3.0, 0.2), (9.0, 0.3)), ((1.0, 0.1), (3.0, 0.2)), ((1.0, 0.1),)]
+    points = [
+        Point("", number, {}, (TrialRun(str(number), "", number, 0, series=runs[kind]),))
+        for number, kind in enumerate([0] * 4 + [1] * 6 + [2] * 6)
+    ]
+    assert common_epoch(points) == 3
+    assert common_epoch(points[4:]) == 1
+    assert common_epoch(points[:7]) is None
+
+
 def test_importances_need_some_values_that_differ() -> None:
     space = spaces(sweep_settings(space=GREEK))[""]
     assert importances(space, points_until("random", 0, 2.0, most=7)) == {}
@@ -125,7 +136,7 @@ def test_who_is_behind_at_a_rung_is_who_a_slow_count_says(seed: int) -> None:
 
 def test_seeds_of_a_point_count_as_their_mean_when_all_are_there() -> None:
     points = at_rung([[0.5, 0.5], [0.9, 0.3], [0.9, math.nan]])
-    assert value_at(points[1], 2) == pytest.approx(0.6)
+    assert points[1].value_after(2) == pytest.approx(0.6)
     assert is_behind(AshaSettings(factor=2), 2, points[1], points) is None
     assert is_behind(AshaSettings(factor=2), 2, points[2], points) is None
     said = is_behind(AshaSettings(factor=2), 2, points[0], points)
