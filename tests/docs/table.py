@@ -16,6 +16,7 @@ NOT_RUN: Final[dict[str, str]] = {
     f"{TRAIN} * --compute.min-workers *": "It needs eight GPUs.",
     f"{EVALUATE} * --augmented-probe.epochs *": "It takes hours; tests/integration runs it with two epochs.",
     f"{TRAIN} --config jobs/cifar10_conv.yaml *": "Each takes six to twenty minutes, and needs all of CIFAR-10.",
+    "uv run python jobs/tune_hyperparameters.py --config *": "It takes an hour, and needs all of CIFAR-10.",
     f"{EVALUATE} *--train data/cifar10*": "Each needs a run that takes minutes, and all of CIFAR-10.",
     "uv run python -m tests.benchmarks.*": "Measurements take minutes, and a machine that does nothing else.",
 }
