@@ -11,7 +11,14 @@ from metaug_ray.config.base import setting_names
 from tests.docs.pages import EXTENDING, PAGES, ROOT, blocks, code_words, prose, read
 
 ALL = (*PAGES, EXTENDING, "CHANGELOG.md", "jobs/README.md", "cluster/README.md", "docker/README.md")
-COMMANDS = ("PrepareSettings", "PretrainSettings", "EvaluateSettings", "RegisterSettings", "CompareSettings")
+COMMANDS = (
+    "PrepareSettings",
+    "PretrainSettings",
+    "SweepSettings",
+    "EvaluateSettings",
+    "RegisterSettings",
+    "CompareSettings",
+)
 
 
 def fields(model: type[BaseModel]) -> set[str]:
@@ -22,7 +29,7 @@ def fields(model: type[BaseModel]) -> set[str]:
 
 @pytest.fixture(scope="module")
 def settings() -> set[str]:
-    found = {"config", "preset", "print_config", "help"}
+    found = {"config", "preset", "sweep", "report", "print_config", "help"}
     return found.union(*(fields(getattr(config, name)) for name in COMMANDS))
 
 
