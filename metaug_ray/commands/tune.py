@@ -18,6 +18,7 @@ from metaug_ray.config.sweep import ComparisonSettings, Parameter, RefitSettings
 from metaug_ray.tuning.space import complaints, shown
 
 _PROGRAM = "tune_hyperparameters.py"
+_JSON = """--space '{"method.delta": {"choice": [0.1, 0.01]}}'"""
 _OF_THE_SWEEP = ("space", "groups", "search", "compare", "refit")
 _OF_THE_COMMAND = ("preset", "config", "sweep", "print_config", "report")
 
@@ -51,7 +52,7 @@ def parse(arguments: list[str]) -> Wish:
         SystemExit: after `--help`.
     """
     named = partial(named_in_file, arguments, ("sweep", "config"))
-    command = base.parse(_Command, arguments, "METAUG_SEARCH__TRIALS", RENAMED, named)
+    command = base.parse(_Command, arguments, f"METAUG_SEARCH__TRIALS, or give JSON, as {_JSON}", RENAMED, named)
     run = command.model_dump(exclude={*_OF_THE_SWEEP, *_OF_THE_COMMAND}, exclude_unset=True)
     sweep = {name: getattr(command, name) for name in _OF_THE_SWEEP}
     try:

@@ -29,6 +29,14 @@ class Parameter(Settings):
     when: Mapping[str, tuple[Any, ...]] = {}
     """values of other settings, by dotted name, with which alone this one counts"""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _check_names(cls, given: Any) -> Any:
+        inner = [name for name in given if name not in cls.model_fields] if isinstance(given, dict) else []
+        if inner and isinstance(given[inner[0]], dict):
+            raise ValueError(f"{inner[0]}: names are dotted here, as in `method.delta: {{choice: [0.1, 0.01]}}`")
+        return given
+
     @model_validator(mode="after")
     def _check(self) -> Self:
         given = [kind for kind in _KINDS if getattr(self, kind) is not None]

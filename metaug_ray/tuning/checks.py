@@ -67,13 +67,17 @@ def runs_at_a_time(settings: SweepSettings, placement: Placement) -> int:
     """How many runs there are at a time.
 
     Raises:
-        TuningError: more are asked for than the cluster has room for.
+        TuningError: more are asked for than the cluster has room for, or hours of GPUs that it has not.
     """
     room = sum(workers_that_fit(node, placement.cpus, placement.gpu, placement.gpu_share) for node in nodes())
     room //= placement.workers
     free = ray.available_resources()
     # Fractions of a GPU that add up to one may miss it by a rounding.
     at_once = min(int(free.get(kind, 0) / (each * placement.workers) + 1e-6) for kind, each in placement.worker.items())
+    if settings.search.gpu_hours is not None and not placement.gpu:
+        raise TuningError(
+            f"search.gpu_hours: got {settings.search.gpu_hours:g}, but the runs have no GPUs here; use search.hours"
+        )
     asked = settings.search.concurrency
     each = " and ".join(f"{count:g} {kind}s" for kind, count in placement.worker.items())
     if asked is not None and asked > room:

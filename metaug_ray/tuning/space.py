@@ -18,12 +18,12 @@ from metaug_ray.config.pretrain import RANKME, PretrainSettings
 from metaug_ray.config.recorded import MAY_CHANGE, RENAMED
 from metaug_ray.config.sweep import Parameter, SweepSettings
 from metaug_ray.names import slug
+from metaug_ray.runtime.words import counted
 
 Values = dict[str, Any]
 """Values of settings by dotted name."""
 
 _DRAWS: Final = 200
-_MOST_SAID: Final = 8
 _LONGEST_NAME: Final = 100
 _NOT_SEARCHED: Final = {"name", "seed", "data.beton", *MAY_CHANGE}
 
@@ -127,6 +127,11 @@ def complaints(settings: SweepSettings) -> list[str]:
 
     Grids are tried entirely, ranges at their ends, and all of it at 200 seeded draws.
     """
+    if not settings.space and not settings.groups:
+        return [
+            "space: nothing is searched; name parameters in the file of --sweep, such as jobs/sweeps/greek.yaml, or "
+            "groups to compare"
+        ]
     if found := list(_names(settings)):
         return found
     for name, fixed in settings.variants.items():
@@ -136,13 +141,15 @@ def complaints(settings: SweepSettings) -> list[str]:
             found += [f"groups.{name}: {line}" for line in explain(error).splitlines()]
     if found:
         return found
+    refused: dict[str, list[str]] = {}
     for group, space in spaces(settings).items():
         where = f" in group {group}" if group else ""
         for values in _tried(space):
             try:
                 idle = with_values(space.settings, values).method.idle_parameters
             except ValidationError as error:
-                found.append(f"space: {shown(values)}{where}: {' '.join(explain(error).splitlines())}")
+                said = explain(error).splitlines()
+                refused.setdefault(said[0].partition(":")[0], []).append(f"{shown(values)}{where}: {' '.join(said)}")
                 continue
             found += [
                 f"space.{name}: it has no effect{where}, where method.contrast is "
@@ -150,9 +157,10 @@ def complaints(settings: SweepSettings) -> list[str]:
                 f"when: {{method.contrast: [{name.split('.')[1]}]}}"
                 for name in idle.keys() & values.keys()
             ]
-    found = [*dict.fromkeys(found), *_lengths(settings)]
-    more = [f"and {len(found) - _MOST_SAID} more points like these"] if len(found) > _MOST_SAID else []
-    return found[:_MOST_SAID] + more
+    for points in refused.values():
+        more = len(set(points)) - 1
+        found.append(f"space: {points[0]}" + (f" (and {counted(more, 'point')} more like it)" if more else ""))
+    return [*dict.fromkeys(found), *_lengths(settings)]
 
 
 def shown(values: Mapping[str, Any]) -> str:

@@ -57,6 +57,8 @@ def test_a_space_on_the_command_line() -> None:
             "set it to a number that divides it",
         ),
         ("health: {knn: {every: 0}}", "0 measures nothing that a sweep could go by"),
+        ("name: nothing", "space: nothing is searched; name parameters in the file of --sweep"),
+        ("space: {method: {delta: {choice: [0.1]}}}", "space.method.delta: names are dotted here"),
         ("refit: {epochs: 0}", "refit.epochs: got 0; expected at least 1"),
         ("fork: other", "a sweep's runs begin anew"),
     ],
@@ -78,6 +80,11 @@ def test_a_file_that_is_not_there() -> None:
 def test_a_misspelt_option_is_answered_with_the_right_one() -> None:
     with pytest.raises(CommandError, match=r"did you mean --search\.trials"):
         parse(["--config", str(CONFIG), "--search.trails", "3"])
+
+
+def test_json_that_is_none() -> None:
+    with pytest.raises(CommandError, match="or give JSON, as --space"):
+        parse(["--config", str(CONFIG), "--space", '{"method.delta": '])
 
 
 def test_print_config_prints_what_a_sweep_file_may_hold(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

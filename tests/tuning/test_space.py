@@ -103,6 +103,12 @@ def test_what_the_settings_refuse_is_said_before_anything_starts(changes: dict[s
     assert re.search(said, lines), lines
 
 
+def test_many_points_that_are_refused_alike_are_one_line() -> None:
+    (line,) = complaints(sweep_settings(space={"training.batch_size": {"uniform": [64, 128]}}))
+    assert line.startswith("space: training.batch_size ")
+    assert line.endswith("expected a whole number (and 199 points more like it)")
+
+
 def test_nothing_is_said_of_what_the_settings_allow() -> None:
     assert complaints(sweep_settings()) == []
 
