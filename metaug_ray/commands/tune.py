@@ -52,6 +52,8 @@ def parse(arguments: list[str]) -> Wish:
         SystemExit: after `--help`.
     """
     named = partial(named_in_file, arguments, ("sweep", "config"))
+    if "--report" in arguments:
+        arguments = ["--data.beton", "of-the-sweep", *arguments]
     command = base.parse(_Command, arguments, f"METAUG_SEARCH__TRIALS, or give JSON, as {_JSON}", RENAMED, named)
     run = command.model_dump(exclude={*_OF_THE_SWEEP, *_OF_THE_COMMAND}, exclude_unset=True)
     sweep = {name: getattr(command, name) for name in _OF_THE_SWEEP}
@@ -59,7 +61,8 @@ def parse(arguments: list[str]) -> Wish:
         settings = SweepSettings(run=PretrainSettings.model_validate(run), **sweep)
     except ValidationError as error:
         raise CommandError(explain(error)) from error
-    if wrong := complaints(settings):
+    # A report needs the sweep's name alone.
+    if not command.report and (wrong := complaints(settings)):
         raise CommandError("\n".join(wrong))
     return Wish(settings, command.print_config, command.report)
 
@@ -77,7 +80,7 @@ class _Command(PretrainCommand):
     """YAML file that says what is searched, such as jobs/sweeps/figure_6.yaml; it may hold any other option too, and is
     stronger than the file of --config"""
     report: bool = False
-    """write report and figures of what a sweep has so far, also while it runs, and do nothing else"""
+    """write report and figures of what the sweep of this --name has so far, also while it runs, and do nothing else"""
     space: Mapping[str, Parameter] = {}
     """values of settings by dotted name, as JSON: '{"method.delta": {"log_uniform": [1e-8, 0.1]}}'"""
     groups: Mapping[str, Mapping[str, Any]] = {}
@@ -120,7 +123,7 @@ def _run(wish: Wish) -> None:
             named = f" of {group}" if group else ""
             print(f"best{named}: {metric} {best.value:.4g} with {shown(best.values)}")
     if outcome.left is not None:
-        print(f"{outcome.left}, before all was tried; the same command with more of them goes on")
+        print(f"{outcome.left}, and not everything was tried; the same command with more of them goes on")
     for name in outcome.registered:
         print(f"registered: {name}")
     print(f"report: {outcome.report}/report.md; MLflow run {outcome.run_id} at {outcome.tracking_uri}")

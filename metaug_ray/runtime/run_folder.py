@@ -15,6 +15,8 @@ from metaug_ray.runtime.stored_folder import StoredFolder
 
 _SNAPSHOT: Final = "checkpoint_manager_snapshot.json"
 _RECORD: Final = "run.json"
+SWEEP: Final = "sweep.json"
+"""Record of a sweep, whose folder is no run's."""
 _BEST: Final = "best"
 _STARTS: Final = "starts.json"
 _PREFIX: Final = "checkpoint_"

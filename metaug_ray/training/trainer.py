@@ -17,7 +17,7 @@ from metaug_ray.data.manifest import Manifest
 from metaug_ray.data.staging import find_manifest
 from metaug_ray.runtime.cluster import cluster, nodes, warn_if_busy
 from metaug_ray.runtime.placement import Placement
-from metaug_ray.runtime.run_folder import RunFolder
+from metaug_ray.runtime.run_folder import SWEEP, RunFolder
 from metaug_ray.runtime.words import counted
 from metaug_ray.tracking.connection import check_tracking
 from metaug_ray.tracking.records import RunStatus
@@ -75,6 +75,8 @@ def pretrain(settings: PretrainSettings, supervision: Supervision | None = None)
     manifest = find_manifest(settings.data.beton)
     check_evaluation(settings, manifest)
     folder = RunFolder(settings.storage, settings.name)
+    if folder.read_json(SWEEP) is not None:
+        raise TrainingError(f"name: {settings.name!r} is a sweep in {folder.storage}; give the run another --name")
     folder.make()
     lock = folder.lock()
     try:

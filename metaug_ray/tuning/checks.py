@@ -39,21 +39,32 @@ def check_data(settings: SweepSettings, manifest: Manifest) -> None:
         return
     learnt_from = compare.train or settings.run.data.beton
     learnt = find_manifest(learnt_from)
-    chosen_by = {"training": manifest.sha256, "learning": learnt.sha256}
+    chosen_by = {"training": manifest, "learning": learnt}
     for deciding in filter(None, (knn.references_beton, knn.beton)):
-        chosen_by[f"deciding ({deciding})"] = find_manifest(deciding).sha256
+        chosen_by[f"deciding ({deciding})"] = find_manifest(deciding)
     for name, beton in (("judge", compare.judge), ("seen", compare.seen)):
         if beton is None:
             continue
         found = find_manifest(beton)
-        if found.classes != learnt.classes or not found.classes:
+        if not found.labelled:
+            raise TuningError(f"compare.{name}: {beton} has no labels to judge by; give a beton with labels")
+        if found.classes != learnt.classes:
             raise TuningError(f"compare.{name}: " + other_classes(found.classes, beton, learnt.classes, learnt_from))
-        for use, sha256 in chosen_by.items():
-            if found.sha256 == sha256 and (name == "judge" or not use.startswith("deciding")):
+        for use, other in chosen_by.items():
+            if _share_images(found, other) and (name == "judge" or not use.startswith("deciding")):
                 raise TuningError(
-                    f"compare.{name}: {beton} is used for {use} too, and would judge what was chosen by it; give "
-                    "images of their own (prepare_data.py --source.part makes parts of a data set)"
+                    f"compare.{name}: images of {beton} are used for {use} too, and would judge what was chosen "
+                    "by them; give images of their own (prepare_data.py --source.part makes parts of a data set)"
                 )
+
+
+def _share_images(one: Manifest, other: Manifest) -> bool:
+    """Whether two betons are the same, or overlapping parts of one source."""
+    if one.sha256 == other.sha256:
+        return True
+    sources = [{name: value for name, value in beton.source.items() if "part" not in name} for beton in (one, other)]
+    (first, last), (begin, end) = (map(float, beton.source.get("part", "0,1").split(",")) for beton in (one, other))
+    return sources[0] == sources[1] and max(first, begin) < min(last, end)
 
 
 def placed(run: PretrainSettings) -> PretrainSettings:
@@ -128,6 +139,6 @@ def check_resumable(settings: SweepSettings, old: dict[str, Any], new: dict[str,
         listed = "\n".join(changed)
         raise TuningError(
             f"name: sweep {settings.run.name!r} was begun with other settings:\n{listed}\nGo on with the old ones, or "
-            "give a new --name. More search.trials, more compare.seeds and, where the schedule is no cosine, more "
-            "training.epochs go on with a sweep"
+            "give a new --name. More search.trials, search.hours or compare.seeds, a comparison that is added and, "
+            "where the schedule is no cosine, more training.epochs go on with a sweep"
         )

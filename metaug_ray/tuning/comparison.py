@@ -112,7 +112,7 @@ def _judges(settings: SweepSettings, points: Sequence[Point], final: Sequence[Po
     if compare is None:
         return text
     text += (
-        f" The lines `judge/` are judged by the images of `{compare.judge}`, labels of which decided nothing. "
+        f" The lines `judge/` are judged by the images of `{compare.judge}`, whose labels decided nothing. "
         f"Classifiers learnt from the labels of `{compare.train or run.data.beton}`."
     )
     if compare.seen:

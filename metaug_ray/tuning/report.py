@@ -37,6 +37,7 @@ class Report:
         finals: runs after it: those of the comparison, and refits.
         importances: of the parameters by group, from 0 to 1.
         seconds: that the sweep took, over all its starts.
+        to_come: runs that have still to begin.
     """
 
     settings: SweepSettings
@@ -44,6 +45,7 @@ class Report:
     finals: Sequence[TrialRun]
     importances: Mapping[str, Mapping[str, float]]
     seconds: float
+    to_come: int = 0
 
     @property
     def runs(self) -> list[TrialRun]:
@@ -87,10 +89,12 @@ def report_text(report: Report, figures: Sequence[str] = ()) -> str:
     """
     sections = [
         f"# Sweep {report.settings.run.name}\n",
+        *_unfinished(report),
         *_searched(report),
         *_budget(report),
         *_best(report),
         comparison_section(report.settings, report.points, report.finals),
+        *_refits(report),
         *_importances(report),
         *_failed(report),
         *_figures(figures),
@@ -103,13 +107,40 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([*lines, *(f"| {' | '.join(map(in_a_cell, row))} |" for row in rows)]) + "\n"
 
 
+def _unfinished(report: Report) -> Iterator[str]:
+    ended = sum(run.state in ("finished", "stopped", "failed") for run in report.runs)
+    running = sum(run.state == "running" for run in report.runs)
+    if running + report.to_come:
+        count = counted(ended + running + report.to_come, "run")
+        yield f"**The sweep is not finished: {ended} of {count} have ended.** What follows is of those.\n"
+
+
+def _refits(report: Report) -> Iterator[str]:
+    refits = [run for run in report.finals if run.purpose == "refit"]
+    if not refits or report.settings.refit is None:
+        return
+    yield "## Refit\n"
+    yield (
+        f"The best point{' of each group' if report.settings.groups else ''} was trained once more, for "
+        f"{counted(report.settings.refit.epochs, 'epoch')}. This is one run each, so no comparison.\n"
+    )
+    judged = sorted({name for run in refits for name in run.judged})
+    rows = [
+        [run.name, run.state, *(f"{100 * run.judged[name]:.1f} %" if name in run.judged else "" for name in judged)]
+        for run in refits
+    ]
+    yield _table(["run", "state", *judged], rows)
+
+
 def _searched(report: Report) -> Iterator[str]:
     settings = report.settings
     search = settings.search
     yield "## What was searched\n"
     draws = "Optuna's TPE" if search.kind == "tpe" else "chance"
     drawn = any(parameter.grid is None for parameter in settings.space.values())
-    how = f" Values that are no grid's were drawn by {draws}, with the random seed {search.seed}." if drawn else ""
+    grid = any(parameter.grid is not None for parameter in settings.space.values())
+    which = "Values outside the grids" if grid else "Values"
+    how = f" {which} were drawn by {draws}, with the random seed {search.seed}." if drawn else ""
     yield (
         f"The runs are those of the main job on `{settings.run.data.beton}`. The value of a point is the mean over its "
         f"seeds of the last `{metric_name(settings)}`, and the greatest is the best.{how}\n"
@@ -181,7 +212,7 @@ def _time(report: Report) -> str:
         return ""
     steps = sum(run.step_hours for run in report.runs)
     return (
-        f"The sweep took {duration(report.seconds)}. Its runs took {duration(3600 * hours)}, which are "
+        f"The sweep took {duration(report.seconds)}. Its runs took {duration(3600 * hours)}, that is, "
         f"{3600 * hours / report.seconds:.2g} at a time on average. Of the runs' time {steps / hours:.0%} was steps of "
         "training; the rest was their start, their checkpoints, their measurements and their end.\n"
     )
@@ -214,7 +245,8 @@ def _best(report: Report) -> Iterator[str]:
         yield _table(header, rows)
         left = len(finished) - _BEST_SHOWN
         yield f"{counted(left, 'more point')} finished; `trials.csv` has all.\n" if left > 0 else ""
-    yield "The best of many points is partly the luckiest: the value by which it was chosen overstates it.\n"
+    if sum(not math.isnan(point.value) for point in report.points) > 1:
+        yield "The best of many points is partly the luckiest: the value by which it was chosen overstates it.\n"
 
 
 def _importances(report: Report) -> Iterator[str]:

@@ -45,13 +45,15 @@ def make_report(
     found = (
         {group: importances(space, trials.of_group(group)) for group, space in trials.spaces.items()} if draw else {}
     )
-    files = write_report(Report(settings, trials.points, trials.finals, found, trials.seconds), where, draw=draw)
+    told = Report(settings, trials.points, trials.finals, found, trials.seconds, trials.to_come())
+    files = write_report(told, where, draw=draw)
     for group in trials.spaces:
         best = trials.best(group)
         if best is not None:
             name = f"best-{slug(group)}.yaml" if group else "best.yaml"
             chosen = trials.settings_at(best)
-            called = chosen.model_copy(update={"name": f"{settings.run.name}-{name.removesuffix('.yaml')}"})
+            run_name = f"{settings.run.name}-{name.removesuffix('.yaml')}"
+            called = chosen.model_copy(update={"register_as": None, "name": run_name})
             (where / name).write_text(to_yaml(called), encoding="utf-8")
             files.append(where / name)
     if tracker is not None:

@@ -97,6 +97,19 @@ class Space:
         """Whether a parameter may be drawn beside these values of the grids."""
         return any(parameter.grid is None and self._may_hold(parameter, cell) for parameter in self.parameters.values())
 
+    def points_in(self, cell: Values) -> int | None:
+        """At most how many different points there are beside these values of the grids; None where ranges have no
+        end of them."""
+        count = 1
+        for parameter in self.parameters.values():
+            if parameter.grid is not None or not self._may_hold(parameter, cell):
+                continue
+            if parameter.uniform is not None or parameter.log_uniform is not None:
+                return None
+            low, high = parameter.values[0], parameter.values[-1]
+            count *= high - low + 1 if parameter.integer is not None else len(parameter.values)
+        return count
+
     def _holds(self, parameter: Parameter, values: Values) -> bool:
         return all(
             (values[name] if name in values else value_of(self.settings, name)) in allowed
@@ -237,7 +250,9 @@ def _lengths(settings: SweepSettings) -> Iterator[str]:
     slugs = [slug(group) for group in settings.groups]
     for group, name in zip(settings.groups, slugs, strict=True):
         if not name or slugs.count(name) > 1:
-            yield f"groups.{group}: runs are called by its letters and digits, which must be its own (got {name!r})"
+            others = [other for other in settings.groups if slug(other) == name and other != group]
+            with_it = f", as {' and '.join(others)}" if others else ""
+            yield f"groups.{group}: its runs would be called {name!r}{with_it}; give it letters or digits of its own"
     longest = max(map(len, slugs), default=0)
     room = _LONGEST_NAME - longest - len("--00000-s0000000000-refit")
     if len(settings.run.name) > room:

@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Final
 
 from metaug_ray.config.sweep import SweepSettings
 from metaug_ray.data.manifest import Manifest
@@ -15,7 +14,7 @@ from metaug_ray.data.staging import find_manifest
 from metaug_ray.names import slug
 from metaug_ray.runtime.cluster import cluster, nodes
 from metaug_ray.runtime.placement import Placement
-from metaug_ray.runtime.run_folder import RunFolder
+from metaug_ray.runtime.run_folder import SWEEP, RunFolder
 from metaug_ray.runtime.stored_folder import StoredFolder
 from metaug_ray.runtime.words import counted
 from metaug_ray.tracking.connection import check_tracking
@@ -33,7 +32,6 @@ from metaug_ray.tuning.runner import run_trials
 from metaug_ray.tuning.trial import TrialTask
 from metaug_ray.tuning.trials import Trials
 
-_RECORD: Final = "sweep.json"
 _log = logging.getLogger(__name__)
 
 
@@ -79,27 +77,31 @@ def tune(settings: SweepSettings) -> SweepOutcome:
 def report(settings: SweepSettings) -> Path:
     """Write the report of what a sweep has so far; it may run meanwhile.
 
+    Args:
+        settings: of which its name and its storage count.
+
     Raises:
         TuningError: there is no such sweep.
     """
     folder = _folder(settings)
-    record = folder.read_json(_RECORD)
+    record = folder.read_json(SWEEP)
     if record is None:
         raise TuningError(f"name: there is no sweep {settings.run.name!r} in {folder.storage}; look at --storage")
-    check_resumable(settings, record["fixed"], fixed(settings, find_manifest(settings.run.data.beton)))
-    return make_report(settings, folder, Trials(settings, folder, looking=True))
+    begun = SweepSettings.model_validate(record["settings"])
+    return make_report(begun, folder, Trials(begun, folder, looking=True))
 
 
 def _folder(settings: SweepSettings) -> StoredFolder:
     run = settings.run
-    if RunFolder(run.storage, run.name).record is not None:
+    folder = StoredFolder(run.storage, run.name, "sweep")
+    if folder.read_json(SWEEP) is None and RunFolder(run.storage, run.name).record is not None:
         raise TuningError(f"name: {run.name!r} is a single run in {run.storage}; give the sweep another --name")
-    return StoredFolder(run.storage, run.name, "sweep")
+    return folder
 
 
 def _tune(settings: SweepSettings, folder: StoredFolder, manifest: Manifest) -> SweepOutcome:
     run = settings.run
-    record = folder.read_json(_RECORD)
+    record = folder.read_json(SWEEP)
     begun_with = fixed(settings, manifest)
     if record is None:
         record = {"id": uuid.uuid4().hex, "fixed": begun_with}
@@ -110,7 +112,9 @@ def _tune(settings: SweepSettings, folder: StoredFolder, manifest: Manifest) -> 
     with cluster(run.compute.address):
         placement = place(placed(run), nodes(), manifest.samples)
         concurrency = runs_at_a_time(settings, placement)
-        folder.write_json(_RECORD, record | {"fixed": begun_with})
+        if over := _limit(settings, trials, placement):
+            raise TuningError(f"{over} already, before anything could begin; give more")
+        folder.write_json(SWEEP, record | {"fixed": begun_with, "settings": settings.model_dump(mode="json")})
         with _tracked(settings, folder, record["id"], trials) as tracker:
             tracker.settings(settings.model_dump(mode="json"), begun_with, settings.to_yaml())
             _log.info(
@@ -172,10 +176,10 @@ def _limit(settings: SweepSettings, trials: Trials, placement: Placement) -> str
     """Why a sweep's time is over; None while it is not."""
     search = settings.search
     if search.hours is not None and trials.tick() > 3600 * search.hours:
-        return f"search.hours: {search.hours:g} are over"
+        return f"search.hours: the {search.hours:g} hours are over"
     gpus = placement.workers * placement.worker.get("GPU", 0)
     if search.gpu_hours is not None and gpus * sum(run.hours for run in trials.runs) > search.gpu_hours:
-        return f"search.gpu_hours: {search.gpu_hours:g} are over"
+        return f"search.gpu_hours: the {search.gpu_hours:g} hours of GPUs are over"
     return None
 
 

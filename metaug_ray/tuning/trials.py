@@ -14,7 +14,7 @@ from metaug_ray.tuning.search import draw, is_behind
 from metaug_ray.tuning.space import Space, Values, spaces, with_values
 
 _FILE: Final = "trials.json"
-_REDRAWS: Final = 10
+_REDRAWS: Final = 50
 """Draws after which a point that was tried before is tried again."""
 _OVER: Final[set[RunState]] = {"finished", "stopped", "failed"}
 
@@ -215,7 +215,9 @@ class Trials:
         return sum(self._wanted_in(group, cell) for cell in self._cells[group])
 
     def _wanted_in(self, group: str, cell: Values) -> int:
-        return self._settings.search.trials if self.spaces[group].draws_in(cell) else 1
+        different = self.spaces[group].points_in(cell)
+        trials = self._settings.search.trials
+        return trials if different is None else min(trials, different)
 
     def _points_in(self, group: str, cell: Values) -> int:
         """Points of a group with just these values of the grids."""

@@ -90,7 +90,7 @@ def test_the_record_is_replaced_whole(tmp_path: Path) -> None:
 def test_a_damaged_record_is_named(tmp_path: Path) -> None:
     folder = make(tmp_path)
     (tmp_path / "run/run.json").write_text('{"a": ')
-    with pytest.raises(StorageError, match=r"run/run.json: is damaged .*start a new run with --fork"):
+    with pytest.raises(StorageError, match=r"run/run.json: is damaged .*or begin anew under another name"):
         _ = folder.record
     (tmp_path / "run/checkpoint_manager_snapshot.json").write_text("")
     with pytest.raises(StorageError, match=r"checkpoint_manager_snapshot.json: is damaged"):

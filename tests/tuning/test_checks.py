@@ -56,17 +56,32 @@ def test_images_that_decide_nothing_may_judge(betons: dict[str, str]) -> None:
 @pytest.mark.parametrize(
     ("compare", "said"),
     [
-        ({"judge": "train"}, r"compare.judge: .* is used for training too, and would judge what was chosen by it"),
-        ({"judge": "decide"}, r"compare.judge: .* is used for deciding \(.*decide.beton\) too"),
+        (
+            {"judge": "train"},
+            r"compare.judge: images of .* are used for training too, and would judge what was chosen by them",
+        ),
+        ({"judge": "decide"}, r"compare.judge: images of .* are used for deciding \(.*decide.beton\) too"),
         ({"judge": "others"}, r"compare.judge: .*a"),
-        ({"judge": "unlabelled"}, r"compare.judge: "),
-        ({"judge": "judge", "seen": "train"}, r"compare.seen: .* is used for training too"),
-        ({"judge": "judge", "train": "judge"}, r"compare.judge: .* is used for learning too"),
+        ({"judge": "unlabelled"}, r"compare.judge: .* has no labels to judge by"),
+        ({"judge": "judge", "seen": "train"}, r"compare.seen: images of .* are used for training too"),
+        ({"judge": "judge", "train": "judge"}, r"compare.judge: images of .* are used for learning too"),
     ],
 )
 def test_images_that_decide_or_teach_do_not_judge(betons: dict[str, str], compare: dict[str, str], said: str) -> None:
     with pytest.raises(TuningError, match=said):
         check(sweep(betons, compare={name: betons[beton] for name, beton in compare.items()}))
+
+
+def test_parts_of_one_source_that_overlap_do_not_judge(tmp_path: Path) -> None:
+    parts = {"train": (0.0, 0.6), "decide": (0.6, 0.8), "judge": (0.8, 1.0), "more": (0.5, 0.7)}
+    betons = {name: str(tmp_path / f"{name}.beton") for name in parts}
+    for name, part in parts.items():
+        source = SourceSettings(kind="shapes", count=80, size=32, part=part)
+        encoding = EncodingSettings(preset="small")
+        prepare(PrepareSettings(source=source, encoding=encoding, output=Path(betons[name]), workers=1))
+    check(sweep(betons, compare={"judge": betons["judge"]}))
+    with pytest.raises(TuningError, match=r"compare.judge: images of .*more.beton are used for training too"):
+        check(sweep(betons, compare={"judge": betons["more"]}))
 
 
 def test_without_labels_there_is_something_to_go_by_or_a_way_on(betons: dict[str, str]) -> None:

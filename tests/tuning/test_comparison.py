@@ -66,7 +66,7 @@ def test_says_who_decided_and_who_judged() -> None:
     )
     assert "seeds 1, which the search did not have" in text
     assert "which point is best are those of `/data/train.beton`." in text
-    assert "`/data/judge.beton`, labels of which decided nothing" in text
+    assert "`/data/judge.beton`, whose labels decided nothing" in text
     assert "`/data/test.beton`. They are called seen" in text
     # The search had seed 0.
     assert "the search had 0 of these" in comparison_section(SETTINGS, POINTS, finals("CMC", {0: 0.5, 1: 0.5}))

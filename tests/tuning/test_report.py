@@ -35,7 +35,7 @@ def test_says_what_was_searched_and_found() -> None:
     assert "| search | finished | 4 | 36 | 4.00 |" in text
     assert "| search | stopped early | 1 | 3 | 1.00 |" in text
     assert "| comparison | finished | 1 | 9 | 1.00 |" in text
-    assert "The sweep took 3 h 30 min. Its runs took 7 h 00 min, which are 2 at a time on average" in text
+    assert "The sweep took 3 h 30 min. Its runs took 7 h 00 min, that is, 2 at a time on average" in text
     assert "Of the runs' time 75% was steps" in text
     best = text[text.index("## Best points") : text.index("## Comparison")]
     # Student's t of two values: 12.7 times half their difference.

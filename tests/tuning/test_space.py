@@ -95,7 +95,7 @@ def test_whether_anything_is_drawn_in_a_group() -> None:
             "space.method.delta: a grid cannot depend on method.contrast, which is drawn",
         ),
         ({"groups": {"A": {"method.contrast": "simclr"}}}, "groups.A: method.contrast: got 'simclr'"),
-        ({"groups": {"A b": {}, "a-B": {}}}, "groups.A b: runs are called by"),
+        ({"groups": {"A b": {}, "a-B": {}}}, "groups.A b: its runs would be called 'a-b', as a-B"),
     ],
 )
 def test_what_the_settings_refuse_is_said_before_anything_starts(changes: dict[str, Any], said: str) -> None:

@@ -36,4 +36,9 @@ def label_axis(axes: Axes, letter: Literal["x", "y"], scale: Scale, name: str) -
         axis.set_minor_formatter(NullFormatter())
         if scale.listed is None:
             axis.set_major_formatter(FuncFormatter(lambda value, _: value_text(value)))
+            # The whole range, as between two powers of ten there may be none, and an axis without a number.
+            low, high = scale.ends
+            axes.set(**{f"{letter}lim": (low / (high / low) ** 0.05, high * (high / low) ** 0.05)})
+            if high / low < 10:
+                axis.set_ticks([low, (low * high) ** 0.5, high])
     axes.set(**{f"{letter}label": name})
