@@ -27,14 +27,14 @@ class Wish(NamedTuple):
     """What a user wants of the command.
 
     Attributes:
-        settings: of the sweep.
+        settings: of the sweep; None where only a report is wanted.
         only_print: them, as YAML.
-        only_report: write the report of what there is.
+        report: storage and name of the sweep whose report is to be written, and nothing else done; None for none.
     """
 
-    settings: SweepSettings
-    only_print: bool
-    only_report: bool
+    settings: SweepSettings | None
+    only_print: bool = False
+    report: tuple[str, str] | None = None
 
 
 def main(arguments: list[str]) -> int:
@@ -55,16 +55,17 @@ def parse(arguments: list[str]) -> Wish:
     if "--report" in arguments:
         arguments = ["--data.beton", "of-the-sweep", *arguments]
     command = base.parse(_Command, arguments, f"METAUG_SEARCH__TRIALS, or give JSON, as {_JSON}", RENAMED, named)
+    if command.report:
+        return Wish(None, report=(command.storage, command.name))
     run = command.model_dump(exclude={*_OF_THE_SWEEP, *_OF_THE_COMMAND}, exclude_unset=True)
     sweep = {name: getattr(command, name) for name in _OF_THE_SWEEP}
     try:
         settings = SweepSettings(run=PretrainSettings.model_validate(run), **sweep)
     except ValidationError as error:
         raise CommandError(explain(error)) from error
-    # A report needs the sweep's name alone.
-    if not command.report and (wrong := complaints(settings)):
+    if wrong := complaints(settings):
         raise CommandError("\n".join(wrong))
-    return Wish(settings, command.print_config, command.report)
+    return Wish(settings, command.print_config)
 
 
 class _Command(PretrainCommand):
@@ -106,18 +107,19 @@ class _Command(PretrainCommand):
 
 
 def _run(wish: Wish) -> None:
-    # Ray, torch and MLflow take seconds to import; wrong arguments are answered before.
-    if wish.only_print:
-        print(wish.settings.to_yaml(), end="")
+    settings = wish.settings
+    if settings is not None and wish.only_print:
+        print(settings.to_yaml(), end="")
         return
+    # Ray, torch and MLflow take seconds to import; wrong arguments are answered before.
     from metaug_ray.tuning.sweep import report, tune
 
-    if wish.only_report:
-        print(f"report: {report(wish.settings)}/report.md")
+    if settings is None:
+        print(f"report: {report(*wish.report or ('', ''))}/report.md")
         return
-    outcome = tune(wish.settings)
-    metric = wish.settings.run.health.best_metric
-    for group in wish.settings.variants:
+    outcome = tune(settings)
+    metric = settings.run.health.best_metric
+    for group in settings.variants:
         best = outcome.trials.best(group)
         if best is not None and best.runs:
             named = f" of {group}" if group else ""

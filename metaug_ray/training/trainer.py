@@ -75,9 +75,9 @@ def pretrain(settings: PretrainSettings, supervision: Supervision | None = None)
     manifest = find_manifest(settings.data.beton)
     check_evaluation(settings, manifest)
     folder = RunFolder(settings.storage, settings.name)
+    folder.make()
     if folder.read_json(SWEEP) is not None:
         raise TrainingError(f"name: {settings.name!r} is a sweep in {folder.storage}; give the run another --name")
-    folder.make()
     lock = folder.lock()
     try:
         return _pretrain(settings, folder, manifest, supervision)

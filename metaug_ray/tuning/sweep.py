@@ -74,19 +74,20 @@ def tune(settings: SweepSettings) -> SweepOutcome:
             lock.release()
 
 
-def report(settings: SweepSettings) -> Path:
+def report(storage: str, name: str) -> Path:
     """Write the report of what a sweep has so far; it may run meanwhile.
 
     Args:
-        settings: of which its name and its storage count.
+        storage: folder or URI of all runs.
+        name: of the sweep.
 
     Raises:
         TuningError: there is no such sweep.
     """
-    folder = _folder(settings)
+    folder = StoredFolder(storage, name, "sweep")
     record = folder.read_json(SWEEP)
     if record is None:
-        raise TuningError(f"name: there is no sweep {settings.run.name!r} in {folder.storage}; look at --storage")
+        raise TuningError(f"name: there is no sweep {name!r} in {folder.storage}; look at --storage")
     begun = SweepSettings.model_validate(record["settings"])
     return make_report(begun, folder, Trials(begun, folder, looking=True))
 

@@ -4,14 +4,26 @@ import pytest
 
 from metaug_ray.commands.base import CommandError
 from metaug_ray.commands.tune import main, parse
+from metaug_ray.config import SweepSettings
 
 SWEEPS = Path(__file__).resolve().parents[2] / "jobs" / "sweeps"
 CONFIG = SWEEPS.parent / "cifar10_conv.yaml"
 
 
+def settings_of(*arguments: str) -> SweepSettings:
+    settings = parse(["--config", str(CONFIG), *arguments]).settings
+    assert settings is not None
+    return settings
+
+
+def test_a_report_needs_a_name_alone() -> None:
+    wish = parse(["--name", "mine", "--storage", "/runs", "--report"])
+    assert (wish.settings, wish.report) == (None, ("/runs", "mine"))
+
+
 @pytest.mark.parametrize("file", sorted(SWEEPS.glob("*.yaml")), ids=lambda file: file.stem)
 def test_the_sweeps_that_come_with_the_jobs_are_allowed(file: Path) -> None:
-    settings = parse(["--config", str(CONFIG), "--sweep", str(file), "--health.knn.every", "1"]).settings
+    settings = settings_of("--sweep", str(file), "--health.knn.every", "1")
     assert settings.run.name == file.stem
     assert settings.space or len(settings.groups) == 6
 
@@ -21,14 +33,14 @@ def test_the_command_line_is_stronger_than_the_sweep_and_that_than_the_config(tm
     file.write_text(
         "name: mine\ntraining: {epochs: 7}\nsearch: {trials: 5, seeds: 2}\nspace: {method.delta: {choice: [0.1]}}\n"
     )
-    settings = parse(["--config", str(CONFIG), "--sweep", str(file), "--search.trials", "9"]).settings
+    settings = settings_of("--sweep", str(file), "--search.trials", "9")
     assert (settings.run.name, settings.run.training.epochs) == ("mine", 7)
     assert (settings.search.trials, settings.search.seeds) == (9, 2)
     assert settings.run.model.encoder == "conv"
 
 
 def test_a_space_on_the_command_line() -> None:
-    settings = parse(["--config", str(CONFIG), "--space", '{"method.delta": {"log_uniform": [1e-8, 0.1]}}']).settings
+    settings = settings_of("--space", '{"method.delta": {"log_uniform": [1e-8, 0.1]}}')
     assert settings.space["method.delta"].log_uniform == (1e-8, 0.1)
 
 
