@@ -2,8 +2,9 @@
 
 import shlex
 from functools import partial
+from typing import ClassVar
 
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
+from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource
 
 from metaug_ray.commands import base
 from metaug_ray.commands.files import FileSource, PresetSource, named_in_file
@@ -51,6 +52,8 @@ class PretrainCommand(PretrainSettings, BaseSettings):
     """
 
     model_config = base.command_line(_PROGRAM)
+    below: ClassVar[tuple[type[InitSettingsSource], ...]] = (FileSource, PresetSource)
+    """Sources beneath the command line and the environment, the strongest first."""
 
     preset: PresetName = "imagenet_resnet50"
     """starting point: imagenet_resnet50, or demo: five minutes on two CPU cores, on drawn shapes"""
@@ -68,7 +71,7 @@ class PretrainCommand(PretrainSettings, BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        return init_settings, env_settings, FileSource(settings_cls, {}), PresetSource(settings_cls, {})
+        return init_settings, env_settings, *(source(settings_cls, {}) for source in cls.below)
 
 
 def _run(parsed: tuple[PretrainSettings, bool]) -> None:
@@ -97,7 +100,7 @@ def _register(settings: PretrainSettings, name: str, uri: str) -> None:
     """Publish the finished run's encoder."""
     from metaug_ray.evaluation.register import register_encoder
 
-    tracking = settings.tracking.model_copy(update={"uri": uri})
+    tracking = settings.tracked_at(uri).tracking
     chosen = RegisterSettings(encoder=f"run:{settings.name}", name=name, storage=settings.storage, tracking=tracking)
     try:
         register_encoder(chosen)

@@ -5,11 +5,10 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from pydantic import ValidationError
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
 from metaug_ray.commands import base
 from metaug_ray.commands.base import CommandError
-from metaug_ray.commands.files import FileSource, PresetSource, SweepSource, named_in_file
+from metaug_ray.commands.files import SweepSource, named_in_file
 from metaug_ray.commands.pretrain import PretrainCommand
 from metaug_ray.config.base import LocalPath, explain
 from metaug_ray.config.pretrain import PretrainSettings
@@ -52,6 +51,7 @@ def parse(arguments: list[str]) -> Wish:
         SystemExit: after `--help`.
     """
     named = partial(named_in_file, arguments, ("sweep", "config"))
+    # The sweep knows its data, which are an option without a default.
     if "--report" in arguments:
         arguments = ["--data.beton", "of-the-sweep", *arguments]
     command = base.parse(_Command, arguments, f"METAUG_SEARCH__TRIALS, or give JSON, as {_JSON}", RENAMED, named)
@@ -76,6 +76,7 @@ class _Command(PretrainCommand):
     """
 
     model_config = base.command_line(_PROGRAM)
+    below = (SweepSource, *PretrainCommand.below)
 
     sweep: LocalPath | None = None
     """YAML file that says what is searched, such as jobs/sweeps/figure_6.yaml; it may hold any other option too, and is
@@ -93,18 +94,6 @@ class _Command(PretrainCommand):
     refit: RefitSettings | None = None
     """longer training of the best"""
 
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        files = (SweepSource(settings_cls, {}), FileSource(settings_cls, {}), PresetSource(settings_cls, {}))
-        return init_settings, env_settings, *files
-
 
 def _run(wish: Wish) -> None:
     settings = wish.settings
@@ -114,8 +103,9 @@ def _run(wish: Wish) -> None:
     # Ray, torch and MLflow take seconds to import; wrong arguments are answered before.
     from metaug_ray.tuning.sweep import report, tune
 
+    if wish.report is not None:
+        print(f"report: {report(*wish.report)}/report.md")
     if settings is None:
-        print(f"report: {report(*wish.report or ('', ''))}/report.md")
         return
     outcome = tune(settings)
     metric = settings.run.health.best_metric

@@ -169,6 +169,10 @@ class PretrainSettings(StorageSettings):
             self.images_per_worker(workers)
         return self
 
+    def tracked_at(self, uri: str) -> Self:
+        """The same with MLflow at another address."""
+        return self.model_copy(update={"tracking": self.tracking.model_copy(update={"uri": uri})})
+
     def images_per_worker(self, workers: int) -> int:
         """A worker's share of the batch.
 

@@ -18,7 +18,7 @@ from metaug_ray.evaluation.errors import EvaluationError
 from metaug_ray.evaluation.linear_probe import train_probe
 from metaug_ray.knn import nearest_neighbours, vote
 from metaug_ray.runtime.cluster import remote
-from metaug_ray.runtime.device import prepare_device
+from metaug_ray.runtime.device import prepare_task
 from metaug_ray.runtime.placement import Placement
 from metaug_ray.runtime.words import first_line
 
@@ -170,7 +170,7 @@ def _finite(block: NDArray[np.float32]) -> NDArray[np.float32]:
 def _knn(
     train: _Stored, queries: NDArray[np.float32], classes: int, settings: KnnSettings, placement: Placement
 ) -> NDArray[np.int64]:
-    device = _device(placement)
+    device = prepare_task(placement)
     found = nearest_neighbours(train.read(device), torch.tensor(queries, device=device), settings.neighbours)
     labels = torch.tensor(train.labels, device=device)
     return vote(*found, labels, classes, settings.temperature).cpu().numpy()
@@ -185,7 +185,7 @@ def _probe(
     seed: int,
     placement: Placement,
 ) -> ProbeOutcome:
-    device = _device(placement)
+    device = prepare_task(placement)
     chosen = choose_share(train.labels, share, seed)
     labels = torch.tensor(train.labels[chosen], device=device)
     probe = train_probe(train.rows(chosen, device), labels, classes, settings, seed)
@@ -199,10 +199,6 @@ def _probe(
         logits.argmax(1).numpy(),
         f"learning rate {probe.learning_rate:g}, weight decay {probe.weight_decay:g}",
     )
-
-
-def _device(placement: Placement) -> torch.device:
-    return prepare_device(torch.device(placement.device), placement.cpus, gpu_share=placement.gpu_share)
 
 
 def _wait(tasks: list[Any]) -> None:

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from metaug_ray.evaluation.intervals import Interval, confidence_interval
 from metaug_ray.evaluation.labels import drawing, shown
-from metaug_ray.evaluation.results import in_a_cell, percent
+from metaug_ray.evaluation.results import in_a_cell, markdown, percent
 from metaug_ray.tracking.evaluations import Evaluation, classifier_of
 
 _MOST_FACTS = 6
@@ -133,7 +133,7 @@ def _markdown(
     """In bold the best of each metric among rows that were judged alike."""
     judges = [in_a_cell(judge) for judge in judges]
     header = ["judged by", "encoder", "method", "epochs", "runs", *metrics]
-    lines = [f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
+    table = []
     for row, judge, method in zip(rows, judges, methods, strict=True):
         cells = [judge, row.networks, method, f"{row.epochs:g}", str(len(row.runs))]
         for metric in metrics:
@@ -147,9 +147,9 @@ def _markdown(
             count = len(row.values[metric])
             text += "" if count == len(row.runs) else f" (of {count})"
             cells.append(f"**{text}**" if interval.mean == max(means) > min(means) else text)
-        lines.append(f"| {' | '.join(cells)} |")
-    lines += [
-        "",
+        table.append(cells)
+    lines = [
+        markdown(header, table),
         "± is the half width of a 95 % interval over seeds of the training; a single run has none.",
         *(f"- {note}" for note in notes),
     ]

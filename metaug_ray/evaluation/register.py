@@ -15,6 +15,7 @@ from metaug_ray.evaluation.card import write_card
 from metaug_ray.evaluation.errors import EvaluationError
 from metaug_ray.evaluation.find_encoder import FoundEncoder, find_encoder
 from metaug_ray.runtime.run_folder import RunFolder
+from metaug_ray.runtime.tracked import open_tracker
 from metaug_ray.tracking.connection import check_tracking
 from metaug_ray.tracking.description import EncoderDescription
 from metaug_ray.tracking.evaluations import Evaluation, classifier_of, find_evaluations
@@ -32,7 +33,7 @@ from metaug_ray.tracking.registry import (
     renew,
     renew_judged,
 )
-from metaug_ray.tracking.runs import RunTracker, download_figures, find_run
+from metaug_ray.tracking.runs import download_figures, find_run
 
 _log = logging.getLogger(__name__)
 
@@ -109,8 +110,7 @@ def _run_in_mlflow(settings: RegisterSettings, description: EncoderDescription) 
     lock = folder.lock()
     try:
         _log.info("%s; what was recorded of it is sent there", missing.removeprefix("encoder: "))
-        journal = Path(folder.location, "tracking")
-        tracker = RunTracker(tracking.uri, tracking.experiment, description.run, record["id"], journal)
+        tracker = open_tracker(tracking, folder, record["id"])
         if unsent := tracker.close("FINISHED"):
             raise EvaluationError(f"{missing}, and has not taken {unsent} records of it; the same command tries again")
         return tracker.run_id

@@ -24,7 +24,7 @@ from metaug_ray.evaluation.errors import EvaluationError
 from metaug_ray.evaluation.readout import Readout
 from metaug_ray.method.precision import autocast
 from metaug_ray.runtime.cluster import remote
-from metaug_ray.runtime.device import autocast_dtype, prepare_device
+from metaug_ray.runtime.device import autocast_dtype, prepare_task
 from metaug_ray.runtime.placement import Placement
 from metaug_ray.runtime.words import first_line
 
@@ -130,8 +130,7 @@ class _Worker:
 
     def run(self, rank: int) -> Iterator[tuple[NDArray[np.int64], dict[str, NDArray[np.float32]]]]:
         """Data set indices [n] and parts [n, V, H] of this rank's images, a batch at a time."""
-        placement = self.placement
-        device = prepare_device(torch.device(placement.device), placement.cpus, gpu_share=placement.gpu_share)
+        device = prepare_task(self.placement)
         beton = staged(self.images.beton, self.staging)
         loader = EvaluationLoader(
             beton,

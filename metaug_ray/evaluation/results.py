@@ -59,13 +59,19 @@ class Result:
 
 def table(results: Sequence[Result]) -> str:
     """Markdown, in per cent."""
-    lines = ["| classifier | of | views | labels | top-1 | top-5 |", "|---|---|---|---|---|---|"]
+    rows = []
     for result in results:
         images = "" if result.images is None else f" ({counted(result.images, 'image')})"
         cells = [result.classifier, result.part, result.views, f"{100 * result.share:g} %{images}"]
         cells += [percent(confidence_interval(values)) if values else "" for values in (result.top1, result.top5)]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+        rows.append(cells)
+    return markdown(["classifier", "of", "views", "labels", "top-1", "top-5"], rows)
+
+
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown, of cells that are."""
+    lines = [f"| {' | '.join(cells)} |" for cells in (header, *rows)]
+    return "\n".join([lines[0], "|---" * len(header) + "|", *lines[1:]]) + "\n"
 
 
 def in_a_cell(text: str) -> str:

@@ -3,6 +3,7 @@
 import torch
 
 from metaug_ray.config.model import Precision
+from metaug_ray.runtime.placement import Placement
 
 
 def prepare_device(device: torch.device, cpus: int, *, gpu_share: float = 1.0, tune: bool = False) -> torch.device:
@@ -23,6 +24,11 @@ def prepare_device(device: torch.device, cpus: int, *, gpu_share: float = 1.0, t
     else:
         torch.set_num_threads(cpus)
     return device
+
+
+def prepare_task(placement: Placement) -> torch.device:
+    """Do so for a worker that is a Ray task."""
+    return prepare_device(torch.device(placement.device), placement.cpus, gpu_share=placement.gpu_share)
 
 
 def autocast_dtype(precision: Precision) -> torch.dtype | None:

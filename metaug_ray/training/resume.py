@@ -55,7 +55,7 @@ def check_resumable(
             new["method"].pop(contrast, None)
     epochs, more = old["training"].pop("epochs"), new["training"].pop("epochs")
     changed = differences(old, new)
-    if obstacle := _why_not_as_long(epochs, more, settings.training.schedule.kind):
+    if obstacle := why_not_as_long(epochs, more, settings.training.schedule.kind):
         changed.append(f"  training.epochs: {epochs} -> {more} ({obstacle})")
     # Whoever goes on need not say again what the run began with.
     if settings.fork is not None and settings.fork != recorded.get("fork"):
@@ -123,7 +123,7 @@ def check_progress(settings: PretrainSettings, checkpoint: Checkpoint | None) ->
         )
 
 
-def _why_not_as_long(epochs: int, more: int, schedule: str) -> str | None:
+def why_not_as_long(epochs: int, more: int, schedule: str) -> str | None:
     """Why a run of so many epochs cannot have that number instead; None where it can."""
     if more > epochs and schedule == "cosine":
         return "a cosine schedule depends on their number from the first step on"

@@ -7,8 +7,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from metaug_ray.config.pretrain import KNN_ACCURACY, PretrainSettings
 from metaug_ray.config.recorded import fixed_settings, to_yaml
@@ -18,6 +17,7 @@ from metaug_ray.data.staging import find_manifest
 from metaug_ray.runtime.cluster import cluster, nodes, warn_if_busy
 from metaug_ray.runtime.placement import Placement
 from metaug_ray.runtime.run_folder import SWEEP, RunFolder
+from metaug_ray.runtime.tracked import open_tracker, told_at_the_end
 from metaug_ray.runtime.words import counted
 from metaug_ray.tracking.connection import check_tracking
 from metaug_ray.tracking.records import RunStatus
@@ -29,7 +29,6 @@ from metaug_ray.training.resume import check_resumable, lengthened
 from metaug_ray.training.supervision import Supervision
 from metaug_ray.training.warm_start import find_warm_start
 
-_HOME: Final = Path("~/metaug_ray").expanduser()
 _log = logging.getLogger(__name__)
 
 
@@ -177,8 +176,7 @@ def _tracked_as_before(settings: PretrainSettings, record: dict[str, Any]) -> Pr
     recorded = record.get("mlflow", {}).get("uri")
     if recorded is None or "uri" in settings.tracking.model_fields_set or os.environ.get(VARIABLE):
         return settings
-    tracking = settings.tracking.model_copy(update={"uri": recorded})
-    return settings.model_copy(update={"tracking": tracking})
+    return settings.tracked_at(recorded)
 
 
 def _new_record(settings: PretrainSettings, manifest: Manifest) -> dict[str, Any]:
@@ -235,36 +233,19 @@ def end_in_mlflow(settings: PretrainSettings, status: RunStatus) -> None:
     """
     folder = RunFolder(settings.storage, settings.name)
     if record := folder.record:
-        _open_tracker(settings, folder, record).close(status)
-
-
-def _open_tracker(settings: PretrainSettings, folder: RunFolder, record: dict[str, Any]) -> RunTracker:
-    return RunTracker(
-        settings.tracking.uri,
-        settings.tracking.experiment,
-        settings.name,
-        record["id"],
-        Path(folder.location, "tracking") if folder.local else _HOME / "tracking" / record["id"],
-    )
+        open_tracker(settings.tracking, folder, record["id"]).close(status)
 
 
 @contextmanager
 def _tracked(settings: PretrainSettings, folder: RunFolder, record: dict[str, Any]) -> Iterator[_Tracked]:
     """Open the run in MLflow, and give it its state at the end, however it ends."""
-    tracker = _open_tracker(settings, folder, record)
-    tracked = _Tracked(tracker, folder)
-    status: RunStatus = "FINISHED"
-    try:
+    tracked = _Tracked(open_tracker(settings.tracking, folder, record["id"]), folder)
+
+    def end(status: RunStatus, patience: float) -> None:
+        tracked.unsent = tracked.tracker.close(status, patience)
+
+    with told_at_the_end(end):
         yield tracked
-    except (KeyboardInterrupt, SystemExit):
-        status = "KILLED"
-        raise
-    except BaseException:
-        status = "FAILED"
-        raise
-    finally:
-        # A job that is stopped has three seconds; what does not arrive now arrives at the next start.
-        tracked.unsent = tracker.close(status, patience=60.0 if status == "FINISHED" else 2.0)
 
 
 def _announce(

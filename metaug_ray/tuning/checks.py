@@ -15,7 +15,7 @@ from metaug_ray.runtime.cluster import nodes
 from metaug_ray.runtime.placement import Placement, workers_that_fit
 from metaug_ray.runtime.words import counted
 from metaug_ray.training.online_checks import check_evaluation
-from metaug_ray.training.resume import differences
+from metaug_ray.training.resume import differences, why_not_as_long
 from metaug_ray.tuning.errors import TuningError
 
 _log = logging.getLogger(__name__)
@@ -129,7 +129,7 @@ def check_resumable(settings: SweepSettings, old: dict[str, Any], new: dict[str,
     """
     before, now = read_fixed(old["run"]), new["run"]
     epochs = now["training"]["epochs"]
-    if epochs > before["training"]["epochs"] and settings.run.training.schedule.kind != "cosine":
+    if why_not_as_long(before["training"]["epochs"], epochs, settings.run.training.schedule.kind) is None:
         before["training"]["epochs"] = epochs
     # A comparison may be added to a search.
     if not any(name.startswith("compare.") for name in old["judges"]):

@@ -8,8 +8,8 @@ from typing import NamedTuple
 from metaug_ray.config.pretrain import RANKME
 from metaug_ray.config.sweep import SweepSettings
 from metaug_ray.evaluation.intervals import Interval, confidence_interval
-from metaug_ray.evaluation.results import in_a_cell, percent
-from metaug_ray.tuning.points import Point, TrialRun, best_point
+from metaug_ray.evaluation.results import in_a_cell, markdown, percent
+from metaug_ray.tuning.points import Point, TrialRun, best_point, of_group, runs_of
 
 
 class Difference(NamedTuple):
@@ -37,7 +37,7 @@ def compared(settings: SweepSettings, points: Sequence[Point], finals: Sequence[
     """
     found = []
     for group in settings.variants:
-        best = best_point([point for point in points if point.group == group])
+        best = best_point(of_group(points, group))
         if best is not None:
             key = ("compare", group, best.number)
             runs = [run for run in finals if (run.purpose, run.group, run.point) == key]
@@ -67,7 +67,7 @@ def differences(final: Sequence[Point]) -> list[Difference]:
 
 def judged_metrics(points: Sequence[Point]) -> list[str]:
     """All that was judged, by name; what is only seen comes last."""
-    names = {name for point in points for run in point.runs for name in run.judged}
+    names = {name for run in runs_of(points) for name in run.judged}
     return sorted(names, key=lambda name: (name.startswith("seen/"), name))
 
 
@@ -102,8 +102,8 @@ def named(group: str) -> str:
 
 def _judges(settings: SweepSettings, points: Sequence[Point], final: Sequence[Point]) -> str:
     run, compare = settings.run, settings.compare
-    searched = {trial.seed for point in points for trial in point.runs}
-    seeds = {trial.seed for point in final for trial in point.runs}
+    searched = {trial.seed for trial in runs_of(points)}
+    seeds = {trial.seed for trial in runs_of(final)}
     old = sorted(seeds & searched)
     new = f"the search had {_listed(old)} of these" if old else "which the search did not have"
     text = f"The best point of {'each group' if settings.groups else 'the search'} was trained again with the seeds "
@@ -134,31 +134,31 @@ def _decided(settings: SweepSettings) -> str:
 
 
 def _means(final: Sequence[Point]) -> str:
-    lines = [f"| judged by | {' | '.join(named(point.group) for point in final)} |", "|---" * (len(final) + 1) + "|"]
+    rows = []
     for metric in judged_metrics(final):
         cells = []
         for point in final:
             values = list(_by_seed(point, metric).values())
             count = "" if len(values) == len(point.runs) else f" (of {len(values)})"
             cells.append(f"{percent(confidence_interval(values))}{count}" if values else "")
-        lines.append(f"| {metric} | {' | '.join(cells)} |")
+        rows.append([metric, *cells])
     runs = _range(len(point.runs) for point in final)
     explained = f"These are means over the runs, of which each group has {runs}, with half widths of 95 % intervals."
-    return "\n".join(lines) + f"\n\n{explained}"
+    return markdown(["judged by", *(named(point.group) for point in final)], rows) + f"\n{explained}"
 
 
 def _differences(final: Sequence[Point]) -> str:
-    lines = ["| group | judged by | difference in points | pairs | what it says |", "|---|---|---|---|---|"]
-    for found in differences(final):
-        cells = [named(found.group), found.metric, _points(found.interval), str(found.pairs), _said(found)]
-        lines.append(f"| {' | '.join(cells)} |")
+    rows = [
+        [named(found.group), found.metric, _points(found.interval), str(found.pairs), _said(found)]
+        for found in differences(final)
+    ]
     explained = (
         "A difference is that between two runs of one seed, in percentage points; its mean is over the seeds that both "
         "groups have, and the interval is Student's at 95 %. Where it contains 0, no difference was shown, which does "
         "not show that there is none. Each interval stands for itself: where there is no difference at all, about one "
         "in twenty leaves 0 out by chance."
     )
-    return "\n".join(lines) + "\n\n" + explained
+    return markdown(["group", "judged by", "difference in points", "pairs", "what it says"], rows) + f"\n{explained}"
 
 
 def _points(interval: Interval | None) -> str:
@@ -201,8 +201,8 @@ def _given(
 ) -> Iterator[tuple[str, Mapping[str, str]]]:
     """What each group had, by the thing and the group."""
     groups = [point.group for point in final]
-    search = {group: [point for point in points if point.group == group] for group in groups}
-    runs = {group: [run for point in members for run in point.runs] for group, members in search.items()}
+    search = {group: of_group(points, group) for group in groups}
+    runs = {group: runs_of(members) for group, members in search.items()}
     judged = {point.group: [run for run in point.runs if run.judged] for point in final}
     yield "number of points searched", {group: str(len(search[group])) for group in groups}
     yield "seeds of each point", {group: _range(len(point.runs) for point in search[group]) for group in groups}

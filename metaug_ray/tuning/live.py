@@ -18,8 +18,8 @@ from rich.text import Text
 from metaug_ray.config.sweep import SweepSettings
 from metaug_ray.runtime.log import log_moved
 from metaug_ray.runtime.words import counted, duration
-from metaug_ray.tuning.points import Point, RunState, TrialRun, best_point
-from metaug_ray.tuning.scales import measured, metric_name, short_names, value_text
+from metaug_ray.tuning.points import Point, RunState, TrialRun, best_point, of_group, runs_of
+from metaug_ray.tuning.scales import measured, short_names, value_text
 from metaug_ray.tuning.time_left import seconds_left
 
 _SILENCE: Final = 60.0
@@ -59,6 +59,7 @@ class LiveView:
     def __init__(self, settings: SweepSettings, console: Console | None = None) -> None:
         self._settings = settings
         self._console = console or Console()
+        self._metric = settings.run.health.best_metric
         self._short = short_names(list(settings.space))
         self._now: _Now | None = None
         self._said = time.monotonic()
@@ -96,8 +97,7 @@ class LiveView:
             progress: epochs made by the runs that run, by name.
             seconds: that the sweep has taken, over all its starts.
         """
-        every = [*(run for point in points for run in point.runs), *finals]
-        runs = [run for run in every if run.state != "pending"]
+        runs = [run for run in [*runs_of(points), *finals] if run.state != "pending"]
         left = seconds_left(runs, to_come, concurrency)
         before = self._now
         self._now = now = _Now(tuple(points), runs, to_come, dict(progress), seconds, left, time.monotonic())
@@ -120,8 +120,8 @@ class LiveView:
         if before is None:
             return
         for group in self._settings.variants:
-            old = best_point([point for point in before.points if point.group == group])
-            new = best_point([point for point in now.points if point.group == group])
+            old = best_point(of_group(before.points, group))
+            new = best_point(of_group(now.points, group))
             if new is not None and (old is None or new.number != old.number):
                 where = f" of {group}" if group else ""
                 yield f"best point{where} so far: {new.number}, {self._value(new.value)} with {self._words(new.values)}"
@@ -141,7 +141,7 @@ class LiveView:
         return f"run {run.name} {ended}{value} after {counted(run.epochs, 'epoch')}{reason}"
 
     def _value(self, value: float) -> str:
-        return f"{metric_name(self._settings)} {measured(value)}"
+        return f"{self._metric} {measured(value)}"
 
     def _words(self, values: Mapping[str, object]) -> str:
         return ", ".join(f"{self._short.get(name, name)} {value_text(value)}" for name, value in values.items()) or (
@@ -163,7 +163,7 @@ class LiveView:
     def _running(self, now: _Now) -> Iterator[RenderableType]:
         running = [run for run in now.runs if run.state == "running"]
         room = max(1, min(_ROWS, self._console.height - len(self._settings.variants) - 9))
-        table = _table("running", "epoch", metric_name(self._settings), "with")
+        table = _table("running", "epoch", self._metric, "with")
         epochs = self._settings.run.training.epochs
         for run in running[:room]:
             of = epochs if run.purpose != "refit" or self._settings.refit is None else self._settings.refit.epochs
@@ -175,9 +175,9 @@ class LiveView:
             yield Text(f"and {len(running) - room} more")
 
     def _best(self, now: _Now) -> Iterator[RenderableType]:
-        table = _table("best of" if self._settings.groups else "best", "point", metric_name(self._settings), "with")
+        table = _table("best of" if self._settings.groups else "best", "point", self._metric, "with")
         for group in self._settings.variants:
-            best = best_point([point for point in now.points if point.group == group])
+            best = best_point(of_group(now.points, group))
             if best is not None:
                 table.add_row(Text(group), str(best.number), measured(best.value), Text(self._words(best.values)))
         if table.row_count:

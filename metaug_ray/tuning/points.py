@@ -12,6 +12,9 @@ from typing import Any, Final, Literal
 RunState = Literal["pending", "running", "finished", "stopped", "failed"]
 """`stopped`: ended early, as it was behind. What a limit or a person interrupts is `pending` again."""
 
+ENDED: Final[tuple[RunState, ...]] = ("finished", "stopped", "failed")
+"""States of runs to which nothing more happens."""
+
 Purpose = Literal["search", "compare", "refit"]
 """What a run is for: its point's value; the final comparison, on a new seed; or the encoder that is kept."""
 
@@ -57,6 +60,11 @@ class TrialRun:
         return self.series[-1][1] if self.series else math.nan
 
     @property
+    def ended(self) -> bool:
+        """Whether nothing more happens to it."""
+        return self.state in ENDED
+
+    @property
     def epochs(self) -> float:
         """After which it was measured last."""
         return self.series[-1][0] if self.series else 0.0
@@ -95,12 +103,22 @@ class Point:
         return math.fsum(values) / len(values) if values else math.nan
 
 
+def of_group(points: Sequence[Point], group: str) -> list[Point]:
+    """The points of one group."""
+    return [point for point in points if point.group == group]
+
+
+def runs_of(points: Sequence[Point]) -> list[TrialRun]:
+    """All runs of points."""
+    return [run for point in points for run in point.runs]
+
+
 def common_epoch(points: Sequence[Point]) -> int | None:
     """The last epoch after which half of the points, and enough to say something of them, were measured; None without.
 
     Where runs are stopped early, those that finished are a selection: what decided who survived is not seen in them.
     """
-    epochs = {round(at) for point in points for run in point.runs for at, _ in run.series}
+    epochs = {round(at) for run in runs_of(points) for at, _ in run.series}
     enough = max(_FEWEST, len(points) / 2)
     for epoch in sorted(epochs, reverse=True):
         if sum(not math.isnan(point.value_after(epoch)) for point in points) >= enough:

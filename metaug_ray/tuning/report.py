@@ -9,12 +9,12 @@ from typing import Final
 
 from metaug_ray.config.sweep import Parameter, SweepSettings
 from metaug_ray.evaluation.intervals import confidence_interval
-from metaug_ray.evaluation.results import in_a_cell
+from metaug_ray.evaluation.results import in_a_cell, markdown
 from metaug_ray.runtime.words import counted, duration
 from metaug_ray.tuning.comparison import comparison_section, named
 from metaug_ray.tuning.figures.draw_all import draw_all
-from metaug_ray.tuning.points import Point, RunState, TrialRun, common_epoch
-from metaug_ray.tuning.scales import measured, metric_name, value_key, value_text
+from metaug_ray.tuning.points import Point, RunState, TrialRun, common_epoch, of_group, runs_of
+from metaug_ray.tuning.scales import measured, value_key, value_text
 
 _BEST_SHOWN: Final = 5
 _MOST_VALUES: Final = 12
@@ -50,11 +50,7 @@ class Report:
     @property
     def runs(self) -> list[TrialRun]:
         """All of them, those of the search first."""
-        return [*(run for point in self.points for run in point.runs), *self.finals]
-
-    def of_group(self, group: str) -> list[Point]:
-        """Points of one group."""
-        return [point for point in self.points if point.group == group]
+        return [*runs_of(self.points), *self.finals]
 
 
 def write_report(report: Report, where: Path, *, draw: bool = True) -> list[Path]:
@@ -103,12 +99,11 @@ def report_text(report: Report, figures: Sequence[str] = ()) -> str:
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
-    return "\n".join([*lines, *(f"| {' | '.join(map(in_a_cell, row))} |" for row in rows)]) + "\n"
+    return markdown(header, [list(map(in_a_cell, row)) for row in rows])
 
 
 def _unfinished(report: Report) -> Iterator[str]:
-    ended = sum(run.state in ("finished", "stopped", "failed") for run in report.runs)
+    ended = sum(run.ended for run in report.runs)
     running = sum(run.state == "running" for run in report.runs)
     if running + report.to_come:
         count = counted(ended + running + report.to_come, "run")
@@ -143,7 +138,7 @@ def _searched(report: Report) -> Iterator[str]:
     how = f" {which} were drawn by {draws}, with the random seed {search.seed}." if drawn else ""
     yield (
         f"The runs are those of the main job on `{settings.run.data.beton}`. The value of a point is the mean over its "
-        f"seeds of the last `{metric_name(settings)}`, and the greatest is the best.{how}\n"
+        f"seeds of the last `{settings.run.health.best_metric}`, and the greatest is the best.{how}\n"
     )
     if settings.space:
         rows = [(f"`{name}`", *_described(parameter)) for name, parameter in settings.space.items()]
@@ -175,7 +170,9 @@ def _settings(values: Mapping[str, object]) -> str:
 def _budget(report: Report) -> Iterator[str]:
     settings = report.settings
     yield "## Budget\n"
-    points = [f"{len(report.of_group(group))}{f' of {named(group)}' if group else ''}" for group in settings.variants]
+    points = [
+        f"{len(of_group(report.points, group))}{f' of {named(group)}' if group else ''}" for group in settings.variants
+    ]
     among = f" ({', '.join(points)})" if settings.groups else ""
     yield (
         f"The sweep drew {counted(len(report.points), 'point')}{among}. Each has "
@@ -226,7 +223,7 @@ def _best(report: Report) -> Iterator[str]:
     settings = report.settings
     yield "## Best points\n"
     for group in settings.variants:
-        finished = [point for point in report.of_group(group) if not math.isnan(point.value)]
+        finished = [point for point in of_group(report.points, group) if not math.isnan(point.value)]
         finished.sort(key=lambda point: (-point.value, point.number))
         if group:
             yield f"### {named(group)}\n"
@@ -235,7 +232,7 @@ def _best(report: Report) -> Iterator[str]:
             continue
         names = [name for name in settings.space if any(name in point.values for point in finished[:_BEST_SHOWN])]
         several = settings.search.seeds > 1
-        header = ["point", metric_name(settings), *(["95 % interval over seeds"] if several else []), *names]
+        header = ["point", settings.run.health.best_metric, *(["95 % interval over seeds"] if several else []), *names]
         rows = []
         for point in finished[:_BEST_SHOWN]:
             interval = confidence_interval([run.last for run in point.runs])
@@ -254,7 +251,7 @@ def _importances(report: Report) -> Iterator[str]:
     if not found:
         return
     yield "## Importances\n"
-    when = {group: common_epoch(report.of_group(group)) for group in found}
+    when = {group: common_epoch(of_group(report.points, group)) for group in found}
     epochs = " and ".join(f"{epoch}{f' ({named(group)})' if group else ''}" for group, epoch in when.items())
     yield (
         "This is the share of the variation that each parameter explains, by functional ANOVA, of the values after "

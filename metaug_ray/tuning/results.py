@@ -18,8 +18,8 @@ from metaug_ray.tuning.report import Report, write_report
 from metaug_ray.tuning.search import importances
 from metaug_ray.tuning.trials import Trials
 
-SWEEPS: Final = Path("~/metaug_ray/sweeps").expanduser()
-"""Folder of this machine for what a sweep keeps beside an object store."""
+_SWEEPS: Final = Path("~/metaug_ray/sweeps").expanduser()
+"""Folder of this machine for the reports of sweeps on an object store."""
 _log = logging.getLogger(__name__)
 
 
@@ -40,7 +40,7 @@ def make_report(
         tracker: gets them too, if there is one.
         draw: whether to draw figures, which takes seconds.
     """
-    where = Path(folder.location) if folder.local else SWEEPS / settings.run.name
+    where = Path(folder.location) if folder.local else _SWEEPS / settings.run.name
     where = where / "report"
     found = (
         {group: importances(space, trials.of_group(group)) for group, space in trials.spaces.items()} if draw else {}
@@ -80,7 +80,7 @@ def register_best(settings: SweepSettings, trials: Trials, tracker: RunTracker) 
             continue
         chosen = max(candidates, key=lambda run: run.last)
         name = f"{settings.run.register_as}-{slug(group)}" if group else str(settings.run.register_as)
-        tracking = settings.run.tracking.model_copy(update={"uri": tracker.uri})
+        tracking = settings.run.tracked_at(tracker.uri).tracking
         register_encoder(
             RegisterSettings(encoder=f"run:{chosen.name}", name=name, storage=settings.run.storage, tracking=tracking),
             {"metaug.sweep": settings.run.name, "metaug.sweep_run_id": tracker.run_id},

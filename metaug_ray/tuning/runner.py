@@ -167,12 +167,11 @@ class _Listener(_OfThisProcess, Callback):  # type: ignore[misc]
     def _heard(self, trial_id: str, report: TrialReport) -> bool:
         name, trials = self.names[trial_id], self.trials
         trials.made(name, report.epoch)
+        trials.took(name, report.hours, report.step_hours)
         behind = None
         for epoch, value in report.measured:
             if trials.measured(name, epoch, value):
                 behind = behind or trials.behind(name, epoch)
-        if report.measured or report.state != "running" or self.over:
-            trials.took(name, report.hours, report.step_hours)
         if report.state != "running":
             self._ended(trial_id, report.state, report.reason, **report.found)
         elif behind is not None:

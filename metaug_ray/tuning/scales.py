@@ -99,11 +99,6 @@ class Scale:
         return [(self.place(value), value_text(value)) for value in chosen]
 
 
-def metric_name(settings: SweepSettings) -> str:
-    """What a sweep goes by."""
-    return settings.run.health.best_metric
-
-
 def scales(settings: SweepSettings) -> Mapping[str, Scale]:
     """One for each parameter that is searched, by its dotted name."""
     return {name: Scale(parameter) for name, parameter in settings.space.items()}

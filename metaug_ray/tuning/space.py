@@ -93,9 +93,9 @@ class Space:
                 ]
         return cells
 
-    def draws_in(self, cell: Values) -> bool:
-        """Whether a parameter may be drawn beside these values of the grids."""
-        return any(parameter.grid is None and self._may_hold(parameter, cell) for parameter in self.parameters.values())
+    def cell_of(self, values: Mapping[str, Any]) -> Values:
+        """The values of the grids of a point."""
+        return {name: value for name, value in values.items() if self.parameters[name].grid is not None}
 
     def points_in(self, cell: Values) -> int | None:
         """At most how many different points there are beside these values of the grids; None where ranges have no

@@ -16,6 +16,7 @@ from metaug_ray.runtime.cluster import cluster, nodes
 from metaug_ray.runtime.placement import Placement
 from metaug_ray.runtime.run_folder import SWEEP, RunFolder
 from metaug_ray.runtime.stored_folder import StoredFolder
+from metaug_ray.runtime.tracked import open_tracker, told_at_the_end
 from metaug_ray.runtime.words import counted
 from metaug_ray.tracking.connection import check_tracking
 from metaug_ray.tracking.errors import TrackingError
@@ -26,8 +27,8 @@ from metaug_ray.training.trainer import end_in_mlflow
 from metaug_ray.tuning.checks import check_data, check_resumable, fixed, placed, runs_at_a_time
 from metaug_ray.tuning.errors import TuningError
 from metaug_ray.tuning.live import LiveView
-from metaug_ray.tuning.points import RunState, TrialRun
-from metaug_ray.tuning.results import SWEEPS, check_any_finished, make_report, register_best
+from metaug_ray.tuning.points import ENDED, RunState, TrialRun
+from metaug_ray.tuning.results import check_any_finished, make_report, register_best
 from metaug_ray.tuning.runner import run_trials
 from metaug_ray.tuning.trial import TrialTask
 from metaug_ray.tuning.trials import Trials
@@ -147,11 +148,8 @@ def _run(
     def task(run: TrialRun) -> TrialTask:
         of_run = {"metaug.sweep.group": run.group, "metaug.sweep.point": str(run.point)}
         judged = None if run.purpose == "search" else settings.compare
-        chosen = placed(trials.settings_of(run))
-        tracking = chosen.tracking.model_copy(update={"uri": tracker.uri})
-        return TrialTask(
-            chosen.model_copy(update={"tracking": tracking}), chosen.health.best_metric, tags | of_run, judged
-        )
+        chosen = placed(trials.settings_of(run)).tracked_at(tracker.uri)
+        return TrialTask(chosen, chosen.health.best_metric, tags | of_run, judged)
 
     with LiveView(settings) as view:
 
@@ -186,37 +184,28 @@ def _limit(settings: SweepSettings, trials: Trials, placement: Placement) -> str
 
 def _count(trials: Trials, tracker: RunTracker) -> None:
     """Let MLflow know how far the sweep is, by the runs that have ended."""
-    ended = [run for run in trials.runs if run.state in ("finished", "stopped", "failed")]
+    ended = [run for run in trials.runs if run.ended]
     values = {group: point.value for group in trials.spaces if (point := trials.best(group)) and point.finished}
     best = {f"best/{slug(group) or 'all'}": value for group, value in values.items()}
-    states = {
-        f"runs/{state}": float(sum(run.state == state for run in ended)) for state in ("finished", "stopped", "failed")
-    }
+    states = {f"runs/{state}": float(sum(run.state == state for run in ended)) for state in ENDED}
     tracker.metrics(len(ended), best | states | {"hours/runs": sum(run.hours for run in trials.runs)})
 
 
 @contextmanager
 def _tracked(settings: SweepSettings, folder: StoredFolder, key: str, trials: Trials) -> Iterator[RunTracker]:
     """Open the sweep's run in MLflow, and give it and its parts their states at the end, however it ends."""
-    tracking = settings.run.tracking
-    kept = Path(folder.location, "tracking") if folder.local else SWEEPS / key
-    tracker = RunTracker(tracking.uri, tracking.experiment, settings.run.name, key, kept)
-    status: RunStatus = "FINISHED"
-    try:
-        yield tracker
-    except (KeyboardInterrupt, SystemExit):
-        status = "KILLED"
-        raise
-    except BaseException:
-        status = "FAILED"
-        raise
-    finally:
+    tracker = open_tracker(settings.run.tracking, folder, key)
+
+    def end(status: RunStatus, patience: float) -> None:
         try:
             _end_parts(trials, tracker, brief=status == "KILLED")
         except TrackingError as error:
             _log.warning("%s", error)
-        if unsent := tracker.close(status, patience=60.0 if status == "FINISHED" else 2.0):
-            _log.warning("MLflow is away: %d records wait in %s; the same command sends them", unsent, kept)
+        if unsent := tracker.close(status, patience):
+            _log.warning("MLflow is away: %d records wait in %s; the same command sends them", unsent, folder.location)
+
+    with told_at_the_end(end):
+        yield tracker
 
 
 def _end_parts(trials: Trials, tracker: RunTracker, *, brief: bool) -> None:
@@ -236,8 +225,6 @@ def _end_parts(trials: Trials, tracker: RunTracker, *, brief: bool) -> None:
         run = runs.get(name)
         ended = status.get(run.state, "KILLED") if run is not None else "KILLED"
         if run is not None and not brief:
-            settings = trials.settings_of(run)
-            tracking = settings.tracking.model_copy(update={"uri": tracker.uri})
-            end_in_mlflow(settings.model_copy(update={"tracking": tracking}), ended)
+            end_in_mlflow(trials.settings_of(run).tracked_at(tracker.uri), ended)
         else:
             end_run(tracker.uri, run_id, ended)

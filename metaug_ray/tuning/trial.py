@@ -24,6 +24,8 @@ from metaug_ray.tuning.points import RunState
 
 _BEAT: Final = 5.0
 """Seconds after which a trial says something even where it has nothing to say, so that it can be stopped."""
+_MLFLOW_PATIENCE: Final = 1800.0
+"""Seconds for which a run waits where MLflow is away as it begins, or as it is judged."""
 _MLFLOW_PAUSE: Final = 10.0
 """Seconds between two attempts to reach MLflow."""
 _PATIENCE: Final = 60.0
@@ -40,14 +42,12 @@ class TrialTask:
         metric: that the sweep goes by.
         tags: of its MLflow run.
         judged: how the encoder is judged when it is finished; None: it is not.
-        mlflow_patience: seconds for which it waits where MLflow is away as it begins.
     """
 
     settings: PretrainSettings
     metric: str
     tags: Mapping[str, str]
     judged: ComparisonSettings | None = None
-    mlflow_patience: float = 1800.0
 
 
 @dataclass(frozen=True)
@@ -155,14 +155,14 @@ class _Drive:
         samples = find_manifest(settings.data.beton).samples
         self._steps_per_epoch = max(1, samples // settings.training.batch_size)
         supervision = Supervision(self._take, self._stop, self._task.tags)
-        give_up = time.monotonic() + self._task.mlflow_patience
+        give_up = time.monotonic() + _MLFLOW_PATIENCE
         while True:
             try:
                 outcome = pretrain(settings, supervision)
                 # What MLflow has not got yet the sweep sends in the end.
                 found: dict[str, Any] = {"mlflow_run": outcome.run_id}
                 if self._task.judged is not None:
-                    found["judged"] = judge(settings, self._task.judged, outcome.tracking_uri)
+                    found["judged"] = judge(settings, self._task.judged)
                 return found
             except TrackingError as error:
                 # Whoever gives a wrong address hears it before a sweep begins: MLflow is away, and may come back.
@@ -181,7 +181,7 @@ class _Drive:
             self._news.put((step / self._steps_per_epoch, values[self._task.metric]))
 
 
-def judge(settings: PretrainSettings, judges: ComparisonSettings, uri: str) -> dict[str, float]:
+def judge(settings: PretrainSettings, judges: ComparisonSettings) -> dict[str, float]:
     """Accuracies of a finished run's encoder, by what judges: `judge/knn/top1`, `seen/linear/top1`.
 
     Raises:
@@ -202,7 +202,7 @@ def judge(settings: PretrainSettings, judges: ComparisonSettings, uri: str) -> d
             plots=False,
             probe=ProbeSettings(seeds=1, label_shares=(1.0,)),
             compute=MachineSettings(**settings.compute.model_dump(include=set(MachineSettings.model_fields))),
-            tracking=settings.tracking.model_copy(update={"uri": uri}),
+            tracking=settings.tracking,
         )
         for result in evaluate(chosen).results:
             accuracies |= {f"{name}/{metric}": value for metric, value in result.metrics().items()}

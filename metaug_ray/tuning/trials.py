@@ -9,14 +9,14 @@ from metaug_ray.config.pretrain import PretrainSettings
 from metaug_ray.config.sweep import SweepSettings
 from metaug_ray.names import slug
 from metaug_ray.runtime.stored_folder import StoredFolder
-from metaug_ray.tuning.points import Point, Purpose, RunState, TrialRun, best_point
+from metaug_ray.training.resume import why_not_as_long
+from metaug_ray.tuning.points import Point, Purpose, RunState, TrialRun, best_point, of_group, runs_of
 from metaug_ray.tuning.search import draw, is_behind
 from metaug_ray.tuning.space import Space, Values, spaces, with_values
 
 _FILE: Final = "trials.json"
 _REDRAWS: Final = 50
 """Draws after which a point that was tried before is tried again."""
-_OVER: Final[set[RunState]] = {"finished", "stopped", "failed"}
 
 
 class Trials:
@@ -33,7 +33,11 @@ class Trials:
     def __init__(self, settings: SweepSettings, folder: StoredFolder, *, looking: bool = False) -> None:
         self._settings, self._folder = settings, folder
         self.spaces: dict[str, Space] = spaces(settings)
-        self._cells = {group: space.cells() for group, space in self.spaces.items()}
+        self._cells = {
+            group: [(cell, self._wanted_in(space, cell)) for cell in space.cells()]
+            for group, space in self.spaces.items()
+        }
+        """Values of the grids by group, and how many points each combination gets."""
         choosing = any(self._wanted(group) > 1 for group in self.spaces)
         # Where each group has one point, and runs come after all, none are needed to choose it.
         self._seeds = settings.search.seeds if choosing or (settings.compare or settings.refit) is None else 0
@@ -51,7 +55,7 @@ class Trials:
     @property
     def runs(self) -> list[TrialRun]:
         """All runs, those of the search first."""
-        return [run for point in self.points for run in point.runs] + self.finals
+        return runs_of(self.points) + self.finals
 
     @property
     def progress(self) -> dict[str, float]:
@@ -59,7 +63,8 @@ class Trials:
         return self._progress
 
     def of_group(self, group: str) -> list[Point]:
-        return [point for point in self.points if point.group == group]
+        """The points of one group."""
+        return of_group(self.points, group)
 
     def best(self, group: str) -> Point | None:
         """The best point of a group so far; the only one where there is nothing to choose."""
@@ -79,12 +84,11 @@ class Trials:
 
     def settings_of(self, run: TrialRun) -> PretrainSettings:
         """The settings of a run of the main job."""
-        settings = self.settings_at(self._point(run))
-        changes: dict[str, Any] = {"name": run.name, "seed": run.seed, "register_as": None}
-        if run.purpose == "refit" and self._settings.refit is not None:
-            training = settings.training.model_dump() | {"epochs": self._settings.refit.epochs}
-            changes["training"] = settings.training.model_validate(training)
-        return settings.model_copy(update=changes)
+        point, refit = self._point(run), self._settings.refit
+        if run.purpose == "refit" and refit is not None:
+            point = replace(point, values={**point.values, "training.epochs": refit.epochs})
+        own = {"name": run.name, "seed": run.seed, "register_as": None}
+        return self.settings_at(point).model_copy(update=own)
 
     def settings_at(self, point: Point) -> PretrainSettings:
         """The settings of a point, whatever the seed."""
@@ -100,7 +104,7 @@ class Trials:
         waiting = [run for run in self.runs if run.state == "pending"]
         while not waiting and self._draw_point():
             waiting = [run for run in self.points[-1].runs if run.state == "pending"]
-        if not waiting and all(run.state in _OVER for run in self.runs):
+        if not waiting and all(run.ended for run in self.runs):
             known = {run.name for run in self.finals}
             self.finals += [run for run in self._wanted_finals() if run.name not in known]
             waiting = [run for run in self.finals if run.state == "pending"]
@@ -114,7 +118,7 @@ class Trials:
         """Whether nothing is left to do."""
         known = {run.name for run in self.finals}
         return (
-            all(run.state in _OVER for run in self.runs)
+            all(run.ended for run in self.runs)
             and not any(self.points_to_come(group) for group in self.spaces)
             and all(run.name in known for run in self._wanted_finals())
         )
@@ -132,10 +136,11 @@ class Trials:
         return new
 
     def took(self, name: str, hours: float, step_hours: float) -> None:
-        """Hours that a run has taken since it began or went on, and those of its steps over all its starts."""
+        """Hours that a run has taken since it began or went on, and those of its steps over all its starts; kept with
+        whatever happens next."""
         run = self.run(name)
         hours += self._hours_before.get(name, 0.0)
-        self._replace(replace(run, hours=hours, step_hours=max(step_hours, run.step_hours)))
+        self._put(replace(run, hours=hours, step_hours=max(step_hours, run.step_hours)))
 
     def behind(self, name: str, epoch: float) -> str | None:
         """Why a run shall be stopped early that was just measured after an epoch; None where it shall not."""
@@ -195,10 +200,9 @@ class Trials:
             return False
         group = min(groups, key=lambda group: len(self.of_group(group)))
         so_far, space = self.of_group(group), self.spaces[group]
-        cell = min(
-            (cell for cell in self._cells[group] if self._points_in(group, cell) < self._wanted_in(group, cell)),
-            key=lambda cell: self._points_in(group, cell),
-        )
+        drawn = [space.cell_of(point.values) for point in so_far]
+        cells = [(drawn.count(cell), cell) for cell, wanted in self._cells[group] if drawn.count(cell) < wanted]
+        _, cell = min(cells, key=lambda counted: counted[0])
         known = [point.values for point in so_far]
         for attempt in range(_REDRAWS):
             values = draw(self._settings.search, space, group, so_far, cell, attempt)
@@ -212,20 +216,12 @@ class Trials:
         return True
 
     def _wanted(self, group: str) -> int:
-        return sum(self._wanted_in(group, cell) for cell in self._cells[group])
+        return sum(wanted for _, wanted in self._cells[group])
 
-    def _wanted_in(self, group: str, cell: Values) -> int:
-        different = self.spaces[group].points_in(cell)
+    def _wanted_in(self, space: Space, cell: Values) -> int:
+        different = space.points_in(cell)
         trials = self._settings.search.trials
         return trials if different is None else min(trials, different)
-
-    def _points_in(self, group: str, cell: Values) -> int:
-        """Points of a group with just these values of the grids."""
-        grids = {name for name, parameter in self.spaces[group].parameters.items() if parameter.grid is not None}
-        of_points = [
-            {name: point.values[name] for name in grids & point.values.keys()} for point in self.of_group(group)
-        ]
-        return of_points.count(cell)
 
     def _wanted_finals(self, *, planned: bool = False) -> Iterator[TrialRun]:
         """The final runs of the best points; of the first ones where they are only planned."""
@@ -247,6 +243,11 @@ class Trials:
         return TrialRun("-".join(parts + (["refit"] if purpose == "refit" else [])), group, point, seed, purpose)
 
     def _replace(self, run: TrialRun) -> TrialRun:
+        self._put(run)
+        self._save()
+        return run
+
+    def _put(self, run: TrialRun) -> None:
         if run.purpose != "search":
             self.finals = [run if run.name == other.name else other for other in self.finals]
         else:
@@ -256,8 +257,6 @@ class Trials:
                 else point
                 for point in self.points
             ]
-        self._save()
-        return run
 
     def _save(self) -> None:
         content = {
@@ -285,8 +284,9 @@ class Trials:
         """A run as a new start of the sweep finds it: what ran then runs no more."""
         if run.state == "running" or (run.state == "failed" and self._settings.search.retry_failed):
             return replace(run, state="pending")
-        training = self.settings_of(run).training
-        if run.state == "finished" and training.schedule.kind != "cosine" and 0 < round(run.epochs) < training.epochs:
+        training, made = self.settings_of(run).training, round(run.epochs)
+        longer = 0 < made < training.epochs and why_not_as_long(made, training.epochs, training.schedule.kind) is None
+        if run.state == "finished" and longer:
             return replace(run, state="pending", reason="it has more epochs to make")
         return run
 

@@ -14,6 +14,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
@@ -22,7 +23,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import ray
 from PIL import Image
 
 from tests.data.images import image_tree, picture
@@ -106,19 +106,35 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
             RECORD: str(folder / "records.jsonl"),
         }
     )
-    try:
-        with pytest.MonkeyPatch.context() as patch:
-            # So the workers' home is the reader's.
-            for name, value in inherited.items():
-                patch.setenv(name, value)
-            ray.init(num_cpus=2, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
-            began = Session(folder, environment | {"RAY_ADDRESS": ray.get_runtime_context().gcs_address})
-            yield began
-            for record in began.records():
-                if "server" in record:
-                    os.killpg(record["server"], signal.SIGTERM)
-    finally:
-        ray.shutdown()
+    with _cluster(inherited) as address:
+        began = Session(folder, environment | {"RAY_ADDRESS": address})
+        yield began
+        for record in began.records():
+            if "server" in record:
+                os.killpg(record["server"], signal.SIGTERM)
+
+
+@contextmanager
+def _cluster(environment: dict[str, str]) -> Iterator[str]:
+    """Address of a cluster whose workers have the reader's home. In a process of its own: this one may be part of the
+    other tests' cluster."""
+    begin = (
+        "import ray, sys\n"
+        "context = ray.init(num_cpus=2, include_dashboard=False, logging_level='ERROR', log_to_driver=False)\n"
+        "print(context.address_info['gcs_address'], flush=True)\n"
+        "sys.stdin.read()\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", begin],
+        env=os.environ | environment | {"RAY_ADDRESS": "local"},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    # Left, it closes the process's input, at whose end it shuts the cluster down.
+    with process:
+        assert process.stdout is not None
+        yield process.stdout.readline().strip()
 
 
 def _check_port_is_free(port: int) -> None:

@@ -7,15 +7,21 @@ from metaug_ray.config.sweep import SweepSettings
 from metaug_ray.tuning.points import Point, Purpose, RunState, TrialRun
 
 
-def sweep(**settings: Any) -> SweepSettings:
+def sweep(name: str = "a_sweep", **settings: Any) -> SweepSettings:
     """Settings of a sweep; `epochs` of its runs, the rest by the names of SweepSettings."""
     run = {
-        "name": "a_sweep",
+        "name": name,
         "data": {"beton": "/data/train.beton"},
         "training": {"epochs": settings.pop("epochs", 9)},
         "health": {"knn": {"every": 1}},
     }
     return SweepSettings.model_validate({"run": run, **settings})
+
+
+def beta_sweep(**changes: Any) -> SweepSettings:
+    """Beta is searched, of MetAug; four epochs, measured after each."""
+    space = {"method.unified.beta": {"log_uniform": [2, 256]}}
+    return sweep(**{"name": "sweep", "epochs": 4, "space": space, "search": {"trials": 3}} | changes)
 
 
 def trial(

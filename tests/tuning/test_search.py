@@ -10,7 +10,7 @@ from metaug_ray.config.sweep import AshaSettings, SearchSettings
 from metaug_ray.tuning.points import Point, TrialRun, best_point, common_epoch
 from metaug_ray.tuning.search import draw, importances, is_behind
 from metaug_ray.tuning.space import spaces
-from tests.tuning.small import finished, sweep_settings
+from tests.tuning.made_up import beta_sweep, point
 
 GREEK = {
     "method.unified.beta": {"log_uniform": [2, 256]},
@@ -32,10 +32,10 @@ def bowl(values: dict[str, Any]) -> float:
 def points_until(kind: str, seed: int, enough: float, most: int = 120) -> list[Point]:
     """A search of the bowl, until a point is good enough."""
     search = SearchSettings.model_validate({"kind": kind, "seed": seed})
-    space, points = spaces(sweep_settings(space=GREEK))[""], []
+    space, points = spaces(beta_sweep(space=GREEK))[""], []
     while len(points) < most and (not points or points[-1].value < enough):
         values = draw(search, space, "", points)
-        points.append(finished(len(points), bowl(values), values))
+        points.append(point(len(points), values, (bowl(values),), epochs=4))
     return points
 
 
@@ -51,23 +51,23 @@ def test_the_same_seed_draws_the_same_points_and_another_one_others() -> None:
 
 
 def test_groups_draw_differently() -> None:
-    space = spaces(sweep_settings(space=GREEK))[""]
+    space = spaces(beta_sweep(space=GREEK))[""]
     assert draw(SearchSettings(), space, "A", []) != draw(SearchSettings(), space, "B", [])
 
 
 def test_values_that_are_listed_are_drawn_as_they_are_given() -> None:
     choice = {"model.views": {"choice": [["l", "ab"], ["rgb", "l", "ab"]]}, "training.epochs": {"integer": [3, 5]}}
-    space = spaces(sweep_settings(space=choice))[""]
+    space = spaces(beta_sweep(space=choice))[""]
     points = []
     for number in range(20):
         values = draw(SearchSettings(), space, "", points)
-        points.append(finished(number, float(number), values))
+        points.append(point(number, values, (float(number),), epochs=4))
     assert {repr(point.values["model.views"]) for point in points} == {"['l', 'ab']", "['rgb', 'l', 'ab']"}
     assert {point.values["training.epochs"] for point in points} == {3, 4, 5}
 
 
 def test_points_that_still_run_failed_or_were_stopped_are_no_values() -> None:
-    space = spaces(sweep_settings(space=GREEK))[""]
+    space = spaces(beta_sweep(space=GREEK))[""]
     points = points_until("tpe", 0, 2.0, most=12)
     states = ("running", "failed", "stopped", "pending")
     odd = [
@@ -81,10 +81,10 @@ def test_points_that_still_run_failed_or_were_stopped_are_no_values() -> None:
 
 def test_the_parameter_that_matters_is_the_most_important() -> None:
     points = [
-        finished(n, -(math.log2(values["method.unified.beta"] / 32) ** 2), values)
+        point(n, values, (-(math.log2(values["method.unified.beta"] / 32) ** 2),), epochs=4)
         for n, values in enumerate(point.values for point in points_until("random", 0, 2.0, most=40))
     ]
-    found = importances(spaces(sweep_settings(space=GREEK))[""], points)
+    found = importances(spaces(beta_sweep(space=GREEK))[""], points)
     assert sum(found.values()) == pytest.approx(1)
     assert found["method.unified.beta"] > 0.8
 
@@ -101,9 +101,9 @@ def test_importances_look_at_the_last_epoch_that_half_of_the_points_reached() ->
 
 
 def test_importances_need_some_values_that_differ() -> None:
-    space = spaces(sweep_settings(space=GREEK))[""]
+    space = spaces(beta_sweep(space=GREEK))[""]
     assert importances(space, points_until("random", 0, 2.0, most=7)) == {}
-    same = [finished(n, 0.5, point.values) for n, point in enumerate(points_until("random", 0, 2.0, most=8))]
+    same = [point(n, found.values, (0.5,), epochs=4) for n, found in enumerate(points_until("random", 0, 2.0, most=8))]
     assert importances(space, same) == {}
 
 

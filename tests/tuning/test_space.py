@@ -5,7 +5,7 @@ import pytest
 
 from metaug_ray.config import PretrainSettings
 from metaug_ray.tuning.space import complaints, shown, spaces, value_of, with_values
-from tests.tuning.small import sweep_settings
+from tests.tuning.made_up import beta_sweep
 
 
 def lowest(_: str, parameter: Any) -> Any:
@@ -27,11 +27,11 @@ def test_a_parameter_counts_where_its_condition_holds() -> None:
         "method.contrast": {"choice": ["unified", "info_nce"]},
         "method.delta": {"uniform": [0.1, 0.2], "when": {"method.generators": [True]}},
     }
-    found = spaces(sweep_settings(space=space))[""]
+    found = spaces(beta_sweep(space=space))[""]
     assert found.point(lowest) == {"method.contrast": "unified", "method.delta": 0.1}
     last = found.point(lambda _, parameter: parameter.values[-1])
     assert last == {"method.contrast": "info_nce", "method.info_nce.temperature": 0.2, "method.delta": 0.2}
-    without = spaces(sweep_settings(space=space, groups={"a": {"method.generators": False}}))["a"]
+    without = spaces(beta_sweep(space=space, groups={"a": {"method.generators": False}}))["a"]
     assert without.point(lowest) == {"method.contrast": "unified"}
 
 
@@ -41,19 +41,19 @@ def test_grids_are_crossed_where_they_count_and_a_group_searches_not_what_it_fix
         "method.delta": {"grid": [0.1, 0.01, 0.001], "when": {"method.generators": [True]}},
         "method.unified.gamma": {"grid": [0.2, 0.3]},
     }
-    found = spaces(sweep_settings(space=space, groups={"all": {}, "plain": {"method.generators": False}}))
+    found = spaces(beta_sweep(space=space, groups={"all": {}, "plain": {"method.generators": False}}))
     cells = found["all"].cells()
     assert len(cells) == 3 * 2 + 2
     assert {"method.generators": False, "method.unified.gamma": 0.3} in cells
-    assert not any(found["all"].draws_in(cell) for cell in cells)
+    assert all(found["all"].points_in(cell) == 1 for cell in cells)
     assert found["plain"].cells() == [{"method.unified.gamma": 0.2}, {"method.unified.gamma": 0.3}]
 
 
 def test_whether_anything_is_drawn_in_a_group() -> None:
     space = {"method.delta": {"uniform": [0.1, 0.2], "when": {"method.generators": [True]}}}
-    found = spaces(sweep_settings(space=space, groups={"MetAug": {}, "only OUCL": {"method.generators": False}}))
-    assert found["MetAug"].draws_in({})
-    assert not found["only OUCL"].draws_in({})
+    found = spaces(beta_sweep(space=space, groups={"MetAug": {}, "only OUCL": {"method.generators": False}}))
+    assert found["MetAug"].points_in({}) is None
+    assert found["only OUCL"].points_in({}) == 1
 
 
 @pytest.mark.parametrize(
@@ -99,18 +99,18 @@ def test_whether_anything_is_drawn_in_a_group() -> None:
     ],
 )
 def test_what_the_settings_refuse_is_said_before_anything_starts(changes: dict[str, Any], said: str) -> None:
-    lines = "\n".join(complaints(sweep_settings(**changes)))
+    lines = "\n".join(complaints(beta_sweep(**changes)))
     assert re.search(said, lines), lines
 
 
 def test_many_points_that_are_refused_alike_are_one_line() -> None:
-    (line,) = complaints(sweep_settings(space={"training.batch_size": {"uniform": [64, 128]}}))
+    (line,) = complaints(beta_sweep(space={"training.batch_size": {"uniform": [64, 128]}}))
     assert line.startswith("space: training.batch_size ")
     assert line.endswith("expected a whole number (and 199 points more like it)")
 
 
 def test_nothing_is_said_of_what_the_settings_allow() -> None:
-    assert complaints(sweep_settings()) == []
+    assert complaints(beta_sweep()) == []
 
 
 def test_a_point_in_words() -> None:

@@ -6,14 +6,14 @@ import pytest
 from metaug_ray.runtime.stored_folder import StoredFolder
 from metaug_ray.tuning.points import TrialRun
 from metaug_ray.tuning.trials import Trials
-from tests.tuning.small import sweep_settings
+from tests.tuning.made_up import beta_sweep
 
 CMC = {"method.contrast": "info_nce", "method.generators": False}
 BETA = {"method.unified.beta": {"log_uniform": [2, 256], "when": {"method.contrast": ["unified"]}}}
 
 
 def open_trials(folder: Path, **changes: Any) -> Trials:
-    return Trials(sweep_settings(**changes), StoredFolder(str(folder), "sweep", "sweep"))
+    return Trials(beta_sweep(**changes), StoredFolder(str(folder), "sweep", "sweep"))
 
 
 def names(trials: Trials, count: int = 99) -> list[str]:
@@ -188,6 +188,7 @@ def test_hours_add_up_over_the_starts_of_a_run(folder: Path) -> None:
     (name,) = names(trials, 1)
     trials.took(name, 0.5, 0.25)
     trials.took(name, 1.0, 0.5)
+    trials.measured(name, 1, 0.25)
     again = open_trials(folder)
     names(again, 1)
     again.took(name, 0.25, 0.6)

@@ -10,7 +10,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from metaug_ray.evaluation.labels import shown
-from metaug_ray.tuning.points import Point, TrialRun, best_point
+from metaug_ray.tuning.points import Point, best_point, runs_of
 
 _BEST: Final = "best"
 _STYLES: Final[Mapping[str, Mapping[str, Any]]] = {
@@ -40,7 +40,7 @@ def draw_curves(groups: Mapping[str, Sequence[Point]], rungs: Sequence[int], met
     Returns:
         Whether there was anything to draw.
     """
-    groups = {group: points for group, points in groups.items() if any(run.series for run in _runs(points))}
+    groups = {group: points for group, points in groups.items() if any(run.series for run in runs_of(points))}
     if not groups:
         return False
     columns = min(len(groups), 3)
@@ -68,10 +68,6 @@ def draw_curves(groups: Mapping[str, Sequence[Point]], rungs: Sequence[int], met
     return True
 
 
-def _runs(points: Sequence[Point]) -> list[TrialRun]:
-    return [run for point in points for run in point.runs]
-
-
 def _handle(kind: str) -> Line2D:
     return Line2D([], [], label=_NAMES.get(kind, kind), marker=_MARKS.get(kind), markersize=5, **_STYLES[kind])
 
@@ -80,7 +76,7 @@ def _panel(axes: Axes, points: Sequence[Point], rungs: Sequence[int]) -> set[str
     """Returns the kinds of lines that it has."""
     best = best_point(points)
     kinds: set[str] = set()
-    pale = {"linewidth": 0.6, "alpha": 0.6} if len(_runs(points)) > _MANY else {}
+    pale = {"linewidth": 0.6, "alpha": 0.6} if len(runs_of(points)) > _MANY else {}
     for rung in rungs:
         axes.axvline(rung, color="0.8", linewidth=1.0, zorder=0)
     for point in points:

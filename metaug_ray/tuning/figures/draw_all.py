@@ -12,8 +12,8 @@ from metaug_ray.tuning.figures.heat_maps import draw_heat_maps
 from metaug_ray.tuning.figures.importances import draw_importances
 from metaug_ray.tuning.figures.lines import draw_lines
 from metaug_ray.tuning.figures.parallel import draw_parallel
-from metaug_ray.tuning.points import Point
-from metaug_ray.tuning.scales import metric_name, scales
+from metaug_ray.tuning.points import Point, of_group
+from metaug_ray.tuning.scales import scales
 
 
 def draw_all(
@@ -38,7 +38,7 @@ def draw_all(
         The PNGs that were written. One that fails is told of in a warning, and takes no other with it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    groups = {group: [point for point in points if point.group == group] for group in settings.variants}
+    groups = {group: of_group(points, group) for group in settings.variants}
     written = []
     for name, draw in _figures(settings, groups, importances):
         path = folder / name
@@ -56,7 +56,7 @@ def _figures(
     importances: Mapping[str, Mapping[str, float]],
 ) -> Iterator[tuple[str, Callable[[Path], bool]]]:
     """What draws each, by the name of its file."""
-    axes, metric = scales(settings), metric_name(settings)
+    axes, metric = scales(settings), settings.run.health.best_metric
     yield "curves.png", partial(draw_curves, groups, settings.rungs(), metric)
     yield "importances.png", partial(draw_importances, importances)
     yield "lines.png", partial(draw_lines, groups, axes, metric)
