@@ -18,6 +18,8 @@ NOT_RUN: Final[dict[str, str]] = {
     f"{TRAIN} --config jobs/cifar10_conv.yaml *": "Each takes six to twenty minutes, and needs all of CIFAR-10.",
     "uv run python jobs/tune_hyperparameters.py --config *": "It takes an hour, and needs all of CIFAR-10.",
     f"{EVALUATE} *--train data/cifar10*": "Each needs a run that takes minutes, and all of CIFAR-10.",
+    "uv run python -m jobs.studies.worth run *": "It takes seven minutes of an H200.",
+    "uv run python -m tests.gpu": "It needs a GPU; the command before it runs the same checks without one.",
     "uv run python -m tests.benchmarks.*": "Measurements take minutes, and a machine that does nothing else.",
 }
 """Shell patterns of whole commands, after the shell has put in variables. What is not run has its options parsed."""

@@ -203,7 +203,8 @@ def check_options(record: dict[str, Any], session: Session, place: str) -> None:
         case ["make", *targets]:
             subprocess.run(["/usr/bin/make", "-n", *targets], cwd=ROOT, check=True, capture_output=True)
         case ["uv", "run", "python", "-m", module, *options]:
-            source = (ROOT / f"{module.replace('.', '/')}.py").read_text()
+            path = ROOT / module.replace(".", "/")
+            source = (path / "__main__.py" if path.is_dir() else path.with_suffix(".py")).read_text()
             for option in options:
                 assert not option.startswith("--") or f'"{option}"' in source, f"{said}: no option {option}"
         case ["uv", "run", "python", job, *options]:

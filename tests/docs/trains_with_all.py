@@ -8,7 +8,7 @@ import torch
 from metaug_ray.config import PretrainSettings
 from metaug_ray.method.frozen import FrozenEncoder
 from metaug_ray.private import export_for_any_size
-from metaug_ray.training.batches import open_batches
+from metaug_ray.training.beton_batches import open_batches
 from metaug_ray.training.loop import train
 from metaug_ray.training.state import build_state
 
