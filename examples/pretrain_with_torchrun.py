@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 
 from metaug_ray.config import PretrainSettings
-from metaug_ray.training.batches import open_batches
+from metaug_ray.training.beton_batches import open_batches
 from metaug_ray.training.loop import train
 from metaug_ray.training.state import build_state
 

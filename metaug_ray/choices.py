@@ -11,6 +11,7 @@ WIDTHS: Final = (0.5, 1.0, 2.0)
 """Multiples of all channels: those of CMC's ResNet v1, v2 and v3."""
 
 MarginKind = Literal["large", "medium", "small"]
+MarginScope = Literal["minibatch", "anchor"]
 
 SourceKind = Literal["imagefolder", "parquet", "cifar10", "cifar100", "stl10", "tiny_imagenet", "shapes"]
 

@@ -4,7 +4,7 @@ from typing import Any, Final
 
 from pydantic import Field
 
-from metaug_ray.choices import MarginKind, MetaSchedule
+from metaug_ray.choices import MarginKind, MarginScope, MetaSchedule
 from metaug_ray.config.base import NotNegative, Positive, Settings
 from metaug_ray.config.contrasts import CONTRASTS, Contrast, ContrastName, Contrasts
 
@@ -40,6 +40,10 @@ class MethodSettings(Contrasts):
     """weight of the margin regulariser in the generators' objective (Eq. 6); the paper searches 1e-3 to 1e-17"""
     margin: MarginKind = "large"
     """kind of the injected margins (appendix A.2)"""
+    margin_scope: MarginScope = "minibatch"
+    """what their extremes are taken over: the minibatch, as in the paper, or each anchor, as in the authors' code"""
+    regularize_encoders: bool = False
+    """let encoders minimise the margin regulariser too, as in the authors' code; in the paper generators alone do"""
     meta: MetaSettings = MetaSettings()
     """training of the generators"""
 

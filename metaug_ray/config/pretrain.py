@@ -173,6 +173,10 @@ class PretrainSettings(StorageSettings):
         """The same with MLflow at another address."""
         return self.model_copy(update={"tracking": self.tracking.model_copy(update={"uri": uri})})
 
+    def steps_per_epoch(self, samples: int) -> int:
+        """Steps of an epoch over so many images; its remainder is dropped."""
+        return samples // self.training.batch_size * self.training.updates_per_batch
+
     def images_per_worker(self, workers: int) -> int:
         """A worker's share of the batch.
 

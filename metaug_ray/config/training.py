@@ -21,6 +21,14 @@ class OptimizerSettings(Settings):
     """l2 penalty (sgd, lars), or decoupled decay (adam)"""
     decay_norm_and_bias: bool = True
     """decay the parameters of batch norm and biases too; lars never scales those"""
+    maximize: bool = False
+    """raise the objective instead of lowering it (sgd, adam): generators that do so are adversaries of the encoders"""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.maximize and self.kind == "lars":
+            raise ValueError("maximize: lars only lowers what it is given; use sgd or adam")
+        return self
 
 
 class ScheduleSettings(Settings):
@@ -45,6 +53,8 @@ class TrainingSettings(Settings):
     """passes over the data"""
     batch_size: int = Field(128, ge=2)
     """images per step over all workers together"""
+    updates_per_batch: int = Field(1, ge=1, le=100)
+    """steps on each batch in a row, with other negatives each time; an epoch then has so many times the steps"""
     accumulation: int = Field(1, ge=1)
     """parts in which each worker takes its share of a batch through the encoders, to save memory; batch norm sees a
     part"""

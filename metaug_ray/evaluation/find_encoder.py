@@ -136,7 +136,6 @@ def _frozen(networks: MultiViewEncoder, description: EncoderDescription) -> Froz
 
 
 def _describe(record: dict[str, Any], settings: PretrainSettings, checkpoint: str, step: int) -> EncoderDescription:
-    steps_per_epoch = record["data"]["samples"] // settings.training.batch_size
     return EncoderDescription(
         model=settings.model,
         image_size=settings.data.image_size,
@@ -145,7 +144,7 @@ def _describe(record: dict[str, Any], settings: PretrainSettings, checkpoint: st
         run_id=record.get("mlflow", {}).get("run_id"),
         checkpoint=checkpoint,
         step=step,
-        epochs=step / steps_per_epoch,
+        epochs=step / settings.steps_per_epoch(record["data"]["samples"]),
         data_name=str(record["data"]["beton"]).rpartition("/")[2],
         data_sha256=record["data"]["sha256"],
         # A warm start is another run than the same settings from the beginning.

@@ -1,18 +1,40 @@
-"""What a rank reads: endless rows of minibatches, from any step of a run on. Needs no Ray."""
+"""What a rank reads: endless rows of minibatches, from any step of a run on. Knows neither Ray nor FFCV."""
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
+from typing import Final, Protocol
 
-import torch
+from torch import Tensor
 
 from metaug_ray.config.pretrain import PretrainSettings
-from metaug_ray.data.loader import PretrainingLoader
 from metaug_ray.method.algorithm import Minibatch
 from metaug_ray.method.views import split_views
 
-_META_SEED = 2**31  # past every seed that a user can give, so the meta minibatches are an order of their own
+_META_SEED: Final = 2**31  # past every seed that a user can give, so the meta minibatches are an order of their own
+
+
+class Images(Protocol):
+    """A part of a step, as a loader gives it."""
+
+    @property
+    def images(self) -> Tensor:
+        """uint8 [B, 3, S, S] on the rank's device."""
+
+    @property
+    def indices(self) -> Tensor:
+        """Data set indices, int64 [B], on the CPU."""
+
+
+class Loader(Protocol):
+    """Where a rank's images come from: the same ones for the same seed, epoch and step."""
+
+    samples: int
+    """N, images in the data set."""
+    steps_per_epoch: int
+
+    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Images]:
+        """The batches of an epoch from a step on."""
 
 
 @dataclass(frozen=True)
@@ -32,48 +54,33 @@ class Batches:
     meta: Callable[[int], Generator[Minibatch]] | None = None
 
 
-def open_batches(
-    settings: PretrainSettings, beton: Path, *, cpus: int, device: torch.device, rank: int = 0, world_size: int = 1
-) -> Batches:
-    """The minibatches of one rank of a run.
+def batches_of(settings: PretrainSettings, make_loader: Callable[[int], Loader]) -> Batches:
+    """The minibatches that a run's settings ask for.
 
     Args:
         settings: of the run.
-        beton: local file with its manifest beside it: the training data as this rank reads it.
-        cpus: number of CPUs that decode for this rank.
-        device: where the images go.
-        rank, world_size: of this process.
-
-    Raises:
-        DataError: the beton is missing or broken, or holds fewer images than a batch.
-        ValueError: the batch does not divide among the ranks.
+        make_loader: gives this rank's loader for a seed.
     """
-    make_loader = partial(
-        PretrainingLoader,
-        beton,
-        settings.images_per_worker(world_size),
-        settings.data.image_size,
-        settings.data.augmentation,
-        cpus=cpus,
-        device=device,
-        rank=rank,
-        world_size=world_size,
-    )
-    loader = make_loader(seed=settings.seed)
-    views = settings.model.views
+    views, updates = settings.model.views, settings.training.updates_per_batch
+    loader = make_loader(settings.seed)
     separate = settings.method.generators and settings.method.meta.schedule == "separate"
     return Batches(
         loader.samples,
-        loader.steps_per_epoch,
-        partial(_minibatches, loader, views),
-        partial(_minibatches, make_loader(seed=settings.seed + _META_SEED), views) if separate else None,
+        loader.steps_per_epoch * updates,
+        partial(_minibatches, loader, views, updates),
+        partial(_minibatches, make_loader(settings.seed + _META_SEED), views, 1) if separate else None,
     )
 
 
-def _minibatches(loader: PretrainingLoader, views: tuple[str, ...], start: int = 0) -> Generator[Minibatch]:
-    """This rank's minibatches from the run's step `start` on: those that an uninterrupted run would still have had."""
-    epoch, step = divmod(start, loader.steps_per_epoch)
+def _minibatches(loader: Loader, views: tuple[str, ...], updates: int, start: int = 0) -> Generator[Minibatch]:
+    """This rank's minibatches from the run's step `start` on, each for so many steps in a row: those that an
+    uninterrupted run would still have had."""
+    batch, made = divmod(start, updates)
+    epoch, step = divmod(batch, loader.steps_per_epoch)
     while True:
-        for batch in loader.epoch(epoch, step):
-            yield Minibatch(split_views(batch.images, views), batch.indices)
+        for each in loader.epoch(epoch, step):
+            minibatch = Minibatch(split_views(each.images, views), each.indices)
+            for _ in range(made, updates):
+                yield minibatch
+            made = 0
         epoch, step = epoch + 1, 0

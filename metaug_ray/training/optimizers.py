@@ -24,11 +24,12 @@ def make_optimizer(modules: Iterable[nn.Module], settings: OptimizerSettings) ->
         {"params": vectors, "weight_decay": 0.0 if plain else settings.weight_decay},
     ]
     rate, decay = settings.learning_rate, settings.weight_decay
+    common: dict[str, Any] = {"lr": rate, "weight_decay": decay, "maximize": settings.maximize, "fused": True}
     match settings.kind:
         case "sgd":
-            return torch.optim.SGD(groups, lr=rate, momentum=settings.momentum, weight_decay=decay, fused=True)
+            return torch.optim.SGD(groups, momentum=settings.momentum, **common)
         case "adam":
-            return torch.optim.AdamW(groups, lr=rate, weight_decay=decay, fused=True)
+            return torch.optim.AdamW(groups, **common)
         case "lars":
             # Imports all of timm's models: seconds that the others need not wait for.
             from timm.optim.lars import Lars

@@ -135,7 +135,15 @@ def build_state(
 
 def _objective(settings: MethodSettings, views: int, group: dist.ProcessGroup | None) -> Objective:
     contrast = make_contrast(settings, views * (views - 1), group)
-    return Objective(contrast, delta=settings.delta, alpha=settings.alpha, margin=settings.margin)
+    return Objective(
+        contrast,
+        delta=settings.delta,
+        alpha=settings.alpha,
+        margin=settings.margin,
+        margin_scope=settings.margin_scope,
+        regularize_encoders=settings.regularize_encoders,
+        group=group,
+    )
 
 
 def _bank(

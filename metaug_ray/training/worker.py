@@ -20,7 +20,8 @@ from metaug_ray.data.manifest import read_manifest
 from metaug_ray.data.staging import staged
 from metaug_ray.errors import UserError
 from metaug_ray.runtime.device import prepare_device
-from metaug_ray.training.batches import Batches, open_batches
+from metaug_ray.training.batches import Batches
+from metaug_ray.training.beton_batches import open_batches
 from metaug_ray.training.capacity import check_gpu_memory
 from metaug_ray.training.loop import StoppedError, train
 from metaug_ray.training.online_evaluation import OnlineEvaluation, open_evaluation

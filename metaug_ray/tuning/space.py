@@ -196,7 +196,7 @@ def _tried(space: Space) -> Iterator[Values]:
             yield space.point(partial(_only, name, value), cells[0])
     draws = random.Random(0)
     for _ in range(_DRAWS):
-        yield space.point(lambda _, parameter: _drawn(parameter, draws), draws.choice(cells))
+        yield space.point(lambda _, parameter: drawn(parameter, draws), draws.choice(cells))
 
 
 def _only(chosen: str, value: Any, name: str, parameter: Parameter) -> Any:
@@ -204,7 +204,8 @@ def _only(chosen: str, value: Any, name: str, parameter: Parameter) -> Any:
     return value if name == chosen else parameter.values[0]
 
 
-def _drawn(parameter: Parameter, draws: random.Random) -> Any:
+def drawn(parameter: Parameter, draws: random.Random) -> Any:
+    """A value of a parameter that is no grid's, at random."""
     if parameter.choice is not None:
         return draws.choice(parameter.choice)
     low, high = parameter.values

@@ -153,7 +153,7 @@ class _Drive:
 
         settings = self._task.settings
         samples = find_manifest(settings.data.beton).samples
-        self._steps_per_epoch = max(1, samples // settings.training.batch_size)
+        self._steps_per_epoch = max(1, settings.steps_per_epoch(samples))
         supervision = Supervision(self._take, self._stop, self._task.tags)
         give_up = time.monotonic() + _MLFLOW_PATIENCE
         while True:

@@ -32,3 +32,22 @@ def test_regularization_by_hand() -> None:
     value.backward()
     torch.testing.assert_close(positives.grad, torch.tensor([[0.0, 1.0], [0.0, 1.0]]) / 4)
     torch.testing.assert_close(negatives.grad, torch.tensor([[-1.0, -1.0], [0.0, 0.0]]) / 4)
+
+
+def test_an_anchor_may_have_margins_of_its_own() -> None:
+    generator = torch.Generator().manual_seed(0)
+    positives, negatives, positives_aug, negatives_aug = (
+        torch.rand(4, *shape, generator=generator) for shape in ((3,), (3, 5), (3,), (3, 5))
+    )
+    sigma_plus, sigma_minus = injected_margins(positives, negatives, "large", "anchor")
+    value = margin_regularization(positives_aug, negatives_aug, sigma_plus, sigma_minus)
+    # Anchor by anchor, each a minibatch of one.
+    alone = [
+        margin_regularization(p_aug, n_aug, *injected_margins(p, n))
+        for p, n, p_aug, n_aug in zip(positives, negatives, positives_aug, negatives_aug, strict=True)
+    ]
+    torch.testing.assert_close(value, torch.stack(alone).mean())
+    together = margin_regularization(positives_aug, negatives_aug, *injected_margins(positives, negatives))
+    assert abs(value - together) > 0.01
+    with pytest.raises(ValueError, match="unknown margin scope 'view': choose from minibatch, anchor"):
+        injected_margins(positives, negatives, scope="view")  # type: ignore[arg-type]

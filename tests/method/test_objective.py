@@ -48,3 +48,16 @@ def test_without_generators_it_is_the_contrast_alone() -> None:
     assert losses.total == losses.original == info_nce(*original)
     assert losses.augmented == 0
     assert objective.generator_objective(losses, original, None) == losses.total
+
+
+def test_encoders_may_be_regularised_too() -> None:
+    contrast, original, augmented = partial(unified_contrast, beta=16.0, gamma=0.25), similarities(0), similarities(1)
+    plain = Objective(contrast, delta=0.1, alpha=0.3, margin_scope="anchor")
+    both = Objective(contrast, delta=0.1, alpha=0.3, margin_scope="anchor", regularize_encoders=True)
+    losses = both(original, augmented)
+    # Encoders minimise what generators do, which stays the same.
+    expected = plain.generator_objective(plain(original, augmented), original, augmented)
+    assert expected > plain(original, augmented).total
+    torch.testing.assert_close(losses.total, expected, rtol=1e-14, atol=0)
+    assert both.generator_objective(losses, original, augmented) == losses.total
+    assert both(original, None).total == contrast(*original)

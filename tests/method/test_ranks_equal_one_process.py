@@ -1,5 +1,6 @@
 """One process against several on the same global batch: losses, gradients, bank rows and margins are the same."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from metaug_ray.method.contrast import NoiseContrastiveEstimation
 from metaug_ray.method.margins import injected_margins
 from metaug_ray.method.memory_bank import MemoryBank
 from metaug_ray.method.model import Model
+from metaug_ray.method.objective import Objective
 from metaug_ray.method.similarities import pair_similarities
 from tests.method.small import IMAGES, freeze_batch_norm, make_bank, make_images, make_model
 from tests.ranks import run_ranks
@@ -26,6 +28,13 @@ SCENARIOS = {
     "fused": (MetaStep("fused", 0.01), "shared", DISTINCT),
     "fused, repeated": (MetaStep("fused", 0.01), "shared", REPEATED),
     "separate, per anchor": (MetaStep("separate", 0.01), "per_anchor", REPEATED),
+}
+
+
+OBJECTIVES: dict[str, dict[str, Any]] = {
+    "fused": {},
+    "fused, repeated": {"regularize_encoders": True},
+    "separate, per anchor": {"regularize_encoders": True, "margin_scope": "anchor"},
 }
 
 
@@ -40,6 +49,8 @@ def two_steps(rank: int, name: str) -> dict[str, Any]:
     world = distributed.world_size()
     part = slice(rank * len(indices) // world, (rank + 1) * len(indices) // world)
     model = make_model()
+    contrast = model.objective.contrast
+    model = replace(model, objective=Objective(contrast, delta=0.1, alpha=0.1, **OBJECTIVES[name]))
     assert model.generators is not None
     if rank > 0:  # DDP and MetAug must bring all ranks to the first one's parameters
         for parameter in [*model.encoder.parameters(), *model.generators.parameters()]:

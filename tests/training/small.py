@@ -14,7 +14,7 @@ from metaug_ray.config import PretrainSettings
 from metaug_ray.method import distributed
 from metaug_ray.runtime.checkpoint import load, snapshot, write
 from metaug_ray.runtime.run_folder import checkpoint_name
-from metaug_ray.training.batches import open_batches
+from metaug_ray.training.beton_batches import open_batches
 from metaug_ray.training.loop import train
 from metaug_ray.training.online_evaluation import open_evaluation
 from metaug_ray.training.state import TrainingState, build_state

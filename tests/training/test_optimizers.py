@@ -1,5 +1,6 @@
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import nn
 
 from metaug_ray.config.training import OptimizerSettings
@@ -43,6 +44,17 @@ def test_adam_decays_apart_from_the_gradient() -> None:
     for _ in range(2):
         expected = expected * (1 - 0.1 * 0.5) - 0.1  # a constant gradient: each step is the learning rate
     assert float(weight) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["sgd", "adam"])
+def test_one_may_climb(kind: str) -> None:
+    down, up = (
+        step(OptimizerSettings(kind=kind, learning_rate=0.1, weight_decay=0.0, maximize=maximize))  # type: ignore[arg-type]
+        for maximize in (False, True)
+    )
+    assert [float(value) for value in up] == pytest.approx([6 - float(down[0]), 4 - float(down[1])])
+    with pytest.raises(ValidationError, match="maximize: lars only lowers what it is given"):
+        OptimizerSettings(kind="lars", maximize=True)
 
 
 def test_lars_scales_matrices_by_layer_and_leaves_vectors() -> None:

@@ -11,10 +11,11 @@ from tests.ranks import run_ranks
 from tests.training.small import check_same, losses, plain_metrics, run_plain, small_settings, tensors_of
 
 
-@pytest.mark.parametrize("schedule", ["fused", "separate"])
-def test_goes_on_exactly(shapes_beton: Path, tmp_path: Path, schedule: str) -> None:
-    """In the middle of an epoch (step 14 of 6 a step), with all optimisers, schedules, generators and bank."""
-    settings = small_settings(shapes_beton, method={"meta": {"schedule": schedule}})
+@pytest.mark.parametrize(("schedule", "updates"), [("fused", 1), ("separate", 1), ("separate", 3)])
+def test_goes_on_exactly(shapes_beton: Path, tmp_path: Path, schedule: str, updates: int) -> None:
+    """In the middle of an epoch, and of the steps on one batch, with all optimisers, schedules, generators and bank."""
+    training = {"epochs": 3 // updates, "updates_per_batch": updates, "schedule": {"warmup_epochs": 1 / updates}}
+    settings = small_settings(shapes_beton, method={"meta": {"schedule": schedule}}, training=training)
     whole, _ = run_plain(0, settings, tmp_path / "whole")
     first, _ = run_plain(0, settings, tmp_path / "broken", stop_at=14)
     second, _ = run_plain(0, settings, tmp_path / "broken", tmp_path / "broken/checkpoint_000000014")
