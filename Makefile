@@ -22,7 +22,7 @@ data/shapes.beton data/shapes_test.beton: | setup
 	$(UV) run --locked python jobs/prepare_data.py --source.kind shapes $(shapes) --encoding.preset small --output $@
 
 test: lint
-	$(UV) run --locked pytest -n 2 --dist loadscope --no-loadscope-reorder --durations 12
+	$(UV) run --locked pytest -n 3 --dist loadscope --no-loadscope-reorder --durations 12
 
 lint: setup
 	$(UV) run --locked ruff check .
