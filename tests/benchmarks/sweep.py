@@ -29,7 +29,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=1, help="times that both are measured")
     options = parser.parse_args()
     os.environ["RAY_AUTH_MODE"] = "disabled"
-    context = ray.init(num_cpus=AT_A_TIME, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
+    context = ray.init("local", num_cpus=AT_A_TIME, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
     address = context.address_info["gcs_address"]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

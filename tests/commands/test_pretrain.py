@@ -107,7 +107,7 @@ def test_every_field_is_an_option_with_words_and_default() -> None:
         ([], "data.beton: is missing, and has no default"),
         ([*BETON, "--method.unified.beta", "0"], "method.unified.beta: got '0'; expected more than 0"),
         ([*BETON, "--method.unified.beta", "x"], "method.unified.beta: got 'x'; expected a number"),
-        ([*BETON, "--preset", "cifar"], "preset: got 'cifar'; expected 'imagenet_resnet50' or 'demo'"),
+        ([*BETON, "--preset", "cifar"], "preset: got 'cifar'; expected 'imagenet_resnet50', 'recommended' or 'demo'"),
         ([*BETON, "--config", "/nowhere.yaml"], "config: /nowhere.yaml cannot be read"),
         ([*BETON, "--config", "~nobody-here/x.yaml"], "~nobody-here/x.yaml cannot be read"),
     ],
