@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Draws every secret that compose.yaml and cluster/kuberay need: docker/make_secrets.sh [FOLDER]
 #
-# A file that is there stays as it is. Only you may enter the folder; its files can be read by all, as a container's user
-# has another number than you.
+# A file that is there stays as it is. Only you may enter the folder; its files can be read by all, as a container's
+# user has another number than you.
 set -euo pipefail
 umask 077
 
@@ -13,7 +13,9 @@ cd "$folder"
 
 # write FILE: what comes in, unless the file is there.
 write() {
-    if [ ! -e "$1" ]; then
+    if [ -e "$1" ]; then
+        cat > /dev/null
+    else
         cat > "$1.new"
         chmod 444 "$1.new"
         mv "$1.new" "$1"
