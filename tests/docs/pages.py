@@ -6,10 +6,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 
-PAGES = (
-    "README.md",
-    *(f"docs/{name}.md" for name in ("data", "operations", "sweeps", "serving", "python", "results", "gpu")),
-)
+_DOCS = ("data", "operations", "clusters", "sweeps", "serving", "python", "results", "gpu")
+PAGES = ("README.md", *(f"docs/{name}.md" for name in _DOCS))
 """In the order in which a reader, and the test, goes through them: later pages use what earlier ones made."""
 
 EXTENDING = "docs/extending.md"

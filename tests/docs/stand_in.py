@@ -1,4 +1,4 @@
-"""Stands in for `uv` and `make` while the pages' commands run: calls this interpreter, and keeps a record.
+"""Stands in for the pages' programs while their commands run: calls this interpreter, and keeps a record.
 
 Commands that the table names are recorded and not run. Servers are started in the background, and left to the test.
 """
@@ -46,9 +46,9 @@ def main(program: str, arguments: list[str]) -> int:
 
 
 def write_stand_ins(folder: Path) -> None:
-    """Put programs named `uv` and `make` into a folder, for PATH."""
+    """Put programs named `uv`, `make`, `docker` and `kubectl` into a folder, for PATH."""
     folder.mkdir(parents=True, exist_ok=True)
-    for program in ("uv", "make"):
+    for program in ("uv", "make", "docker", "kubectl"):
         file = folder / program
         file.write_text(f'#!/bin/sh\nexec {sys.executable} -S {Path(__file__).resolve()} {program} "$@"\n')
         file.chmod(0o755)

@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from tests.cluster.documents import project
 from tests.data.images import image_tree, picture
 from tests.docs.pages import PAGES, ROOT, blocks
 from tests.docs.stand_in import RECORD, write_stand_ins
@@ -53,7 +54,10 @@ SMALL = {
 """What each command reads of its settings, where its options do not say otherwise."""
 
 TOOLS = ("bash", "cat", "curl", "grep", "head", "ls", "mkdir", "rm", "sha256sum", "tail")
-"""Programs that blocks may use besides `uv run` and `make`."""
+"""Programs that blocks may use besides those that the stand-ins stand for."""
+
+TOOLS_OF_SCRIPTS = ("chmod", "dirname", "mv", "od", "tr")
+"""What the repository's own scripts use besides."""
 
 
 @dataclass
@@ -152,11 +156,13 @@ def _lay_out(folder: Path) -> None:
         (folder / part).mkdir(parents=True)
     for name in ("jobs", "examples"):
         (folder / "repository" / name).symlink_to(ROOT / name)
+    # It gets secrets.
+    shutil.copytree(ROOT / "docker", folder / "repository" / "docker", ignore=shutil.ignore_patterns("secrets"))
     for split, first in (("train", 0), ("test", 1000)):
         _write_parquet(folder / f"shared/data/cifar10/{split}.parquet", first)
     image_tree(folder / "shared/data/imagenet_sample", classes=("n01440764", "n01514859"))
     write_stand_ins(folder / "bin")
-    for tool in TOOLS:
+    for tool in (*TOOLS, *TOOLS_OF_SCRIPTS):
         found = shutil.which(tool, path=os.defpath)
         if found is not None:
             (folder / "bin" / tool).symlink_to(found)
@@ -215,12 +221,27 @@ def check_options(record: dict[str, Any], session: Session, place: str) -> None:
             check_click(cli, words, said)
             if "--" in words:
                 check_job(words[words.index("--") + 2], words[words.index("--") + 3 :], {}, session, said)
+        case ["uv", "run", "--group", group, "ray", *words]:
+            from ray.scripts.scripts import cli
+
+            assert group in project()["dependency-groups"], said
+            check_click(cli, words, said)
+            check_files(words, said)
+        case ["docker" | "kubectl", *words]:
+            check_files(words, said)
         case ["uv", "run", "mlflow", *words]:
             from mlflow.cli import cli as mlflow_cli
 
             check_click(mlflow_cli, words, said)
         case _:
             pytest.fail(f"{said}: tests/docs/test_commands.py does not know how to check this command")
+
+
+def check_files(words: list[str], said: str) -> None:
+    """Files and folders of the repository that a command names are there."""
+    for word in words:
+        if word.startswith(("docker/", "cluster/")):
+            assert (ROOT / word).exists(), f"{said}: there is no {word}"
 
 
 def check_job(job: str, options: list[str], environment: dict[str, str], session: Session, said: str) -> None:

@@ -10,7 +10,14 @@ from metaug_ray import config
 from metaug_ray.config.base import setting_names
 from tests.docs.pages import EXTENDING, PAGES, ROOT, blocks, code_words, prose, read
 
-ALL = (*PAGES, EXTENDING, "CHANGELOG.md", "jobs/README.md", "cluster/README.md", "docker/README.md")
+READMES = (
+    "jobs/README.md",
+    "docker/README.md",
+    "cluster/README.md",
+    "cluster/cloud/README.md",
+    "cluster/kuberay/README.md",
+)
+ALL = (*PAGES, EXTENDING, "CHANGELOG.md", *READMES)
 COMMANDS = (
     "PrepareSettings",
     "PretrainSettings",
