@@ -8,7 +8,10 @@ ROOT = Path(__file__).resolve().parents[2]
 
 PAGES = (
     "README.md",
-    *(f"docs/{name}.md" for name in ("data", "operations", "sweeps", "serving", "python", "results", "gpu")),
+    *(
+        f"docs/{name}.md"
+        for name in ("data", "operations", "sweeps", "serving", "python", "results", "paper_studies", "gpu")
+    ),
 )
 """In the order in which a reader, and the test, goes through them: later pages use what earlier ones made."""
 
