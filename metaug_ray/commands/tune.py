@@ -79,7 +79,7 @@ class _Command(PretrainCommand):
     below = (SweepSource, *PretrainCommand.below)
 
     sweep: LocalPath | None = None
-    """YAML file that says what is searched, such as jobs/sweeps/figure_6.yaml; it may hold any other option too, and is
+    """YAML file that says what is searched, such as jobs/sweeps/greek.yaml; it may hold any other option too, and is
     stronger than the file of --config"""
     report: bool = False
     """write report and figures of what the sweep of this --name has so far, also while it runs, and do nothing else"""

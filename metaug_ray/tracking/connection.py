@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import time
 import warnings
 from collections.abc import Iterator, Mapping
@@ -25,6 +26,8 @@ from metaug_ray.tracking.errors import TrackingError
 _log = logging.getLogger(__name__)
 _PARAMS_PER_REQUEST = 100
 _LONGEST_PARAM = 6000
+_NOT_IN_NAMES: Final = re.compile(r"[^\w.\- :/]")
+"""Characters that MLflow refuses in a parameter's name, and with it all the parameters of a request."""
 _ARTIFACTS: Final = "mlartifacts"
 """Folder beside a database file."""
 
@@ -255,9 +258,11 @@ def log_params(client: MlflowClient, run_id: str, values: Mapping[str, str]) -> 
 
 
 def flat(values: dict[str, Any], prefix: str = "") -> dict[str, str]:
-    """Nested settings by dotted names, as MLflow's strings."""
+    """Nested settings by dotted names, as MLflow's strings. In names that people choose, as those of a sweep's groups,
+    an underscore stands for what MLflow does not take."""
     named: dict[str, str] = {}
-    for name, value in values.items():
+    for given, value in values.items():
+        name = _NOT_IN_NAMES.sub("_", given)
         if isinstance(value, dict):
             named |= flat(value, f"{prefix}{name}.")
         else:

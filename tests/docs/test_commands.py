@@ -160,6 +160,9 @@ def _lay_out(folder: Path) -> None:
     shutil.copytree(ROOT / "docker", folder / "repository" / "docker", ignore=shutil.ignore_patterns("secrets"))
     for split, first in (("train", 0), ("test", 1000)):
         _write_parquet(folder / f"shared/data/cifar10/{split}.parquet", first)
+    # Of these, commands name the folders alone.
+    for name in ("cifar100", "stl10", "tiny", "imagenet/train", "imagenet/val"):
+        (folder / "shared/downloads" / name).mkdir(parents=True)
     image_tree(folder / "shared/data/imagenet_sample", classes=("n01440764", "n01514859"))
     write_stand_ins(folder / "bin")
     for tool in (*TOOLS, *TOOLS_OF_SCRIPTS):

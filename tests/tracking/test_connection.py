@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from mlflow.tracking import MlflowClient
 
-from metaug_ray.tracking.connection import check_tracking, connect, find_experiment, moved_files
+from metaug_ray.tracking.connection import check_tracking, connect, find_experiment, flat, log_params, moved_files
 from metaug_ray.tracking.encoders import load_encoder
 from metaug_ray.tracking.errors import TrackingError
 from metaug_ray.tracking.evaluations import find_evaluations
@@ -127,3 +127,14 @@ def test_a_run_is_found_in_whatever_experiment_it_is(uri: str, tmp_path: Path) -
     assert find_run(uri, "nobody", "0" * 32) is None
     MlflowClient(uri).delete_run(tracker.run_id)
     assert find_run(uri, "key", tracker.run_id) is None
+
+
+def test_parameters_of_groups_with_any_name_arrive(uri: str) -> None:
+    client = connect(uri)
+    run = client.create_run("0").info.run_id
+    groups = {"CMC + Hard": {"method.contrast": "hard_info_nce"}, "OUCL, w/o margin": {"method.alpha": 0}}
+    log_params(client, run, flat({"groups": groups}))
+    assert client.get_run(run).data.params == {
+        "groups.CMC _ Hard.method.contrast": "hard_info_nce",
+        "groups.OUCL_ w/o margin.method.alpha": "0",
+    }
