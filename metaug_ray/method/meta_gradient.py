@@ -25,6 +25,7 @@ from metaug_ray.method.buffers import SavedBuffers
 from metaug_ray.method.memory_bank import BankSample
 from metaug_ray.method.model import Comparison, Model
 from metaug_ray.method.precision import autocast
+from metaug_ray.method.tangents import FusedTangents
 
 
 def meta_gradient(
@@ -147,7 +148,7 @@ def _second_order(
 def _forward_mode(model: Model, images: Sequence[Tensor], direction: dict[str, Tensor]) -> Tensor:
     """The tangent zdot = J_theta z . direction, [V, B, D], in one pass of dual numbers, without a graph."""
     encoder, precision = model.eager_encoder, autocast(images[0].device, model.autocast)
-    with torch.no_grad(), forward_ad.dual_level(), torch.compiler.set_stance("force_eager"), precision:
+    with torch.no_grad(), forward_ad.dual_level(), FusedTangents(), torch.compiler.set_stance("force_eager"), precision:
         duals = {
             name: forward_ad.make_dual(encoder.get_parameter(name).detach(), tangent)
             for name, tangent in direction.items()
