@@ -80,6 +80,9 @@ class TrainingSettings(Settings):
             raise ValueError(
                 f"schedule.warmup_epochs: got {self.schedule.warmup_epochs:g}, more than the {self.epochs} epochs"
             )
+        for part in ("encoder", "head"):
+            if getattr(self, part).maximize:
+                raise ValueError(f"{part}.maximize: only generators may raise what they are given; leave it out")
         milestones = self.schedule.milestones
         if list(milestones) != sorted(set(milestones)) or min(milestones, default=0) < 0:
             raise ValueError(

@@ -3,7 +3,7 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
-from metaug_ray.config.training import OptimizerSettings
+from metaug_ray.config.training import OptimizerSettings, TrainingSettings
 from metaug_ray.training.optimizers import make_optimizer
 
 
@@ -55,6 +55,8 @@ def test_one_may_climb(kind: str) -> None:
     assert [float(value) for value in up] == pytest.approx([6 - float(down[0]), 4 - float(down[1])])
     with pytest.raises(ValidationError, match="maximize: lars only lowers what it is given"):
         OptimizerSettings(kind="lars", maximize=True)
+    with pytest.raises(ValidationError, match=r"head\.maximize: only generators may raise what they are given"):
+        TrainingSettings(head=OptimizerSettings(maximize=True))
 
 
 def test_lars_scales_matrices_by_layer_and_leaves_vectors() -> None:

@@ -26,7 +26,12 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m jobs.studies.worth", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("what", choices=("pack", "run", "report"))
     parser.add_argument("--images", type=Path, default=Path("data/worth.parquet"), help="file of the images")
-    parser.add_argument("--results", type=Path, default=FOLDER / "results.jsonl", help="what is done, line by line")
+    parser.add_argument(
+        "--results",
+        type=Path,
+        help="file of what is done, line by line; default: data/worth_results.jsonl to run, which begins anew, and the "
+        "committed one to report",
+    )
     parser.add_argument("--stages", default="contrasts,generators,confounds,diagnosis,half", help="that are wanted")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--processes", type=int, default=2, help="runs at a time")
@@ -38,7 +43,11 @@ def main(arguments: list[str]) -> int:
         pack(betons, 32, options.images)
         return 0
     there_are = stages(_changed(parser, overrides))
-    ledger = Ledger(options.results)
+    committed = FOLDER / "results.jsonl"
+    results = options.results or (committed if options.what == "report" else Path("data/worth_results.jsonl"))
+    if overrides and options.what == "run" and results.resolve() == committed:
+        parser.error(f"{results} holds runs of the study's own settings; give others a file of their own (--results)")
+    ledger = Ledger(results)
     names = options.stages.split(",")
     if options.what == "report":
         print(report(there_are, ledger.results))

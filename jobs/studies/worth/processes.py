@@ -3,7 +3,6 @@
 import json
 import sys
 import time
-import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import asdict
@@ -131,6 +130,7 @@ def work_off(
                 return not late
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 task = running.pop(future)
+                # A run that diverges is a result; what else fails ends the study, and is no result.
                 outcome, failure = future.result()
                 ledger.add(task, outcome, failure, name)
                 made += 1
@@ -171,5 +171,3 @@ def _work(task: Task, device: torch.device) -> tuple[Outcome, str]:
         return run(task.settings, _parts, device, judged=task.purpose == "compare"), ""
     except StoppedError as error:
         return Outcome(), str(error)
-    except Exception:
-        return Outcome(), traceback.format_exc()
