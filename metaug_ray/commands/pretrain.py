@@ -56,7 +56,8 @@ class PretrainCommand(PretrainSettings, BaseSettings):
     """Sources beneath the command line and the environment, the strongest first."""
 
     preset: PresetName = "imagenet_resnet50"
-    """starting point: imagenet_resnet50, or demo: five minutes on two CPU cores, on drawn shapes"""
+    """starting point: imagenet_resnet50; recommended: CMC with a slow memory bank, the best of a small study; demo:
+    five minutes on two CPU cores, on drawn shapes"""
     config: LocalPath | None = None
     """YAML file of settings, such as --print-config writes"""
     print_config: bool = False
