@@ -70,4 +70,4 @@ def margin_regularization(
 
 def _over(margin: Tensor, similarities: Tensor) -> Tensor:
     """A margin in a shape that meets all similarities of its anchor."""
-    return margin.view(*margin.shape, *[1] * (similarities.ndim - margin.ndim)) if margin.ndim else margin
+    return margin.view(*margin.shape, *[1] * (similarities.ndim - margin.ndim))

@@ -20,9 +20,8 @@ from metaug_ray.data.staging import staged
 from metaug_ray.knn import weighted_knn
 from metaug_ray.method import distributed
 from metaug_ray.method.model import Model
-from metaug_ray.method.precision import autocast
-from metaug_ray.method.views import split_views
 from metaug_ray.training.rankme import effective_rank
+from metaug_ray.training.representations import frozen_encoder, representations
 
 _BATCH = 100
 
@@ -112,19 +111,8 @@ class OnlineEvaluation:
 
     def _representations(self, model: Model, loader: EvaluationLoader) -> tuple[Tensor, Tensor, Tensor]:
         """Representations of all views side by side [n, V H], labels [n] and validity [n] of this rank's images."""
-        encoder = model.eager_encoder
-        training = encoder.training
-        encoder.eval()
-        parts = []
-        try:
-            with torch.inference_mode():
-                for batch in loader:
-                    views = split_views(batch.images, self._views)
-                    with autocast(views[0].device, model.autocast):
-                        representations = encoder(views).representations
-                    parts.append((representations.transpose(0, 1).flatten(1).float(), batch.labels, batch.valid))
-        finally:
-            encoder.train(training)
+        with frozen_encoder(model):
+            parts = [(representations(model, batch.images), batch.labels, batch.valid) for batch in loader]
         features, labels, valid = (torch.cat(column) for column in zip(*parts, strict=True))
         return features, labels, valid
 

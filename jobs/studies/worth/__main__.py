@@ -7,18 +7,17 @@ python -m jobs.studies.worth report --figures data/worth_figures
 
 import argparse
 import sys
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
 
-from jobs.studies.worth.images import pack
+from jobs.studies.worth.images import Parts, pack
 from jobs.studies.worth.processes import Ledger, work_off
 from jobs.studies.worth.report import draw, report
 from jobs.studies.worth.stages import FOLDER, stages
-
-_PARTS = ("learn", "decide", "judge", "seen")
 
 
 def main(arguments: list[str]) -> int:
@@ -39,13 +38,13 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--figures", type=Path, help="folder that `report` draws the searches into")
     options, overrides = parser.parse_known_args(arguments)
     if options.what == "pack":
-        betons = {part: Path(f"data/worth_{part}.beton") for part in _PARTS}
+        betons = {part.name: Path(f"data/worth_{part.name}.beton") for part in fields(Parts)}
         pack(betons, 32, options.images)
         return 0
     there_are = stages(_changed(parser, overrides))
     committed = FOLDER / "results.jsonl"
     results = options.results or (committed if options.what == "report" else Path("data/worth_results.jsonl"))
-    if overrides and options.what == "run" and results.resolve() == committed:
+    if overrides and options.what == "run" and results.resolve() == committed.resolve():
         parser.error(f"{results} holds runs of the study's own settings; give others a file of their own (--results)")
     ledger = Ledger(results)
     names = options.stages.split(",")

@@ -8,7 +8,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from dataclasses import asdict
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 
@@ -20,6 +20,7 @@ from metaug_ray.runtime.device import prepare_device
 from metaug_ray.training.loop import StoppedError
 from metaug_ray.tuning.points import TrialRun
 
+_KEY: Final = ("stage", "group", "point", "seed", "purpose")
 _parts: Parts | None = None
 """Of this process."""
 
@@ -34,6 +35,7 @@ class Ledger:
     def __init__(self, file: Path) -> None:
         self._file = file
         self.results: dict[str, list[Done]] = {}
+        self._keys: set[tuple[Any, ...]] = set()
         self._by_fingerprint: dict[str, dict[str, Any]] = {}
         if file.exists():
             for line in file.read_text().splitlines():
@@ -41,16 +43,19 @@ class Ledger:
 
     def add(self, task: Task, outcome: Outcome, failure: str, device: str) -> None:
         """Keep what became of a task."""
-        kept: dict[str, Any] = dict(zip(("stage", "group", "point", "seed", "purpose"), task.key, strict=True))
-        kept |= {"values": task.values, "fingerprint": task.fingerprint, "failure": failure, "device": device}
+        kept = _named(task) | {
+            "values": task.values,
+            "fingerprint": task.fingerprint,
+            "failure": failure,
+            "device": device,
+        }
         self._keep(kept | asdict(outcome))
 
     def borrow(self, task: Task) -> bool:
         """Take over what another stage's run with the same settings gave, if there is one."""
         kept = self._by_fingerprint.get(task.fingerprint)
         if kept is not None:
-            own = dict(zip(("stage", "group", "point", "seed", "purpose"), task.key, strict=True))
-            self._keep(kept | own | {"values": task.values, "seconds": 0.0, "step_seconds": 0.0})
+            self._keep(kept | _named(task) | {"values": task.values, "seconds": 0.0, "step_seconds": 0.0})
         return kept is not None
 
     def _keep(self, kept: dict[str, Any]) -> None:
@@ -60,10 +65,7 @@ class Ledger:
 
     def has(self, task: Task) -> bool:
         """Whether a task is done."""
-        return any(
-            (d.run.group, d.run.point, d.run.seed, d.run.purpose) == task.key[1:]
-            for d in self.results.get(task.stage, ())
-        )
+        return task.key in self._keys
 
     def _take(self, kept: dict[str, Any]) -> None:
         name = f"{kept['stage']}-{kept['group']}-{kept['point']}-{kept['seed']}"
@@ -80,8 +82,14 @@ class Ledger:
             kept["step_seconds"] / 3600,
             kept["judged"],
         )
+        self._keys.add(tuple(kept[name] for name in _KEY))
         self._by_fingerprint.setdefault(kept["fingerprint"], kept)
         self.results.setdefault(kept["stage"], []).append(Done(made, kept["values"]))
+
+
+def _named(task: Task) -> dict[str, Any]:
+    """A task's key, by names."""
+    return dict(zip(_KEY, task.key, strict=True))
 
 
 def work_off(
@@ -135,7 +143,7 @@ def work_off(
                 ledger.add(task, outcome, failure, name)
                 made += 1
                 knn = outcome.series[-1][1] if outcome.series else float("nan")
-                told = failure.splitlines()[-1] if failure else f"kNN {100 * knn:.1f} %"
+                told = failure or f"kNN {100 * knn:.1f} %"
                 passed = time.monotonic() - began
                 print(
                     f"{passed:6.0f} s  {made:4} {task.stage} {task.purpose} {task.group} #{task.point} "

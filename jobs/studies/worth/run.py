@@ -1,7 +1,6 @@
 """One run of a study on one device, without Ray: trained by the main job's own loop, judged by its own classifiers."""
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -15,10 +14,9 @@ from metaug_ray.evaluation.linear_probe import train_probe
 from metaug_ray.knn import weighted_knn
 from metaug_ray.method.algorithm import Minibatch
 from metaug_ray.method.model import Model
-from metaug_ray.method.precision import autocast
-from metaug_ray.method.views import split_views
 from metaug_ray.training.batches import batches_of
 from metaug_ray.training.loop import train
+from metaug_ray.training.representations import frozen_encoder, representations
 from metaug_ray.training.state import TrainingState, build_state
 
 _BATCH = 1000
@@ -84,7 +82,7 @@ class _Series:
         self._outcome, self._steps_per_epoch = outcome, steps_per_epoch
 
     def metrics(self, step: int, values: dict[str, float]) -> None:
-        if KNN_ACCURACY in values and "loss/total" not in values:
+        if KNN_ACCURACY in values:
             self._outcome.series.append((step / self._steps_per_epoch, values[KNN_ACCURACY]))
 
     def histograms(self, step: int, values: dict[str, list[float]]) -> None:
@@ -98,19 +96,19 @@ class _Series:
 
 
 def _online(settings: PretrainSettings, state: TrainingState, parts: Parts) -> dict[str, float]:
-    learnt = representations(state.metaug.model, parts.learn.images)
-    asked = representations(state.metaug.model, parts.decide.images)
+    learnt = _representations(state.metaug.model, parts.learn.images)
+    asked = _representations(state.metaug.model, parts.decide.images)
     return {KNN_ACCURACY: _knn(settings, learnt, parts.learn.labels, asked, parts.decide.labels)}
 
 
 def _judged(settings: PretrainSettings, state: TrainingState, parts: Parts) -> dict[str, float]:
     """Accuracies of kNN and linear probe, by the names that a sweep's comparison has for them."""
     model = state.metaug.model
-    learnt, labels = representations(model, parts.learn.images), parts.learn.labels
+    learnt, labels = _representations(model, parts.learn.images), parts.learn.labels
     probe = train_probe(learnt, labels, _classes(labels), _PROBE, settings.seed)
     found: dict[str, float] = {}
     for name, part in (("judge", parts.judge), ("seen", parts.seen)):
-        asked = representations(model, part.images)
+        asked = _representations(model, part.images)
         found[f"{name}/knn/top1"] = _knn(settings, learnt, labels, asked, part.labels)
         found[f"{name}/linear/top1"] = float((probe.logits(asked).argmax(1) == part.labels).float().mean())
     return found
@@ -128,22 +126,10 @@ def _classes(labels: Tensor) -> int:
     return int(labels.max()) + 1
 
 
-def representations(model: Model, images: Tensor) -> Tensor:
-    """Representations of all views side by side, [N, V H], of uint8 images [N, 3, S, S]."""
-    encoder = model.eager_encoder
-    training = encoder.training
-    encoder.eval()
-    found = []
-    try:
-        with torch.inference_mode():
-            for part in images.split(_BATCH):
-                views = split_views(part, encoder.views)
-                with autocast(part.device, model.autocast):
-                    made = encoder(views).representations
-                found.append(made.transpose(0, 1).flatten(1).float())
-    finally:
-        encoder.train(training)
-    return torch.cat(found)
+def _representations(model: Model, images: Tensor) -> Tensor:
+    """Of as many images as there are, some at a time, [N, V H]."""
+    with frozen_encoder(model):
+        return torch.cat([representations(model, part) for part in images.split(_BATCH)])
 
 
 def augmented_features(state: TrainingState, minibatch: Minibatch) -> dict[str, float]:
@@ -164,30 +150,17 @@ def augmented_features(state: TrainingState, minibatch: Minibatch) -> dict[str, 
     seen = model.compare(features, sample)
     (original,) = torch.autograd.grad(seen.losses.original, features, retain_graph=True)
     (augmented,) = torch.autograd.grad(seen.losses.augmented, features)
+    cosine = float((original * augmented).sum() / (original.norm() * augmented.norm()))
     found = {
         "cosine_of_feature_and_augmented": float(turned),
         "gradient_length_ratio": float(augmented.norm() / original.norm()),
         "weighted_gradient_length_ratio": float(model.objective.delta * augmented.norm() / original.norm()),
-        "gradient_cosine": _cosine(original, augmented),
-        "gradient_own_share": (1 - _cosine(original, augmented) ** 2) ** 0.5,
+        "gradient_cosine": cosine,
+        "gradient_own_share": (1 - cosine**2) ** 0.5,
     }
-    pairs: Sequence[tuple[str, Tensor]] = [
-        ("positives", seen.original.positives),
-        ("negatives", seen.original.negatives),
-    ]
-    if seen.augmented is not None:
-        pairs = [
-            *pairs,
-            ("augmented_positives", seen.augmented.positives),
-            ("augmented_negatives", seen.augmented.negatives),
-        ]
-    for name, similarities in pairs:
-        found[f"{name}_mean"], found[f"{name}_deviation"] = (
-            float(similarities.detach().mean()),
-            float(similarities.detach().std()),
-        )
+    seen = seen.detach()
+    for prefix, similarities in (("", seen.original), ("augmented_", seen.augmented)):
+        for kind, values in similarities._asdict().items() if similarities is not None else ():
+            found[f"{prefix}{kind}_mean"] = float(values.mean())
+            found[f"{prefix}{kind}_deviation"] = float(values.std())
     return found
-
-
-def _cosine(one: Tensor, other: Tensor) -> float:
-    return float((one * other).sum() / (one.norm() * other.norm()))

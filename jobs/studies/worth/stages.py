@@ -13,9 +13,9 @@ import yaml
 from jobs.studies.worth.images import HALF
 from metaug_ray.config.pretrain import PretrainSettings
 from metaug_ray.config.recorded import fixed_settings
-from metaug_ray.config.sweep import ComparisonSettings, Parameter, SearchSettings, SweepSettings
+from metaug_ray.config.sweep import Parameter, SearchSettings, SweepSettings
 from metaug_ray.tuning.points import Point, Purpose, TrialRun, best_point, of_group
-from metaug_ray.tuning.space import Values, drawn, spaces, value_of, with_values
+from metaug_ray.tuning.space import Space, Values, drawn, spaces, value_of, with_values
 
 FOLDER: Final = Path(__file__).parent
 CMC: Final = "CMC"
@@ -36,7 +36,13 @@ class Task:
     purpose: Purpose
     values: Values
     """of the parameters that are searched"""
-    settings: PretrainSettings
+    base: PretrainSettings
+    """settings of the group, where no parameter says anything else"""
+
+    @property
+    def settings(self) -> PretrainSettings:
+        """Settings of the run. Made when they are asked for: most tasks are only counted."""
+        return with_values(self.base, self.values).model_copy(update={"seed": self.seed})
 
     @property
     def key(self) -> tuple[str, str, int, int, str]:
@@ -46,9 +52,10 @@ class Task:
     @property
     def fingerprint(self) -> str:
         """The same for the same settings: another stage may have made this very run."""
-        fixed = fixed_settings(self.settings)
+        settings = self.settings
+        fixed = fixed_settings(settings)
         del fixed["name"]
-        known = json.dumps([fixed, self.settings.data.beton.rpartition("/")[2], self.purpose == "compare"])
+        known = json.dumps([fixed, settings.data.beton.rpartition("/")[2], self.purpose == "compare"])
         return hashlib.sha256(known.encode()).hexdigest()[:16]
 
 
@@ -74,28 +81,24 @@ def stages(changed: Mapping[str, Any] | None = None) -> dict[str, Callable[[Resu
     contrasts = _first(changed or {})
 
     def generators(results: Results) -> SweepSettings | None:
-        best = best_values(contrasts, results.get("contrasts", ()))
-        if best.keys() != set(contrasts.groups):
+        best = _best_points(contrasts, results.get("contrasts", ()))
+        if best is None:
             return None
-        chosen = {family: _better(family, best, results["contrasts"]) for family in _FAMILIES}
+        chosen = [
+            _better([best[name] for name in (family, family + _CENTERED) if name in best]) for family in _FAMILIES
+        ]
         groups = {
-            f"{group} + MAG": {
-                **contrasts.groups[group],
-                **best[group],
-                "method.generators": True,
-                "method.meta.every": 4,
-            }
-            for group in chosen.values()
+            f"{point.group} + MAG": _fixed(contrasts, point) | {"method.generators": True, "method.meta.every": 4}
+            for point in chosen
         }
         search = SearchSettings(kind="random", trials=min(8, contrasts.search.trials))
         return _sweep(contrasts, "worth-generators", groups, _GENERATORS, search)
 
     def confounds(results: Results) -> SweepSettings | None:
-        best = best_values(contrasts, results.get("contrasts", ()))
-        mag = _best_mag(contrasts, generators(results), results)
-        if CMC not in best or mag is None:
+        best, mag = _best_points(contrasts, results.get("contrasts", ())), _best_mag(generators(results), results)
+        if best is None or mag is None:
             return None
-        cmc = {**contrasts.groups[CMC], **best[CMC]}
+        cmc = _fixed(contrasts, best[CMC])
         epochs = contrasts.run.training.epochs
         return _sweep(
             contrasts,
@@ -119,7 +122,7 @@ def stages(changed: Mapping[str, Any] | None = None) -> dict[str, Callable[[Resu
         )
 
     def diagnosis(results: Results) -> SweepSettings | None:
-        mag = _best_mag(contrasts, generators(results), results)
+        mag = _best_mag(generators(results), results)
         if mag is None:
             return None
         return _sweep(
@@ -129,12 +132,7 @@ def stages(changed: Mapping[str, Any] | None = None) -> dict[str, Callable[[Resu
                 "trained by the meta gradient": mag,
                 "at every step": mag | {"method.meta.every": 1},
                 "frozen at random": mag | {"training.generator.learning_rate": _NEVER},
-                "trained by alpha R alone": mag
-                | {
-                    "method.meta.virtual_learning_rate": _NEVER,
-                    "method.alpha": 1.0,
-                    "method.delta": mag["method.delta"],
-                },
+                "trained by alpha R alone": mag | {"method.meta.virtual_learning_rate": _NEVER, "method.alpha": 1.0},
                 "trained to raise the loss": mag | {"training.generator.maximize": True, "method.alpha": 0.0},
                 "delta 0": mag | {"method.delta": 0.0},
                 "delta 1": mag | {"method.delta": 1.0},
@@ -143,10 +141,10 @@ def stages(changed: Mapping[str, Any] | None = None) -> dict[str, Callable[[Resu
         )
 
     def half(results: Results) -> SweepSettings | None:
-        best = best_values(contrasts, results.get("contrasts", ()))
-        if best.keys() != set(contrasts.groups):
+        best = _best_points(contrasts, results.get("contrasts", ()))
+        if best is None:
             return None
-        groups = {group: {**contrasts.groups[group], **best[group]} for group in contrasts.groups}
+        groups = {group: _fixed(contrasts, point) for group, point in best.items()}
         fewer = contrasts.model_copy(update={"run": with_values(contrasts.run, {"data.beton": HALF})})
         return _sweep(fewer, "worth-half", groups)
 
@@ -178,15 +176,17 @@ def tasks(stage: str, sweep: SweepSettings, done: Sequence[Done]) -> Iterator[Ta
     for each group whose search is done those of its best point."""
     there_are = spaces(sweep)
     drawn_points = {
-        group: [_point(sweep, group, number) for number in range(sweep.search.trials if space.parameters else 0)]
+        group: [
+            _point(space, f"{sweep.search.seed} {group} {number}", first=number == 0)
+            for number in range(sweep.search.trials if space.parameters else 0)
+        ]
         for group, space in there_are.items()
     }
     first = sweep.run.seed
 
     def task(group: str, point: int, seed: int, purpose: Purpose) -> Task:
         values = drawn_points[group][point] if drawn_points[group] else {}
-        settings = with_values(there_are[group].settings, values).model_copy(update={"seed": seed})
-        return Task(stage, group, point, seed, purpose, values, settings)
+        return Task(stage, group, point, seed, purpose, values, there_are[group].settings)
 
     for number in range(sweep.search.trials):
         for group, points in drawn_points.items():
@@ -210,36 +210,28 @@ def points_of(done: Sequence[Done]) -> list[Point]:
     ]
 
 
-def best_values(sweep: SweepSettings, done: Sequence[Done]) -> dict[str, Values]:
-    """The best point of each group whose search is done."""
-    found = {}
-    points = points_of(done)
-    for group in sweep.groups:
-        searched = of_group(points, group)
-        best = best_point(searched)
-        if len(searched) >= sweep.search.trials and best is not None:
-            found[group] = dict(best.values)
-    return found
+def _best_points(sweep: SweepSettings, done: Sequence[Done]) -> dict[str, Point] | None:
+    """The best point of each group; None before the search of all of them is done."""
+    searched = {group: of_group(points_of(done), group) for group in sweep.groups}
+    best = {group: best_point(points) for group, points in searched.items() if len(points) >= sweep.search.trials}
+    found = {group: point for group, point in best.items() if point is not None}
+    return found if len(found) == len(sweep.groups) else None
 
 
-def _better(family: str, best: Mapping[str, Values], done: Sequence[Done]) -> str:
-    """The plain or the centered group of a family, by the images that decide."""
-    points = points_of(done)
-    members = [group for group in best if group in (family, family + _CENTERED)]
-    return max(members, key=lambda group: max(p.value for p in of_group(points, group) if p.finished))
+def _better(points: Sequence[Point]) -> Point:
+    """The point of the greatest value, by the images that decide."""
+    return max(points, key=lambda point: point.value)
 
 
-def _best_mag(contrasts: SweepSettings, sweep: SweepSettings | None, results: Results) -> dict[str, Any] | None:
-    """Settings of the best group with generators."""
-    if sweep is None:
-        return None
-    done = results.get("generators", ())
-    best = best_values(sweep, done)
-    if best.keys() != set(sweep.groups):
-        return None
-    points = points_of(done)
-    group = max(best, key=lambda group: max(p.value for p in of_group(points, group) if p.finished))
-    return {**sweep.groups[group], **best[group]}
+def _fixed(sweep: SweepSettings, point: Point) -> dict[str, Any]:
+    """What a point and its group say of the settings."""
+    return {**sweep.groups[point.group], **point.values}
+
+
+def _best_mag(sweep: SweepSettings | None, results: Results) -> dict[str, Any] | None:
+    """Settings of the best group with generators; None before all of them are searched."""
+    best = None if sweep is None else _best_points(sweep, results.get("generators", ()))
+    return None if sweep is None or best is None else _fixed(sweep, _better(list(best.values())))
 
 
 def _first(changed: Mapping[str, Any]) -> SweepSettings:
@@ -267,16 +259,15 @@ def _sweep(
         space={name: Parameter.model_validate(parameter) for name, parameter in (space or {}).items()},
         groups=groups,
         search=search or SearchSettings(kind="random", trials=1),
-        compare=ComparisonSettings.model_validate(like.compare.model_dump()) if like.compare else None,
+        compare=like.compare,
     )
 
 
-def _point(sweep: SweepSettings, group: str, number: int) -> Values:
+def _point(space: Space, seed: str, *, first: bool) -> Values:
     """A point of a group: the first is the group as it is, the others are drawn."""
-    space = spaces(sweep)[group]
-    if number == 0:
+    if first:
         return space.point(lambda name, _: value_of(space.settings, name))
-    draws = random.Random(f"{sweep.search.seed} {group} {number}")
+    draws = random.Random(seed)
     return space.point(lambda _, parameter: drawn(parameter, draws))
 
 
