@@ -127,6 +127,7 @@ def test_results_are_of_runs_that_the_plan_has(committed: Ledger) -> None:
         "generators": 52,
         "confounds": 65,
         "diagnosis": 40,
+        "diagnosis_centered": 45,
         "half": 35,
     }
 

@@ -31,7 +31,7 @@ def main(arguments: list[str]) -> int:
         help="file of what is done, line by line; default: data/worth_results.jsonl to run, which begins anew, and the "
         "committed one to report",
     )
-    parser.add_argument("--stages", default="contrasts,generators,confounds,diagnosis,half", help="that are wanted")
+    parser.add_argument("--stages", help="that are wanted, parted by commas; default: all")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--processes", type=int, default=2, help="runs at a time")
     parser.add_argument("--seconds", type=float, default=1e9, help="after which no further run begins")
@@ -47,7 +47,7 @@ def main(arguments: list[str]) -> int:
     if overrides and options.what == "run" and results.resolve() == committed.resolve():
         parser.error(f"{results} holds runs of the study's own settings; give others a file of their own (--results)")
     ledger = Ledger(results)
-    names = options.stages.split(",")
+    names = options.stages.split(",") if options.stages else list(there_are)
     if options.what == "report":
         print(report(there_are, ledger.results))
         if options.figures is not None:

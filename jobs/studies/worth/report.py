@@ -52,7 +52,7 @@ def _stage(name: str, sweep: SweepSettings | None, results: Results) -> str:
 def _against_cmc(results: Results) -> str:
     """Paired differences of all that was judged to CMC; of what half of the images taught, to CMC's half."""
     rows = []
-    for names in (("contrasts", "generators", "confounds", "diagnosis"), ("half",)):
+    for names in (("contrasts", "generators", "confounds", "diagnosis", "diagnosis_centered"), ("half",)):
         judged: dict[str, list[TrialRun]] = {}
         for name in names:
             for each in results.get(name, ()):

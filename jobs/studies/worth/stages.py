@@ -140,6 +140,30 @@ def stages(changed: Mapping[str, Any] | None = None) -> dict[str, Callable[[Resu
             },
         )
 
+    def diagnosis_centered(results: Results) -> SweepSettings | None:
+        sweep = generators(results)
+        best = None if sweep is None else _best_points(sweep, results.get("generators", ()))
+        if sweep is None or best is None:
+            return None
+        found = _fixed(sweep, best[f"Eq. 10{_CENTERED} + MAG"])
+        felt = found | {"method.delta": 1.0}
+        return _sweep(
+            contrasts,
+            "worth-diagnosis-centered",
+            {
+                "as found": found,
+                "delta 0": found | {"method.delta": 0.0},
+                "delta 1": felt,
+                "delta 10": found | {"method.delta": 10.0},
+                "delta 1, at every step": felt | {"method.meta.every": 1},
+                "delta 1, frozen at random": felt | {"training.generator.learning_rate": _NEVER},
+                "delta 1, trained by the meta gradient alone": felt | {"method.alpha": 0.0},
+                "delta 1, trained by alpha R alone": felt
+                | {"method.meta.virtual_learning_rate": _NEVER, "method.alpha": 1.0},
+                "delta 1, trained to raise the loss": felt | {"training.generator.maximize": True, "method.alpha": 0.0},
+            },
+        )
+
     def half(results: Results) -> SweepSettings | None:
         best = _best_points(contrasts, results.get("contrasts", ()))
         if best is None:
@@ -153,6 +177,7 @@ def stages(changed: Mapping[str, Any] | None = None) -> dict[str, Callable[[Resu
         "generators": generators,
         "confounds": confounds,
         "diagnosis": diagnosis,
+        "diagnosis_centered": diagnosis_centered,
         "half": half,
     }
 
