@@ -42,7 +42,7 @@ def injected_margins(
     else:
         extremes = torch.stack([positives.detach().min(), -negatives.detach().max()])
         distributed.all_reduce(extremes, dist.ReduceOp.MIN, group)
-        least_positive, most_negative = extremes * extremes.new_tensor([1, -1])
+        least_positive, most_negative = extremes[0], -extremes[1]
     low, high = torch.minimum(least_positive, most_negative), torch.maximum(least_positive, most_negative)
     match kind:
         case "large":

@@ -44,20 +44,26 @@ def pair_similarities(features: Tensor, sample: BankSample) -> Similarities:
     )
     # beta = 256 magnifies the 2^-9 that bfloat16 leaves of d to half a unit in the exponent.
     with autocast(features.device, None):
-        anchors = features.to(dtype)[queries]
-        positives = _similarity(torch.einsum("pbd,pbd->bp", anchors, bank_positives[keys]))
+        anchors = _stacked(features.to(dtype), queries)
+        positives = _similarity(torch.einsum("pbd,pbd->bp", anchors, _stacked(bank_positives, keys)))
         if sample.negatives.ndim == 4:
             dots = [
                 torch.einsum("bd,bkd->bk", anchor, bank_negatives[v]) for anchor, v in zip(anchors, keys, strict=True)
             ]
             return Similarities(positives, _similarity(torch.stack(dots, dim=1)))
         half = anchors.new_full((1, 1, 1), 0.5)
-        negatives = torch.baddbmm(half, anchors, bank_negatives[keys].transpose(1, 2), alpha=0.5)
+        negatives = torch.baddbmm(half, anchors, _stacked(bank_negatives, keys).transpose(1, 2), alpha=0.5)
         own, places = sample.collisions
         if len(own):
-            substitute = _similarity(torch.einsum("pbd,pbd->pb", anchors, substitutes[keys]))
+            substitute = _similarity(torch.einsum("pbd,pbd->pb", anchors, _stacked(substitutes, keys)))
             negatives[:, own, places] = substitute[:, own]
         return Similarities(positives, negatives.transpose(0, 1))
+
+
+def _stacked(rows: Tensor, views: list[int]) -> Tensor:
+    """rows[views], without a list of indices that a GPU would have to be sent, and waited for."""
+    each = rows.unbind()
+    return torch.stack([each[view] for view in views])
 
 
 def _similarity(dot: Tensor) -> Tensor:

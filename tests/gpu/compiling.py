@@ -21,6 +21,7 @@ from torch.func import functional_call
 
 from metaug_ray.method.encoders import build_encoder
 from metaug_ray.method.precision import autocast
+from metaug_ray.method.tangents import FusedTangents
 from tests.gpu.case import make_images, make_metaug, make_minibatch
 from tests.gpu.child import ANSWER
 from tests.gpu.setting import Setting
@@ -46,7 +47,7 @@ def tangent(setting: Setting, backend: str) -> Answers:
 
     def eager(direction: dict[str, Tensor], dtype: torch.dtype | None = torch.bfloat16) -> Tensor:
         """As `metaug_ray.method.meta_gradient` has it."""
-        with torch.no_grad(), forward_ad.dual_level(), autocast(device, dtype):
+        with torch.no_grad(), forward_ad.dual_level(), FusedTangents(), autocast(device, dtype):
             duals = {name: forward_ad.make_dual(theta[name], its) for name, its in direction.items()}
             zdot: Tensor = forward_ad.unpack_dual(functional_call(encoder, duals, (images,))).tangent
         return zdot
