@@ -1,6 +1,11 @@
 """What all commands answer with a sentence."""
 
+from typing import Final
+
 from metaug_ray.names import readable
+
+TEMPORARY: Final = 75
+"""Exit status of a command that was ended by a :class:`LostError`: EX_TEMPFAIL of sysexits.h."""
 
 
 class UserError(Exception):
@@ -9,3 +14,7 @@ class UserError(Exception):
     def __init__(self, message: str) -> None:
         # A file's name may hold bytes that cannot be printed, and a traceback would take the sentence's place.
         super().__init__("\n".join(map(readable, message.split("\n"))))
+
+
+class LostError(UserError):
+    """Something that was there is gone, and may come back: the same command may go on then."""

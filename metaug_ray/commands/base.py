@@ -5,6 +5,7 @@ import re
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from contextlib import redirect_stderr
 from difflib import get_close_matches
@@ -17,8 +18,9 @@ from pydantic import BaseModel, ValidationError
 from pydantic_settings import BaseSettings, CliApp, SettingsConfigDict, SettingsError
 
 from metaug_ray.config.base import Settings, explain, setting_names
-from metaug_ray.errors import UserError
+from metaug_ray.errors import TEMPORARY, LostError, UserError
 from metaug_ray.runtime.log import shown_log
+from metaug_ray.runtime.parent import came_to_its_end
 
 _C = TypeVar("_C", bound=BaseSettings)
 _P = TypeVar("_P", bound=Settings)
@@ -27,6 +29,10 @@ _S = TypeVar("_S")
 _PREFIX: Final = "METAUG_"
 _COMMANDS: Final = {"METAUG_PRESET", "METAUG_CONFIG", "METAUG_PRINT_CONFIG", "METAUG_SWEEP", "METAUG_REPORT"}
 """Variables that only command lines know, and no settings."""
+
+
+_ONE_INTERRUPTION: Final = 1.0
+"""Seconds within which further signals mean the same."""
 
 
 class CommandError(Exception):
@@ -169,7 +175,7 @@ def run_job(
     command: type[BaseSettings],
     settings: type[_P],
     arguments: list[str],
-    run: Callable[[_P], None],
+    run: Callable[[_P], int | None],
     *,
     interrupted: str,
     variable: str = "METAUG_TRACKING__URI",
@@ -186,7 +192,7 @@ def run_job(
     return run_command(program, parsed, run, interrupted)
 
 
-def run_command(program: str, parsed: Callable[[], _S], run: Callable[[_S], None], interrupted: str) -> int:
+def run_command(program: str, parsed: Callable[[], _S], run: Callable[[_S], int | None], interrupted: str) -> int:
     """A command from its arguments to its exit status; what goes wrong is said in a sentence.
 
     SIGTERM, by which schedulers stop a job, ends it as Ctrl-C does, and both at once, whatever an event loop would do.
@@ -194,12 +200,13 @@ def run_command(program: str, parsed: Callable[[], _S], run: Callable[[_S], None
     Args:
         program: name that such a sentence begins with.
         parsed: gives the settings.
-        run: does what they say; what takes long to import it imports itself, so that wrong arguments are answered
-            before.
+        run: does what they say, and may give another status than 0; what takes long to import it imports itself, so
+            that wrong arguments are answered before.
         interrupted: what a user whose command was interrupted wants to know.
 
     Returns:
-        0, 1 where it failed, 2 where the arguments are wrong, 130 where it was interrupted.
+        0, 1 where it failed, 2 where the arguments are wrong, 75 (`TEMPORARY`) where it lost what may come back, 130
+        where it was interrupted.
 
     Raises:
         SystemExit: after `--help`.
@@ -207,6 +214,8 @@ def run_command(program: str, parsed: Callable[[], _S], run: Callable[[_S], None
     # Paths are said in whatever letters they have, also where the terminal's encoding has not all of them.
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
+    global _interrupted
+    _interrupted = float("-inf")
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _interrupt)
     before, sys.unraisablehook = sys.unraisablehook, _interrupt_again
@@ -215,33 +224,44 @@ def run_command(program: str, parsed: Callable[[], _S], run: Callable[[_S], None
             return _answered(program, parsed, run, interrupted)
     finally:
         sys.unraisablehook = before
+        came_to_its_end()
 
 
-def _answered(program: str, parsed: Callable[[], _S], run: Callable[[_S], None], interrupted: str) -> int:
+def _answered(program: str, parsed: Callable[[], _S], run: Callable[[_S], int | None], interrupted: str) -> int:
     try:
         settings = parsed()
     except CommandError as error:
         print(f"{program}: {error}", file=sys.stderr)
         return 2
     try:
-        run(settings)
+        return run(settings) or 0
     except UserError as error:
         print(f"{program}: {error}", file=sys.stderr)
-        return 1
+        return TEMPORARY if isinstance(error, LostError) else 1
     except (KeyboardInterrupt, SystemExit):
         print(f"{program}: interrupted; {interrupted}", file=sys.stderr)
         return 130
-    return 0
+
+
+_interrupted = float("-inf")
+"""When the last signal came, on the monotonic clock."""
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
+    # `ray job stop` signals a command and its parent, which passes the signal on: that is one interruption.
+    global _interrupted
+    now = time.monotonic()
+    if now - _interrupted > _ONE_INTERRUPTION:
+        _interrupted = now
+        raise KeyboardInterrupt
 
 
 def _interrupt_again(dropped: "sys.UnraisableHookArgs") -> None:
     """Python drops what is raised while it calls back, as for a weak reference: an interruption comes once more."""
+    global _interrupted
     main = threading.main_thread().ident
     if main is not None and isinstance(dropped.exc_value, KeyboardInterrupt):
+        _interrupted = float("-inf")
         threading.Timer(0.05, signal.pthread_kill, (main, signal.SIGTERM)).start()
     else:
         sys.__unraisablehook__(dropped)

@@ -1,5 +1,6 @@
 """The command line of `jobs/imagenet_resnet50.py`."""
 
+import os
 import shlex
 from functools import partial
 from typing import ClassVar
@@ -13,7 +14,10 @@ from metaug_ray.config.presets import PresetName
 from metaug_ray.config.pretrain import PretrainSettings
 from metaug_ray.config.recorded import RENAMED, to_yaml
 from metaug_ray.config.register import RegisterSettings
-from metaug_ray.errors import UserError
+from metaug_ray.errors import LostError, UserError
+from metaug_ray.runtime.errors import ClusterError, StorageError
+from metaug_ray.runtime.parent import Restarts, watched
+from metaug_ray.tracking.errors import TrackingError
 
 _PROGRAM = "imagenet_resnet50.py"
 
@@ -75,11 +79,36 @@ class PretrainCommand(PretrainSettings, BaseSettings):
         return init_settings, env_settings, *(source(settings_cls, {}) for source in cls.below)
 
 
-def _run(parsed: tuple[PretrainSettings, bool]) -> None:
+def _run(parsed: tuple[PretrainSettings, bool]) -> int:
     settings, only_print = parsed
     if only_print:
         print(to_yaml(settings), end="")
-        return
+        return 0
+    address = settings.compute.address or os.environ.get("RAY_ADDRESS", "")
+    cluster = address if ":" in address else None
+    restarts = Restarts(settings.compute.max_driver_restarts, cluster, partial(_end_in_mlflow, settings))
+    return watched(partial(_train, settings), restarts)
+
+
+def _train(settings: PretrainSettings, begun: int) -> int:
+    """Train, after so many earlier beginnings by the same command; returns the exit status."""
+    try:
+        _pretrain(settings)
+    except (ClusterError, StorageError, TrackingError) as error:
+        # It was there when the command was given, so that it may come back.
+        if begun:
+            raise LostError(str(error)) from error
+        raise
+    return 0
+
+
+def _end_in_mlflow(settings: PretrainSettings) -> None:
+    from metaug_ray.training.trainer import end_in_mlflow
+
+    end_in_mlflow(settings, "FAILED")
+
+
+def _pretrain(settings: PretrainSettings) -> None:
     # Ray, torch and MLflow take seconds to import; wrong arguments are answered before.
     from metaug_ray.training.trainer import pretrain
 

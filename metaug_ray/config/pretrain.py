@@ -44,6 +44,9 @@ class ComputeSettings(MachineSettings):
     max_failures_in_row: int = Field(5, ge=0)
     """failures and elastic changes without a new checkpoint in between after which the run stops: what fails again and
     again is not mended by trying"""
+    max_driver_restarts: int = Field(0, ge=0)
+    """times that the driver begins again from the last checkpoint, once a cluster answers, where it or the cluster was
+    lost; for machines on which nothing else gives the command again"""
 
 
 class CheckpointSettings(Settings):

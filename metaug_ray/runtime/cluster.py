@@ -3,7 +3,6 @@
 import logging
 import os
 import signal
-import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,8 +11,10 @@ from typing import Any, Final
 import ray
 
 from metaug_ray.private import last_ray_address
-from metaug_ray.runtime.errors import ClusterError
+from metaug_ray.runtime.address import check_address
+from metaug_ray.runtime.errors import ClusterError, ClusterLostError
 from metaug_ray.runtime.placement import Placement
+from metaug_ray.runtime.words import first_line
 
 _DASHBOARD_PORT: Final = 8265
 _log = logging.getLogger(__name__)
@@ -29,6 +30,7 @@ def cluster(address: str | None, *, start_timeout: int = 300) -> Iterator[None]:
 
     Raises:
         ClusterError: there is no cluster.
+        ClusterLostError: Ray did not come up.
     """
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(start_timeout))
     already = ray.is_initialized()
@@ -37,7 +39,7 @@ def cluster(address: str | None, *, start_timeout: int = 300) -> Iterator[None]:
         if not already:
             # As Ray looks for it: the last is what `ray start` left on this machine.
             found = address or os.environ.get("RAY_ADDRESS") or last_ray_address()
-            _check_address(found)
+            check_address(found)
             before = signal.getsignal(signal.SIGTERM)
             # That a cluster is open to others is a warning, that it is closed is none.
             logging.getLogger("ray._private.authentication.authentication_token_setup").addFilter(_worth_telling)
@@ -50,6 +52,14 @@ def cluster(address: str | None, *, start_timeout: int = 300) -> Iterator[None]:
         advice = _advice(address, found or "")
         raise ClusterError(
             f"compute.address: no Ray cluster at {found} ({str(error).splitlines()[0]}); {advice}"
+        ) from error
+    except Exception as error:
+        # Ray raises no kind of its own where a node does not come up.
+        if type(error) is not Exception:
+            raise
+        raise ClusterLostError(
+            f"Ray did not start on this machine ({first_line(error)}); see what keeps it busy, and give the same "
+            "command again"
         ) from error
     leave = not already
     try:
@@ -107,14 +117,3 @@ def _advice(address: str | None, found: str) -> str:
 
 def _worth_telling(record: logging.LogRecord) -> bool:
     return "authentication is enabled" not in record.getMessage()
-
-
-def _check_address(address: str | None) -> None:
-    """Ray would look for minutes for a cluster that does not answer; raises `OSError` after seconds."""
-    if (address or "").startswith(("http://", "https://")):
-        raise ValueError("not an address of the form host:port")
-    if (address or "").startswith("ray://"):
-        raise ValueError("Ray Client runs no training; submit the command with `ray job submit` instead")
-    host, colon, port = (address or "").rpartition(":")
-    if colon and port.isdigit():
-        socket.create_connection((host, int(port)), timeout=10).close()

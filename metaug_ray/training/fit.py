@@ -18,7 +18,7 @@ from metaug_ray.runtime.words import counted, duration
 from metaug_ray.runtime.workers import torch_trainer
 from metaug_ray.tracking.runs import RunTracker
 from metaug_ray.training.controller import ControllerMessages
-from metaug_ray.training.errors import TrainingError
+from metaug_ray.training.errors import RunLostError, TrainingError
 from metaug_ray.training.monitor import Monitor
 from metaug_ray.training.supervision import Supervision
 from metaug_ray.training.task import WorkerTask, run_worker
@@ -77,7 +77,7 @@ def fit(
             f"checkpoint ({(folder.checkpoints() or ['none yet'])[-1]})"
         ) from error
     except ray.exceptions.RayError as error:
-        raise TrainingError(
+        raise RunLostError(
             f"Ray lost the run ({type(error).__name__}: {str(error).splitlines()[0]}); the same command goes on from "
             "the last checkpoint"
         ) from error

@@ -222,7 +222,7 @@ class _Tracked:
 
 
 def end_in_mlflow(settings: PretrainSettings, status: RunStatus) -> None:
-    """Send MLflow what is left of a run whose process is gone, and give the run its state.
+    """Send MLflow what is left of a run whose process is gone, and give the run its state if it has not ended.
 
     Args:
         settings: of the run.
@@ -232,8 +232,9 @@ def end_in_mlflow(settings: PretrainSettings, status: RunStatus) -> None:
         TrackingError: MLflow cannot be reached.
     """
     folder = RunFolder(settings.storage, settings.name)
-    if record := folder.record:
-        open_tracker(settings.tracking, folder, record["id"]).close(status)
+    record = folder.record
+    if record is not None and "finished" not in record:
+        open_tracker(_tracked_as_before(settings, record).tracking, folder, record["id"]).close(status)
 
 
 @contextmanager
