@@ -1,7 +1,7 @@
 """Settings of `jobs/imagenet_resnet50.py`: one pre-training run."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final, Literal, Self
 
 from pydantic import Field, model_validator
@@ -33,8 +33,8 @@ class ComputeSettings(MachineSettings):
     """Where and on what a run trains. May change when it is resumed."""
 
     min_workers: int | None = Field(None, ge=1)
-    """least number of workers, which makes the run elastic: it goes on with these when nodes are lost; the batch must
-    divide by every number up to workers"""
+    """least number of workers, which makes the run elastic: when nodes are lost it goes on with as many as there is
+    room for and the batch divides by"""
     compile: bool = False
     """torch.compile the encoders"""
     channels_last: bool = True
@@ -60,6 +60,9 @@ class CheckpointSettings(Settings):
     """number of the last checkpoints that stay; the best one (health.best_by) stays besides"""
     asynchronous: bool = True
     """write while training goes on, from a copy in memory"""
+    grace_seconds: float = Field(0.0, ge=0, allow_inf_nan=False)
+    """seconds for a checkpoint that SIGTERM asks for before the run ends; 0: it ends at once, as whoever stops a job of
+    Ray waits for three seconds only"""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -168,8 +171,8 @@ class PretrainSettings(StorageSettings):
                 f"compute.min_workers: got {compute.min_workers}; expected at most compute.workers "
                 f"(got {compute.workers}), which elastic training needs too"
             )
-        for workers in range(compute.min_workers or compute.workers or 1, (compute.workers or 1) + 1):
-            self.images_per_worker(workers)
+        most = compute.workers or 1
+        self.dividing(range(compute.min_workers or most, most + 1))
         return self
 
     def tracked_at(self, uri: str) -> Self:
@@ -179,6 +182,23 @@ class PretrainSettings(StorageSettings):
     def steps_per_epoch(self, samples: int) -> int:
         """Steps of an epoch over so many images; its remainder is dropped."""
         return samples // self.training.batch_size * self.training.updates_per_batch
+
+    def dividing(self, counts: Iterable[int]) -> tuple[int, ...]:
+        """Those numbers of workers among which the batch divides evenly.
+
+        Raises:
+            ValueError: there are none.
+        """
+        found, refused = [], None
+        for count in counts:
+            try:
+                self.images_per_worker(count)
+                found.append(count)
+            except ValueError as error:
+                refused = error
+        if not found:
+            raise refused or ValueError("compute.workers: there are none")
+        return tuple(found)
 
     def images_per_worker(self, workers: int) -> int:
         """A worker's share of the batch.

@@ -12,6 +12,7 @@ from ray.util.queue import Empty, Queue
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from metaug_ray.runtime.messages import Message, WorkersFailed
+from metaug_ray.runtime.notices import is_taken
 from metaug_ray.runtime.words import first_line
 
 _log = logging.getLogger(__name__)
@@ -77,6 +78,9 @@ class FailureMessages(UserCallback):
         self._queue = queue
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        # A node that was announced to go took them along: Ray Train says so once, when it begins again.
+        if any(map(is_taken, worker_exceptions.values())):
+            return
         post(self._queue, WorkersFailed(describe_failures(worker_exceptions)))
 
 

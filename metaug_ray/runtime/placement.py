@@ -21,18 +21,26 @@ class Placement:
     """Workers of a job.
 
     Attributes:
-        workers: how many; the most, where training is elastic.
-        min_workers: the least.
+        counts: how many there may be, ascending: one number, or several where training is elastic.
         cpus: of each worker.
         gpu: whether each has a GPU.
         gpu_share: how much of one it takes, where it has one.
     """
 
-    workers: int
-    min_workers: int
+    counts: tuple[int, ...]
     cpus: int
     gpu: bool
     gpu_share: float = 1.0
+
+    @property
+    def workers(self) -> int:
+        """The most that there may be."""
+        return self.counts[-1]
+
+    @property
+    def min_workers(self) -> int:
+        """The least."""
+        return self.counts[0]
 
     @property
     def worker(self) -> dict[str, float]:
@@ -91,7 +99,7 @@ def place_workers(
             f"but the cluster has room for {fitting} of them in {cpus} CPUs ({_described(nodes)}); ask for fewer "
             f"workers{less}"
         )
-    return Placement(workers, least, share, gpu, gpus_per_worker if gpu else 1.0)
+    return Placement(tuple(range(least, workers + 1)), share, gpu, gpus_per_worker if gpu else 1.0)
 
 
 def _equal_share(workers: int, nodes: Sequence[Resources], gpu: bool, gpu_share: float) -> int:

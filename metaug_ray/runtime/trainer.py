@@ -7,7 +7,7 @@ driver in any case. What this uses of Ray Train is private: an upgrade of Ray ma
 import asyncio
 import logging
 import threading
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -15,7 +15,7 @@ from typing import Any, Final
 import ray
 from ray.actor import ActorHandle
 from ray.runtime_env import RuntimeEnv
-from ray.train import Result
+from ray.train import Result, TrainingFailedError
 from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
@@ -28,10 +28,15 @@ from ray.train.v2._internal.constants import (
 )
 from ray.train.v2._internal.execution.callback import RayTrainCallback
 from ray.train.v2._internal.execution.controller import TrainController
+from ray.train.v2._internal.execution.failure_handling import FailureDecision
 from ray.train.v2._internal.execution.worker_group import Worker, WorkerGroup
 from ray.train.v2._internal.logging.logging import LoggingManager
 
+from metaug_ray.runtime.elastic import AllowedCounts
 from metaug_ray.runtime.log import handled_alone
+from metaug_ray.runtime.notices import Notices, is_preemption
+from metaug_ray.runtime.stopping import Stopping
+from metaug_ray.runtime.words import first_line
 from metaug_ray.tracking.connection import environment_variables
 
 # Each has a process. One serves Ray's data sets; the other removes what a lost controller had reserved, and what a lost
@@ -40,11 +45,12 @@ _NOT_NEEDED: Final = (DatasetsCallback, PlacementGroupCleanerCallback)
 _HERE: Final = {
     # It would take the handlers of the driver's own log.
     ENABLE_CONTROLLER_STRUCTURED_LOGGING_ENV_VAR: "0",
-    # One process more, for runs that their checkpoints bring over the loss of a node in any case.
+    # A process of its own for what `Notices` does in this one.
     ENABLE_PREEMPTION_WATCHER_ENV_VAR: "0",
     # Ray warns of whoever waits for it inside an event loop, as its own controller does.
     RAY_WARN_BLOCKING_GET_INSIDE_ASYNC_ENV_VAR: "0",
 }
+_NO_NEW_BEGINNING: Final = 600.0
 _OF_THE_CONTROLLER: Final = {*_HERE, HEALTH_CHECK_INTERVAL_S_ENV_VAR, WORKER_GROUP_START_TIMEOUT_S_ENV_VAR}
 
 
@@ -52,20 +58,28 @@ class DriverTrainer(TorchTrainer):  # type: ignore[misc]
     """A `TorchTrainer` whose `fit` runs the controller itself. It takes no data sets of Ray.
 
     Attributes:
-        stop: ends `fit`, with `SystemExit`, when it is set; None where nobody does.
+        counts: numbers of workers that there may be, ascending.
+        stopping: ends `fit`, with `SystemExit`.
+        taken: is told when workers begin again because machines were taken away.
     """
 
-    stop: threading.Event | None = None
+    counts: tuple[int, ...]
+    stopping: Stopping
+    taken: Callable[[str], None]
 
     def _create_default_callbacks(self) -> list[RayTrainCallback]:
         callbacks: list[RayTrainCallback] = super()._create_default_callbacks()
-        return [callback for callback in callbacks if not isinstance(callback, _NOT_NEEDED)]
+        self._notices = Notices()
+        return [*(callback for callback in callbacks if not isinstance(callback, _NOT_NEEDED)), self._notices]
 
     def _initialize_and_run_controller(self, **options: Any) -> Result:
+        if len(self.counts) > 1:
+            options["scaling_policy"] = AllowedCounts(self.scaling_config, self.counts)
         with environment_variables(**_HERE), _logged_by_ray():
             controller = _Controller(**options)
+            controller.taken = self.taken
             try:
-                _run(controller.run() if self.stop is None else _until(self.stop, controller.run()))
+                _run(_until(self.stopping, self._notices, controller.run()))
             except BaseException:
                 # The driver may live on, as in a notebook, and its workers would too.
                 controller.end_workers()
@@ -86,11 +100,16 @@ def _logged_by_ray() -> Iterator[None]:
         yield
 
 
-async def _until(stop: threading.Event, task: Coroutine[Any, Any, None]) -> None:
+async def _until(stopping: Stopping, notices: Notices, task: Coroutine[Any, Any, None]) -> None:
     running = asyncio.ensure_future(task)
+    told = False
     while not running.done():
         await asyncio.wait({running}, timeout=0.2)
-        if stop.is_set() and not running.done():
+        if stopping.soon.is_set() and not told:
+            told = True
+            # Longer than they have, so that Ray Train does not begin again meanwhile.
+            notices.tell_all(stopping.grace + _NO_NEW_BEGINNING)
+        if stopping.now.is_set() and not running.done():
             running.cancel()
             raise SystemExit
     running.result()
@@ -146,6 +165,14 @@ class _Workers(WorkerGroup):  # type: ignore[misc]
 
 class _Controller(TrainController):  # type: ignore[misc]
     worker_group_cls = _Workers
+    taken: Callable[[str], None]
+
+    def _execute_failure_decision(
+        self, failure_decision: FailureDecision, training_failed_error: TrainingFailedError, *args: Any, **kwargs: Any
+    ) -> Any:
+        if is_preemption(training_failed_error):
+            self.taken(first_line(training_failed_error))
+        return super()._execute_failure_decision(failure_decision, training_failed_error, *args, **kwargs)
 
     def end_workers(self) -> None:
         """Kill the workers, if there are any, and give back what they had reserved."""

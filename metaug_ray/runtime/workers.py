@@ -1,6 +1,5 @@
 """Ray Train's workers, as a placement has them: the same for training and for the full linear evaluation."""
 
-import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -8,6 +7,7 @@ from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig,
 from ray.train.torch import TorchConfig
 
 from metaug_ray.runtime.placement import Placement
+from metaug_ray.runtime.stopping import Stopping
 from metaug_ray.runtime.trainer import DriverTrainer
 
 
@@ -21,22 +21,24 @@ def torch_trainer(
     storage: str,
     max_failures: int,
     keep: int,
-    stop: threading.Event | None = None,
+    stopping: Stopping | None = None,
+    taken: Callable[[str], None] = lambda _: None,
 ) -> DriverTrainer:
     """A trainer whose `fit` runs `work` on all workers, from the last checkpoint under this name on.
 
     Args:
         work: what each worker does; it gets a dictionary with the `task`.
         task: what it needs to know.
-        placement: of the workers; elastic where their least and greatest number differ.
+        placement: of the workers; elastic where there may be several numbers of them.
         callback: of Ray Train's controller.
         name: of the folder for checkpoints.
         storage: folder or URI that it lies in.
         max_failures: failures of workers after each of which it goes on.
         keep: number of the last checkpoints that stay.
-        stop: ends it when it is set.
+        stopping: ends it when it says so.
+        taken: is told when workers begin again because machines were taken away, which is no failure.
     """
-    elastic = placement.min_workers < placement.workers
+    elastic = len(placement.counts) > 1
     trainer = DriverTrainer(
         work,
         train_loop_config={"task": task},
@@ -54,5 +56,6 @@ def torch_trainer(
             callbacks=[callback],
         ),
     )
-    trainer.stop = stop
+    trainer.counts = placement.counts
+    trainer.stopping, trainer.taken = stopping or Stopping(), taken
     return trainer

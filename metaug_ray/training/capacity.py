@@ -1,6 +1,7 @@
 """Whether machines can hold a run: its workers, its batch and its memory bank."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from metaug_ray.config.pretrain import PretrainSettings
@@ -34,19 +35,17 @@ def place(settings: PretrainSettings, nodes: Sequence[Resources], samples: int) 
         min_workers=compute.min_workers,
         gpus_per_worker=compute.gpus_per_worker,
     )
-    least = placement.min_workers
-    for count in range(least, placement.workers + 1):
-        try:
-            settings.images_per_worker(count)
-        except ValueError as error:
-            raise TrainingError(str(error)) from error
+    try:
+        placement = replace(placement, counts=settings.dividing(placement.counts))
+    except ValueError as error:
+        raise TrainingError(str(error)) from error
     if samples < settings.training.batch_size:
         raise TrainingError(
             f"training.batch_size: {settings.training.batch_size} images, but {settings.data.beton} holds {samples:,}; "
             "use a smaller batch or more images"
         )
     if not placement.gpu:
-        _check_memory(settings, nodes, least, placement.cpus, samples)
+        _check_memory(settings, nodes, placement.min_workers, placement.cpus, samples)
     return placement
 
 

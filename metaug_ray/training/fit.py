@@ -13,6 +13,7 @@ from metaug_ray.config.pretrain import PretrainSettings
 from metaug_ray.runtime.mailbox import describe_failures, listening
 from metaug_ray.runtime.placement import Placement
 from metaug_ray.runtime.run_folder import RunFolder
+from metaug_ray.runtime.stopping import Stopping
 from metaug_ray.runtime.trainer import DriverTrainer
 from metaug_ray.runtime.words import counted, duration
 from metaug_ray.runtime.workers import torch_trainer
@@ -51,10 +52,12 @@ def fit(
         SystemExit: it was stopped.
         TrainingError: workers failed more often than allowed, or said that trying again would not help.
     """
-    monitor = Monitor(settings, tracker, folder, None if supervision is None else supervision.measured)
+    grace = settings.checkpoint.grace_seconds
+    stopping = Stopping(grace) if supervision is None else Stopping(grace, supervision.stop)
+    monitor = Monitor(settings, tracker, folder, stopping, None if supervision is None else supervision.measured)
     began = time.monotonic()
     try:
-        with listening(monitor.take) as queue:
+        with listening(monitor.take) as queue, stopping.by_sigterm():
             task = WorkerTask(settings, placement.cpus, queue, record, warm_start)
             make_trainer = partial(
                 torch_trainer,
@@ -66,7 +69,8 @@ def fit(
                 storage=folder.storage,
                 max_failures=settings.compute.max_failures,
                 keep=settings.checkpoint.keep,
-                stop=None if supervision is None else supervision.stop,
+                stopping=stopping,
+                taken=monitor.machines_taken,
             )
             result = _fit_persistently(make_trainer, settings.compute.max_failures_in_row)
     except TrainingFailedError as error:

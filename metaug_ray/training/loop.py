@@ -50,6 +50,7 @@ def train(
     *,
     device: torch.device,
     evaluate: Callable[[], dict[str, float]] | None = None,
+    notice: Callable[[], object] | None = None,
     group: dist.ProcessGroup | None = None,
 ) -> None:
     """Train from `state` to the end of the last epoch. A collective call.
@@ -63,12 +64,15 @@ def train(
         device: of this rank.
         evaluate: measures the encoders, every `health.knn.every` epochs, and gives values by metric, the same on all
             ranks. None to do without.
+        notice: gives what machines are about to be taken away, as :class:`CheckpointClock` wants it. None to do
+            without.
         group: ranks that train together; None for the default group, or for this process alone where there is none.
 
     Raises:
         StoppedError: too many steps in a row were not finite.
     """
-    loop = _Loop(settings, state, batches, observer, device, evaluate, group)
+    clock = CheckpointClock(settings, device, group, notice)
+    loop = _Loop(settings, state, batches, observer, device, evaluate, clock, group)
     if state.step < loop.total:
         loop.begin()
         loop.run()
@@ -91,13 +95,14 @@ class _Loop:
         observer: Observer,
         device: torch.device,
         evaluate: Callable[[], dict[str, float]] | None,
+        clock: CheckpointClock,
         group: dist.ProcessGroup | None,
     ) -> None:
         self.total = settings.training.epochs * batches.steps_per_epoch
         self._settings, self._state, self._batches, self._observer = settings, state, batches, observer
         self._evaluation, self._group = evaluate, group
         self._measure_every = settings.health.knn.every * batches.steps_per_epoch
-        self._clock = CheckpointClock(settings, device, group)
+        self._clock = clock
         self._window = Window(device, group)
         self._latest: dict[str, float] = {}
         self._looked = False

@@ -7,6 +7,7 @@ from typing import assert_never
 from metaug_ray.config.pretrain import RANKME, PretrainSettings
 from metaug_ray.runtime.messages import CheckpointWritten, Histograms, Measured, Message, Note, WorkersFailed
 from metaug_ray.runtime.run_folder import RunFolder
+from metaug_ray.runtime.stopping import Stopping
 from metaug_ray.tracking.runs import RunTracker
 from metaug_ray.training.progress_line import SPREAD, evaluation_line, progress_line
 
@@ -20,6 +21,7 @@ class Monitor:
         settings: of the run.
         tracker: MLflow.
         folder: of the run.
+        stopping: is told of checkpoints.
         measured: is told besides what was measured.
     """
 
@@ -28,10 +30,11 @@ class Monitor:
         settings: PretrainSettings,
         tracker: RunTracker,
         folder: RunFolder,
+        stopping: Stopping,
         measured: Callable[[int, Mapping[str, float]], None] | None = None,
     ) -> None:
         self._measured = measured
-        self._settings, self._tracker, self._folder = settings, tracker, folder
+        self._settings, self._tracker, self._folder, self._stopping = settings, tracker, folder, stopping
         self._collapsed: set[str] = set()
         self.restarts = 0
         """Failures of workers so far."""
@@ -51,12 +54,18 @@ class Monitor:
                 _log.info("checkpoint %s is written", name)
                 self._tracker.tags({"metaug.checkpoint": f"{self._folder.location}/{name}"})
                 self._folder.keep_best(name, step, metrics, by=self._settings.health.best_metric)
+                self._stopping.saved()
             case WorkersFailed(text):
                 self.restarts += 1
                 self.failure = text
                 _log.warning("%s; failure %d of %d allowed", text, self.restarts, self._settings.compute.max_failures)
             case _:
                 assert_never(message)
+
+    def machines_taken(self, text: str) -> None:
+        """Workers begin again because machines were taken away: that is no failure, and no start in a row."""
+        _log.warning("machines were taken away, which counts as no failure: the workers begin again (%s)", text)
+        self._folder.count_start(None)
 
     def _take_metrics(self, step: int, values: Mapping[str, float]) -> None:
         self._tracker.metrics(step, values)

@@ -254,7 +254,7 @@ def _announce(
 ) -> None:
     workers = counted(placement.workers, "worker")
     if placement.min_workers < placement.workers:
-        workers = f"{placement.min_workers} to {placement.workers} workers"
+        workers = f"{' or '.join(map(str, placement.counts))} workers"
     each = f"{placement.gpu_share:g} GPU and " if placement.gpu else ""
     _log.info(
         f"run {settings.name!r}: {counted(manifest.samples, 'image')}, {counted(settings.training.epochs, 'epoch')} of "

@@ -20,6 +20,7 @@ from metaug_ray.data.manifest import read_manifest
 from metaug_ray.data.staging import staged
 from metaug_ray.errors import UserError
 from metaug_ray.runtime.device import prepare_device
+from metaug_ray.runtime.notices import announced
 from metaug_ray.training.batches import Batches
 from metaug_ray.training.beton_batches import open_batches
 from metaug_ray.training.capacity import check_gpu_memory
@@ -53,7 +54,7 @@ def work(task: WorkerTask) -> str | None:
             state = _begin(task, inputs, device, observer.note)
         online = inputs.evaluation
         evaluate = None if online is None else partial(online.measure, state.metaug.model)
-        train(settings, state, inputs.batches, observer, device=device, evaluate=evaluate)
+        train(settings, state, inputs.batches, observer, device=device, evaluate=evaluate, notice=announced)
     except StoppedError as error:
         return str(error)
     finally:

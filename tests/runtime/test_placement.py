@@ -18,23 +18,23 @@ def place(nodes: list[Resources], device: str = "auto", **compute: Any) -> Place
 @pytest.mark.parametrize(
     ("compute", "nodes", "expected"),
     [
-        ({}, [CPU_NODE], Placement(1, 1, 4, False)),
-        ({}, [CPU_NODE, CPU_NODE], Placement(2, 2, 4, False)),
-        ({"workers": 4}, [CPU_NODE], Placement(4, 4, 1, False)),
-        ({"workers": 2, "cpus_per_worker": 1}, [CPU_NODE], Placement(2, 2, 1, False)),
-        ({}, [GPU_NODE, GPU_NODE], Placement(8, 8, 8, True)),
-        ({"workers": 2}, [GPU_NODE], Placement(2, 2, 8, True)),
-        ({}, [CPU_NODE, GPU_NODE], Placement(4, 4, 8, True)),
-        ({"device": "cpu"}, [GPU_NODE], Placement(1, 1, 32, False)),
-        ({"workers": 2, "min_workers": 1}, [CPU_NODE], Placement(2, 1, 2, False)),
+        ({}, [CPU_NODE], Placement((1,), 4, False)),
+        ({}, [CPU_NODE, CPU_NODE], Placement((2,), 4, False)),
+        ({"workers": 4}, [CPU_NODE], Placement((4,), 1, False)),
+        ({"workers": 2, "cpus_per_worker": 1}, [CPU_NODE], Placement((2,), 1, False)),
+        ({}, [GPU_NODE, GPU_NODE], Placement((8,), 8, True)),
+        ({"workers": 2}, [GPU_NODE], Placement((2,), 8, True)),
+        ({}, [CPU_NODE, GPU_NODE], Placement((4,), 8, True)),
+        ({"device": "cpu"}, [GPU_NODE], Placement((1,), 32, False)),
+        ({"workers": 2, "min_workers": 1}, [CPU_NODE], Placement((1, 2), 2, False)),
         # Sixteen such runs share the node, and its CPUs.
-        ({"workers": 1, "gpus_per_worker": 0.25}, [GPU_NODE], Placement(1, 1, 2, True, 0.25)),
+        ({"workers": 1, "gpus_per_worker": 0.25}, [GPU_NODE], Placement((1,), 2, True, 0.25)),
         # Three on each GPU, so twelve on the node: a GPU's last tenth is of no use.
-        ({"workers": 1, "gpus_per_worker": 0.3}, [GPU_NODE], Placement(1, 1, 2, True, 0.3)),
-        ({"workers": 1, "gpus_per_worker": 0.01}, [GPU_NODE], Placement(1, 1, 1, True, 0.01)),
-        ({"workers": 1, "gpus_per_worker": 0.25}, [CPU_NODE], Placement(1, 1, 4, False)),
+        ({"workers": 1, "gpus_per_worker": 0.3}, [GPU_NODE], Placement((1,), 2, True, 0.3)),
+        ({"workers": 1, "gpus_per_worker": 0.01}, [GPU_NODE], Placement((1,), 1, True, 0.01)),
+        ({"workers": 1, "gpus_per_worker": 0.25}, [CPU_NODE], Placement((1,), 4, False)),
         # Started again after half of its nodes were lost.
-        ({"workers": 8, "min_workers": 4, "cpus_per_worker": 8}, [GPU_NODE], Placement(8, 4, 8, True)),
+        ({"workers": 8, "min_workers": 4, "cpus_per_worker": 8}, [GPU_NODE], Placement((4, 5, 6, 7, 8), 8, True)),
     ],
 )
 def test_chooses_what_is_left_open(compute: dict[str, Any], nodes: list[dict[str, float]], expected: Placement) -> None:
@@ -93,6 +93,6 @@ def test_a_node_has_room_for_workers_that_share_its_gpus_but_no_worker_has_parts
 
 
 def test_ray_is_asked_for_the_share() -> None:
-    assert Placement(1, 1, 2, True, 0.25).worker == {"CPU": 2, "GPU": 0.25}
-    assert Placement(2, 2, 2, True).worker == {"CPU": 2, "GPU": 1}
-    assert Placement(1, 1, 2, False).worker == {"CPU": 2}
+    assert Placement((1,), 2, True, 0.25).worker == {"CPU": 2, "GPU": 0.25}
+    assert Placement((2,), 2, True).worker == {"CPU": 2, "GPU": 1}
+    assert Placement((1,), 2, False).worker == {"CPU": 2}

@@ -22,7 +22,14 @@ def settings(batch: int = 128, **compute: Any) -> PretrainSettings:
 def test_an_elastic_run_starts_with_what_there_is() -> None:
     # Started again after half of its nodes were lost.
     chosen = settings(batch=840, workers=8, min_workers=4, cpus_per_worker=8)
-    assert place(chosen, [GPU_NODE], 10_000) == Placement(8, 4, 8, True)
+    assert place(chosen, [GPU_NODE], 10_000) == Placement((4, 5, 6, 7, 8), 8, True)
+
+
+def test_an_elastic_run_has_the_numbers_of_workers_that_its_batch_divides_by() -> None:
+    chosen = settings(batch=1024, workers=8, min_workers=3, cpus_per_worker=4)
+    assert place(chosen, [GPU_NODE], 10_000).counts == (4, 8)
+    with pytest.raises(ValueError, match="1024 images among 7 workers"):
+        settings(batch=1024, workers=7, min_workers=5)
 
 
 def test_the_batch_must_divide_among_the_workers_that_the_cluster_has() -> None:

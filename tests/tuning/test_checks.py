@@ -139,18 +139,18 @@ def test_as_many_runs_at_a_time_as_there_is_room_for(betons: dict[str, str], mon
     monkeypatch.setattr(checks, "nodes", lambda: [{"CPU": 4.0, "GPU": 1.0}, {"CPU": 4.0, "GPU": 1.0}])
     monkeypatch.setattr("ray.available_resources", lambda: free)
     settings = sweep(betons)
-    assert runs_at_a_time(settings, Placement(1, 1, 1, False)) == 8
-    assert runs_at_a_time(settings, Placement(2, 2, 2, False)) == 2
-    assert runs_at_a_time(settings, Placement(1, 1, 1, True, 0.25)) == 8
+    assert runs_at_a_time(settings, Placement((1,), 1, False)) == 8
+    assert runs_at_a_time(settings, Placement((2,), 2, False)) == 2
+    assert runs_at_a_time(settings, Placement((1,), 1, True, 0.25)) == 8
     free["CPU"] = 3.0
-    assert runs_at_a_time(settings, Placement(1, 1, 1, False)) == 3
-    assert runs_at_a_time(sweep(betons, search={"concurrency": 5}), Placement(1, 1, 1, False)) == 5
+    assert runs_at_a_time(settings, Placement((1,), 1, False)) == 3
+    assert runs_at_a_time(sweep(betons, search={"concurrency": 5}), Placement((1,), 1, False)) == 5
     with pytest.raises(TuningError, match=r"search.gpu_hours: got 2, but the runs have no GPUs here"):
-        runs_at_a_time(sweep(betons, search={"gpu_hours": 2}), Placement(2, 2, 2, False))
+        runs_at_a_time(sweep(betons, search={"gpu_hours": 2}), Placement((2,), 2, False))
     with pytest.raises(
         TuningError, match=r"search.concurrency: 3 runs x 2 workers x 2 CPUs, but the cluster has room for 2 runs"
     ):
-        runs_at_a_time(sweep(betons, search={"concurrency": 3}), Placement(2, 2, 2, False))
+        runs_at_a_time(sweep(betons, search={"concurrency": 3}), Placement((2,), 2, False))
 
 
 def test_a_run_of_a_sweep_has_one_worker_where_nobody_says_how_many(betons: dict[str, str]) -> None:

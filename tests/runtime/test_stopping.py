@@ -1,0 +1,47 @@
+"""How a run is told to end."""
+
+import signal
+import threading
+
+import pytest
+
+from metaug_ray.runtime import stopping as module
+from metaug_ray.runtime.stopping import Stopping
+from tests.log import Log
+
+
+def test_sigterm_asks_for_a_checkpoint_first_and_a_second_one_for_the_end(
+    log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    stopping = Stopping(grace=60)
+    with stopping.by_sigterm():
+        signal.raise_signal(signal.SIGTERM)
+        assert (stopping.soon.is_set(), stopping.now.is_set()) == (True, False)
+        # The same one, by way of the driver's parent.
+        signal.raise_signal(signal.SIGTERM)
+        assert not stopping.now.is_set()
+        monkeypatch.setattr(module, "_SAME", 0.0)
+        signal.raise_signal(signal.SIGTERM)
+        assert stopping.now.is_set()
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert log.messages == [
+        "asked to end: a checkpoint is written first, for which there are 1 min 00 s (checkpoint.grace_seconds)"
+    ]
+
+
+def test_a_checkpoint_that_takes_too_long_is_not_waited_for(log: Log) -> None:
+    stopping = Stopping(grace=0.05)
+    with stopping.by_sigterm():
+        signal.raise_signal(signal.SIGTERM)
+        assert stopping.now.wait(5)
+
+
+def test_without_a_grace_nothing_changes() -> None:
+    now = threading.Event()
+    stopping = Stopping(now=now)
+    before = signal.getsignal(signal.SIGTERM)
+    with stopping.by_sigterm():
+        assert signal.getsignal(signal.SIGTERM) is before
+    stopping.saved()
+    assert not now.is_set()
