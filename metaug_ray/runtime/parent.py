@@ -27,8 +27,10 @@ _log = logging.getLogger(__name__)
 
 _WATCHED: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
 _PAUSE: Final = 5.0
-"""Seconds before the first new beginning, in which what the lost process left behind ends; twice as long each time."""
+"""Seconds before a new beginning, in which what the lost process left behind ends."""
 _LONGEST_PAUSE: Final = 300.0
+"""To which it doubles each time that the work was lost within a minute."""
+_SOON: Final = 60.0
 _PATIENCE: Final = 24 * 3600.0
 """Seconds that a cluster may take to answer again."""
 _TOLD_EVERY: Final = 600.0
@@ -68,18 +70,21 @@ def watched(work: Callable[[int], int], restarts: Restarts) -> int:
     """
     if threading.active_count() > 1 or "ray" in sys.modules or not hasattr(os, "fork"):
         return work(0)
+    pause = _PAUSE
     with _blocked():
         for begun in range(restarts.most + 1):
+            began = time.monotonic()
             child = _fork()
             if child is None:
                 return work(begun)
             ended = child.wait()
+            pause = min(2 * pause, _LONGEST_PAUSE) if begun and time.monotonic() - began < _SOON else _PAUSE
             if ended.status is not None and ended.status != TEMPORARY:
                 return ended.status
             if ended.reason:
                 _in_child(restarts.lost)
                 _log.warning("%s; %s", ended.reason, "it begins again" if begun < restarts.most else _ADVICE)
-            if begun < restarts.most and not _wait(restarts, begun):
+            if begun < restarts.most and not _wait(restarts, pause, restarts.most - begun):
                 return 130
     return TEMPORARY
 
@@ -193,11 +198,10 @@ def _in_child(tell: Callable[[], None]) -> None:
     os.waitpid(pid, 0)
 
 
-def _wait(restarts: Restarts, begun: int) -> bool:
+def _wait(restarts: Restarts, pause: float, left: int) -> bool:
     """Until it may begin again; False where this process was told to end, True after a long time in any case."""
-    pause = min(_PAUSE * 2**begun, _LONGEST_PAUSE)
-    left = counted(restarts.most - begun, "time")
-    _log.info("it begins again in %s, up to %s (compute.max_driver_restarts)", duration(pause), left)
+    times = counted(left, "time")
+    _log.info("it begins again in %s, up to %s (compute.max_driver_restarts)", duration(pause), times)
     if _interrupted(pause):
         return False
     began = told = time.monotonic()

@@ -1,6 +1,7 @@
 """Runs on Ray that are killed, against the same run that was not: same losses, same weights, same bank.
 
-Another number of workers goes on with a run in `tests/training/test_resuming.py`.
+Another number of workers goes on with a run in `tests/training/test_resuming.py`; `python -m tests.chaos` kills at
+random, nodes and heads too.
 """
 
 from dataclasses import dataclass
@@ -66,10 +67,10 @@ def uninterrupted(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) ->
     return losses(seen), folder / f"checkpoint_{STEPS:09d}"
 
 
-def test_a_worker_is_killed_then_everything_and_the_command_is_given_again(
+def test_a_worker_is_killed_then_the_driver_with_all_workers_then_the_job_is_stopped(
     cluster: Cluster, uninterrupted: tuple[dict[int, float], Path], tmp_path: Path
 ) -> None:
-    settings = cluster.settings("killed")
+    settings = cluster.settings("killed", checkpoint={"grace_seconds": 120}, compute={"max_driver_restarts": 1})
     job = cluster.start(settings)
     # In the middle of an epoch of six steps: Ray starts all workers again.
     job.wait_for("checkpoint_000000007 is written")
@@ -78,24 +79,33 @@ def test_a_worker_is_killed_then_everything_and_the_command_is_given_again(
     workers[1].kill()
     job.wait_for("goes on from step")
     # Driver and workers, while a checkpoint is written: its own folder is there from the moment a worker begins to
-    # write until its files are copied to the storage.
+    # write until its files are copied to the storage. The driver's parent begins again by itself.
     partial = cluster.session / "artifacts" / "killed" / "checkpoint-of-worker-0"
     seen = len(job.lines)
     job.wait_until(lambda: "step 21 " in "".join(job.lines[seen:]) and partial.exists(), pause=0.002)
-    for process in (job.process, *workers_of(cluster.session)):
+    (driver,) = psutil.Process(job.process.pid).children()
+    for process in (driver, *workers_of(cluster.session)):
         process.kill()
-    job.finish()
+    seen = len(job.lines)
+    # The same as `ray job stop` sends, but for the time that it leaves.
+    job.wait_until(lambda: job.step() >= 24 and "goes on from step" in "".join(job.lines[seen:]))
+    job.process.terminate()
+    assert job.finish() == 130
     _gone(cluster)
+    assert "the driver was ended by SIGKILL, as Linux does where memory runs out; it begins again" in job.output
+    assert "asked to end: a checkpoint is written first" in job.output
     assert "failure 1 of 20 allowed" in job.output
     assert "failure 2 of 20 allowed" not in job.output
-    assert job.output.count("goes on from step") == 1
+    assert job.output.count("goes on from step") == 2
     whole = RunFolder(str(cluster.folder), "killed").checkpoints()
     assert whole
     assert "checkpoint_000000036" not in whole
+    stopped = int(whole[-1].removeprefix("checkpoint_"))
+    assert stopped >= 24  # written as it was asked to end
 
     again = cluster.start(settings)
     assert again.finish() == 0, again.output
-    assert f"goes on from step {int(whole[-1].removeprefix('checkpoint_'))}" in again.output
+    assert f"goes on from step {stopped}" in again.output
     assert RunFolder(str(cluster.folder), "killed").checkpoints()[-2:] == [
         f"checkpoint_{step:09d}" for step in (35, STEPS)
     ]
@@ -107,7 +117,7 @@ def test_a_worker_is_killed_then_everything_and_the_command_is_given_again(
 
     client = MlflowClient(f"sqlite:///{cluster.folder}/mlflow.db")
     runs = client.search_runs(["1"], "tags.`mlflow.runName` = 'killed'")
-    assert [(r.info.status, r.data.tags["metaug.starts"]) for r in runs] == [("FINISHED", "2")]
+    assert [(r.info.status, r.data.tags["metaug.starts"]) for r in runs] == [("FINISHED", "3")]
     history = client.get_metric_history(runs[0].info.run_id, "loss/total")
     assert sorted(metric.step for metric in history) == list(range(1, STEPS + 1))
 
