@@ -48,10 +48,8 @@ class Cluster:
 
     def alive(self) -> dict[str, str]:
         """Ids of nodes by their names."""
-        from ray._raylet import GcsClient
-
         try:
-            infos: dict[Any, Any] = GcsClient(address=self.address).get_all_node_info(timeout=5)
+            infos: dict[Any, Any] = _gcs(self.address).get_all_node_info(timeout=5)
         except Exception:
             return {}
         return {info.node_name: node.hex() for node, info in infos.items() if info.state == 0}
@@ -63,11 +61,9 @@ class Cluster:
 
     def drain_node(self, name: str, seconds: float) -> None:
         """Say that a node is taken away soon, as a cloud does of a spot machine, and take it then."""
-        from ray._raylet import GcsClient
-
         deadline = round(1000 * (time.time() + seconds))
         # 2: DRAIN_NODE_REASON_PREEMPTION
-        GcsClient(address=self.address).drain_node(self.alive()[name], 2, "chaos", deadline)
+        _gcs(self.address).drain_node(self.alive()[name], 2, "chaos", deadline)
         self.add_node()
         time.sleep(seconds)
         _kill(self._nodes.pop(name))
@@ -103,6 +99,12 @@ class Cluster:
         while not true():
             assert time.monotonic() < end, f"no cluster; see {self._folder}"
             time.sleep(0.5)
+
+
+def _gcs(address: str) -> Any:
+    from ray import _raylet
+
+    return _raylet.GcsClient(address=address)  # type: ignore[attr-defined]
 
 
 def _kill(process: "subprocess.Popen[bytes]") -> None:

@@ -25,7 +25,8 @@ class Scene:
 
 
 def _below(scene: Scene) -> list[psutil.Process]:
-    return psutil.Process(scene.job.process.pid).children(recursive=True)
+    found: list[psutil.Process] = psutil.Process(scene.job.process.pid).children(recursive=True)
+    return found
 
 
 def _named(processes: list[psutil.Process], part: str) -> list[psutil.Process]:

@@ -1,0 +1,171 @@
+"""What happens to the hosts, and what a run makes of it."""
+
+import os
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from metaug_ray.runtime.run_folder import checkpoint_name
+from tests.hosts.world import STEPS, Run, World
+from tests.training.small import check_same, tensors_of
+
+
+@dataclass
+class Outcome:
+    """Of a scenario."""
+
+    said: str = ""
+    """The first line that tells of it."""
+    noticed: float | None = None
+    """Seconds until that line came."""
+    trains: float | None = None
+    """Seconds until a step was made that had not been made before."""
+    twice: int = 0
+    """Steps that were made twice."""
+    end: str = ""
+
+
+def nothing(world: World, run: Run) -> None:
+    """The undisturbed run."""
+
+
+def host_lost(world: World, run: Run) -> None:
+    """All processes of a host, which starts anew ten seconds later."""
+    world.hosts[2].kill_all()
+    time.sleep(10)
+    world.start_ray(world.hosts[2])
+
+
+def link_cut_short(world: World, run: Run) -> None:
+    _cut(world, 20)
+
+
+def link_cut_long(world: World, run: Run) -> None:
+    """Longer than Ray's patience: the host's Ray ends, and is started anew."""
+    _cut(world, 90)
+    world.hosts[2].kill_all()
+    world.start_ray(world.hosts[2])
+
+
+def _cut(world: World, seconds: float) -> None:
+    world.hosts[2].cut()
+    time.sleep(seconds)
+    world.hosts[2].mend()
+
+
+def head_lost(world: World, run: Run) -> None:
+    """All of Ray on the first host, where the command runs too; the whole cluster is started anew 20 seconds later."""
+    world.hosts[0].kill_all(but="imagenet_resnet50.py")
+    time.sleep(20)
+    for host in world.hosts[1:]:
+        host.kill_all()
+    for host in world.hosts:
+        world.start_ray(host)
+
+
+def mlflow_away(world: World, run: Run) -> None:
+    world.services.stop_mlflow()
+    time.sleep(120)
+    world.services.start_mlflow()
+
+
+def database_restarted(world: World, run: Run) -> None:
+    world.services.stop_database()
+    time.sleep(5)
+    world.services.start_database()
+
+
+def storage_full(world: World, run: Run) -> None:
+    """For a minute there is no room left on the shared folder."""
+    filler = world.shared / "filler"
+    with filler.open("wb") as file:
+        try:
+            while True:
+                file.write(bytes(2**16))
+                file.flush()
+        except OSError:
+            pass
+    time.sleep(60)
+    os.unlink(filler)
+
+
+SCENARIOS: Final[dict[str, Callable[[World, Run], None]]] = {
+    function.__name__: function
+    for function in (
+        nothing, host_lost, link_cut_short, link_cut_long, head_lost, mlflow_away, database_restarted, storage_full
+    )
+}  # fmt: skip
+
+
+def play(name: str, world: World) -> Outcome:
+    """One scenario, at step 50 of a run of its own, to that run's end."""
+    outcome, run = Outcome(), world.run(name)
+    try:
+        run.wait(lambda: run.step() >= 50, "step 50")
+        began, before = time.monotonic(), run.step()
+        SCENARIOS[name](world, run)
+        if name != "nothing":
+            run.wait(lambda: run.step(began) > before + 1 or run.process.poll() is not None, "a new step")
+        run.process.wait(900)
+        time.sleep(0.5)
+        _measure(outcome, run, began, before)
+        if run.process.returncode:
+            outcome.end = f"exit status {run.process.returncode}: {run.lines[-1][1]}"
+        else:
+            outcome.end = _compared(name, world)
+    except AssertionError as error:
+        outcome.end = str(error).splitlines()[0][:300]
+    finally:
+        (world.folder / f"{name}.log").write_text("\n".join(f"{when:.2f} {line}" for when, line in run.lines))
+        world.hosts[0].kill_all_named("imagenet_resnet50.py")
+    return outcome
+
+
+def _measure(outcome: Outcome, run: Run, began: float, before: int) -> None:
+    after = [(when - began, line) for when, line in run.lines if when > began]
+    for seconds, line in after:
+        usual = re.search(r"images/s|checkpoint_\d+ is written|kNN", line)
+        if not usual and outcome.noticed is None and seconds < 400 and "is finished" not in line:
+            outcome.noticed, outcome.said = seconds, line
+        found = re.search(r"step ([\d,]+) .*images/s", line)
+        if found and int(found[1].replace(",", "")) > before + 1 and outcome.trains is None:
+            outcome.trains = seconds
+        if (again := re.search(r"goes on from step ([\d,]+)", line)) is not None:
+            outcome.twice += max(0, _reached(after, seconds, before) - int(again[1].replace(",", "")))
+
+
+def _reached(after: list[tuple[float, str]], until: float, before: int) -> int:
+    steps = [
+        int(found[1].replace(",", ""))
+        for seconds, line in after
+        if seconds < until and (found := re.search(r"step ([\d,]+) .*images/s", line))
+    ]
+    return max([before, *steps])
+
+
+def _compared(name: str, world: World) -> str:
+    last = world.last_checkpoint(name)
+    if last.name != checkpoint_name(STEPS):
+        return f"the last checkpoint is {last.name}"
+    kept = world.folder / "nothing.pt"
+    if name == "nothing":
+        tensors_of(last, kept)
+        return "finished"
+    import torch
+
+    ours = tensors_of(last, world.folder / f"{name}.pt")
+    theirs: dict[str, object] = {}
+
+    def walk(value: object, prefix: str) -> None:
+        if isinstance(value, dict):
+            for key, part in value.items():
+                walk(part, f"{prefix}/{key}")
+        else:
+            theirs[prefix] = value
+
+    walk(torch.load(kept, weights_only=False), "")
+    theirs.pop("/progress/seconds", None)
+    check_same(ours, theirs)
+    return "finished, the same weights"

@@ -1,0 +1,109 @@
+"""A cluster of three hosts, services on a fourth, and a run of the main job across them."""
+
+import os
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import yaml
+
+from metaug_ray.runtime.run_folder import RunFolder
+from tests.hosts.network import Host
+from tests.hosts.services import Services
+from tests.integration.jobs import JOBS
+from tests.training.small import small_settings
+
+_TOKEN = "of-the-hosts"
+EPOCHS, BATCH, IMAGES = 40, 12, 96
+STEPS = EPOCHS * (IMAGES // BATCH)
+
+
+class Run:
+    """The main job, begun on the first host; its lines with the times at which they came."""
+
+    def __init__(self, process: "subprocess.Popen[str]") -> None:
+        self.process = process
+        self.lines: list[tuple[float, str]] = []
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def step(self, since: float = 0.0) -> int:
+        """The last step that was logged since a time; 0 for none."""
+        for when, line in reversed(self.lines):
+            if when < since:
+                break
+            if (found := re.search(r"step ([\d,]+) .*images/s", line)) is not None:
+                return int(found[1].replace(",", ""))
+        return 0
+
+    def wait(self, true: Callable[[], bool], what: str, seconds: float = 600) -> None:
+        """Raises `AssertionError` where it does not come true in time, or the command is over before."""
+        end = time.monotonic() + seconds
+        while not true():
+            assert self.process.poll() is None, f"{what}: the command ended: {self.lines[-3:]}"
+            assert time.monotonic() < end, f"{what}: not within {seconds:.0f} s: {self.lines[-2:]}"
+            time.sleep(0.05)
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.lines.append((time.monotonic(), line.rstrip()))
+
+
+class World:
+    """Hosts, their Ray nodes, and what they share."""
+
+    def __init__(self, folder: Path, hosts: list[Host], services: Services, shared: Path, beton: Path) -> None:
+        self.folder, self.services, self.shared, self.beton = folder, services, shared, beton
+        self.hosts = hosts
+        token = folder / "token"
+        token.write_text(_TOKEN)
+        token.chmod(0o600)
+        self._environment = {
+            "HOME": str(folder / "home"),
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN_PATH": str(token),
+            "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+            "RAY_ADDRESS": f"{hosts[0].address}:6379",
+            "MLFLOW_TRACKING_USERNAME": "admin",
+            "MLFLOW_TRACKING_PASSWORD": services.password,
+        }
+        (folder / "home").mkdir(exist_ok=True)
+        for host in hosts:
+            self.start_ray(host)
+
+    def start_ray(self, host: Host) -> None:
+        """Ray's processes of a host: of the first one the head."""
+        common = ["--num-cpus=1", f"--node-ip-address={host.address}", "--block", "--disable-usage-stats"]
+        if host is self.hosts[0]:
+            special = ["--head", "--port=6379", "--include-dashboard=false"]
+        else:
+            special = [f"--address={self.hosts[0].address}:6379"]
+        ray = str(Path(sys.executable).with_name("ray"))
+        log = (host.folder / "ray.log").open("a")
+        # Where the head is not there yet, `ray start` gives up.
+        again = f"until {ray} start {' '.join([*special, *common])}; do sleep 2; done"
+        host.start("sh", "-c", again, log=log, environment=self._environment)
+
+    def run(self, name: str) -> Run:
+        """Begin it, on the first host."""
+        settings = small_settings(
+            self.beton,
+            name=name,
+            training={"epochs": EPOCHS, "batch_size": BATCH},
+            storage=str(self.shared),
+            checkpoint={"every_steps": 20, "keep": 1},
+            compute={"workers": 3, "max_driver_restarts": 10, "max_failures": 100},
+            tracking={"uri": self.services.uri},
+        )
+        config = self.folder / f"{name}.yaml"
+        config.write_text(yaml.safe_dump(settings.model_dump(mode="json")))
+        command = [sys.executable, "-u", str(JOBS / "imagenet_resnet50.py"), "--config", str(config)]
+        environment = self._environment | {"PYTHONPATH": os.environ.get("PYTHONPATH", str(JOBS.parent))}
+        return Run(self.hosts[0].start(*command, log=subprocess.PIPE, environment=environment))
+
+    def last_checkpoint(self, name: str) -> Path:
+        return self.shared / name / RunFolder(str(self.shared), name).checkpoints()[-1]
