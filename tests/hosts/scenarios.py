@@ -1,6 +1,5 @@
 """What happens to the hosts, and what a run makes of it."""
 
-import os
 import re
 import time
 from collections.abc import Callable
@@ -88,7 +87,7 @@ def storage_full(world: World, run: Run) -> None:
         except OSError:
             pass
     time.sleep(60)
-    os.unlink(filler)
+    filler.unlink()
 
 
 SCENARIOS: Final[dict[str, Callable[[World, Run], None]]] = {
