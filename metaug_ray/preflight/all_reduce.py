@@ -4,7 +4,7 @@ import datetime
 import logging
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -14,7 +14,8 @@ import torch.distributed as dist
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from metaug_ray.preflight.cluster_nodes import Node
-from metaug_ray.preflight.findings import ALL, Finding, fault, judged
+from metaug_ray.preflight.findings import CLUSTER, Finding, fault, judged
+from metaug_ray.preflight.waiting import wait_for
 from metaug_ray.runtime.words import counted, first_line
 
 _log = logging.getLogger(__name__)
@@ -125,7 +126,7 @@ def measure_all_reduce(nodes: Sequence[Node], *, gpu: bool, megabytes: int, time
     places = [node for node in nodes for _ in range(int(node.resources["GPU"]) if gpu else 1)]
     check = f"all-reduce ({_BACKENDS[gpu]})"
     if len(places) < 2 and not gpu:
-        return Finding(ALL, check, "one node, whose worker has nobody to talk to")
+        return Finding(CLUSTER, check, "one node, whose worker has nobody to talk to")
     remote = ray.remote(num_cpus=0, num_gpus=int(gpu))(Worker)
     _log.info("%s: %s begin", check, counted(len(places), "worker"))
     workers = [
@@ -142,22 +143,24 @@ def measure_all_reduce(nodes: Sequence[Node], *, gpu: bool, megabytes: int, time
 def _measured(
     check: str, workers: Sequence[Any], places: Sequence[Node], gpu: bool, megabytes: int, timeout: float, least: float
 ) -> Finding:
-    came = [worker.address.remote() for worker in workers]
-    started, late = ray.wait(came, num_returns=len(came), timeout=timeout)
-    if late:
-        return fault(ALL, check, f"no worker within {timeout:g} s {_on(late, came, places)}", _busy(gpu))
+    names = [node.name for node in places]
+    came = dict(zip([worker.address.remote() for worker in workers], names, strict=True))
+    if late := wait_for(check, came, timeout):
+        return fault(CLUSTER, check, f"no worker within {timeout:g} s on {_named(late, came)}", _busy(gpu))
     try:
-        group = Group(ray.get(came[0]), len(workers), gpu, timeout)
-        ray.get(started)
+        first, *_ = ray.get(list(came))
+    except Exception as error:
+        return fault(CLUSTER, check, first_line(error), _busy(gpu))
+    group = Group(first, len(workers), gpu, timeout)
+    try:
         calls = [worker.measure.remote(rank, group, megabytes * 10**6) for rank, worker in enumerate(workers)]
-        done, late = ray.wait(calls, num_returns=len(calls), timeout=timeout)
-        if late and len(late) == len(calls):
-            return fault(ALL, check, f"the workers did not finish within {timeout:g} s", _advice(gpu))
-        told = ray.get(done)
+        late = wait_for(check, dict(zip(calls, names, strict=True)), timeout)
+        told = ray.get([call for call in calls if call not in late])
     except Exception as error:  # what gloo and NCCL raise, and Ray for a worker that died
-        return fault(ALL, check, first_line(error), _advice(gpu))
+        return fault(CLUSTER, check, first_line(error), _advice(gpu))
     if late:
-        return fault(ALL, check, f"no end within {timeout:g} s {_on(late, calls, places)}", _advice(gpu))
+        on = _named(late, dict(zip(calls, names, strict=True)))
+        return fault(CLUSTER, check, f"no end within {timeout:g} s on {on}", _advice(gpu))
     return judge_all_reduce(check, told, megabytes, least, gpu=gpu)
 
 
@@ -173,17 +176,16 @@ def judge_all_reduce(check: str, told: Sequence[Measured], megabytes: int, least
     """
     latency, bandwidth = max(own.latency for own in told), min(own.bandwidth for own in told)
     if len(told) == 1:
-        return Finding(ALL, check, "one GPU, whose worker has nobody to talk to")
+        return Finding(CLUSTER, check, "one GPU, whose worker has nobody to talk to")
     shown = (
         f"{counted(len(told), 'worker')}, {megabytes} MB: {bandwidth:,.0f} MB/s of the bus; "
         f"{1e3 * latency:.2f} ms for one number"
     )
-    return judged(ALL, check, shown, bandwidth, least, _advice(gpu))
+    return judged(CLUSTER, check, shown, bandwidth, least, _advice(gpu))
 
 
-def _on(late: Sequence[Any], all_of_them: Sequence[Any], places: Sequence[Node]) -> str:
-    names = dict.fromkeys(node.name for call, node in zip(all_of_them, places, strict=True) if call in late)
-    return f"on {', '.join(names)}"
+def _named(late: Sequence[Any], calls: Mapping[Any, str]) -> str:
+    return ", ".join(dict.fromkeys(calls[call] for call in late))
 
 
 def _busy(gpu: bool) -> str:

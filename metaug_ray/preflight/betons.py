@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from metaug_ray.data.manifest import check_size
 from metaug_ray.data.progress import readable_size
-from metaug_ray.data.staging import copy_of, fetch_manifest, open_binary
-from metaug_ray.preflight.findings import Finding, fault, faults
+from metaug_ray.data.staging import copy_of, find_manifest, open_binary
+from metaug_ray.preflight.findings import Failed, Finding, fault, faults
 
 _CHECK: Final = "beton"
 _BLOCK: Final = 1 << 20
@@ -42,12 +41,10 @@ def look_at_beton(beton: str, staging: Path | None) -> Seen:
     Raises:
         DataError: it, or its manifest, is missing, broken or unreachable.
     """
-    manifest = fetch_manifest(beton)
+    manifest = find_manifest(beton)
     local = "://" not in beton
     digest = hashlib.sha256()
     with open_binary(beton) as file:
-        if local:
-            check_size(Path(beton).stat().st_size, manifest, beton)
         for number in range(_BLOCKS if local else 1):
             if local:
                 file.seek(number * max(manifest.bytes - _BLOCK, 0) // (_BLOCKS - 1))
@@ -56,7 +53,7 @@ def look_at_beton(beton: str, staging: Path | None) -> Seen:
     return Seen(manifest.bytes, manifest.sha256, digest.hexdigest(), copy)
 
 
-def check_beton(beton: str, told: Mapping[str, Seen], failed: Mapping[str, str], home: str) -> list[Finding]:
+def check_beton(beton: str, told: Mapping[str, Seen], failed: Mapping[str, Failed], home: str) -> list[Finding]:
     """Whether all nodes see the beton that the driver's sees.
 
     Args:

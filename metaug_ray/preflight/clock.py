@@ -4,7 +4,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from metaug_ray.preflight.findings import Finding, fault, faults
+from metaug_ray.preflight.findings import SILENT_ADVICE, Failed, Finding, fault, faults
 
 _CHECK: Final = "clock"
 _ADVICE: Final = (
@@ -28,7 +28,7 @@ def skew(samples: Sequence[Sample]) -> tuple[float, float]:
     return told - (sent + came) / 2, (came - sent) / 2
 
 
-def check_clock(told: Mapping[str, Sequence[Sample]], failed: Mapping[str, str], greatest: float) -> list[Finding]:
+def check_clock(told: Mapping[str, Sequence[Sample]], failed: Mapping[str, Failed], greatest: float) -> list[Finding]:
     """Whether clocks agree.
 
     Args:
@@ -36,7 +36,7 @@ def check_clock(told: Mapping[str, Sequence[Sample]], failed: Mapping[str, str],
         failed: why others told nothing, by node.
         greatest: difference that is allowed, in seconds.
     """
-    findings = faults(_CHECK, failed, "see in `ray status` whether the node is still there")
+    findings = faults(_CHECK, failed, SILENT_ADVICE)
     for node, samples in told.items():
         ahead, within = skew(samples)
         shown = f"{ahead:+.3f} s to the driver's, within {within:.3f} s"

@@ -8,7 +8,7 @@ from typing import Any
 import ray
 
 from metaug_ray.config.preflight import PreflightSettings
-from metaug_ray.preflight.findings import ALL, Finding, fault
+from metaug_ray.preflight.findings import CLUSTER, Finding, fault
 from metaug_ray.runtime.errors import ClusterError
 from metaug_ray.runtime.placement import place_workers
 from metaug_ray.runtime.words import counted
@@ -69,9 +69,9 @@ def check_cluster(nodes: Sequence[Node], settings: PreflightSettings) -> list[Fi
     compute, least = settings.compute, settings.check.nodes
     count = counted(len(nodes), "node")
     if len(nodes) < least:
-        found = [fault(ALL, "nodes", f"{count}; expected {least}", "start the others, or look at `ray status`")]
+        found = [fault(CLUSTER, "nodes", f"{count}; expected {least}", "start the others, or look at `ray status`")]
     else:
-        found = [Finding(ALL, "nodes", count)]
+        found = [Finding(CLUSTER, "nodes", count)]
     try:
         placement = place_workers(
             compute.device,
@@ -83,10 +83,10 @@ def check_cluster(nodes: Sequence[Node], settings: PreflightSettings) -> list[Fi
         )
     except ClusterError as error:
         what, _, advice = str(error).rpartition("; ")
-        return [*found, fault(ALL, "room for workers", what, advice)]
+        return [*found, fault(CLUSTER, "room for workers", what, advice)]
     gpu = f"{placement.gpu_share:g} GPU and " if placement.gpu else ""
     each = f"{gpu}{counted(placement.cpus, 'CPU')}"
-    return [*found, Finding(ALL, "room for workers", f"{counted(placement.workers, 'worker')} with {each}")]
+    return [*found, Finding(CLUSTER, "room for workers", f"{counted(placement.workers, 'worker')} with {each}")]
 
 
 def on_gpus(nodes: Sequence[Node], device: str) -> bool:

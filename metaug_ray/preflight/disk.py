@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from metaug_ray.data.progress import readable_size
-from metaug_ray.preflight.findings import Finding, fault, faults, judged
+from metaug_ray.preflight.findings import Failed, Finding, fault, faults, judged
 from metaug_ray.preflight.rates import Rates, folder_for_a_while, megabytes_a_second, on_disk, read_all, write_noise
 
 _CHECK: Final = "staging disk"
@@ -64,7 +64,7 @@ def _rates(folder: Path, size: int) -> Rates:
         return Rates(written, read_all(file))
 
 
-def check_disk(told: Mapping[str, Disk], failed: Mapping[str, str], folder: Path, least: float) -> list[Finding]:
+def check_disk(told: Mapping[str, Disk], failed: Mapping[str, Failed], folder: Path, least: float) -> list[Finding]:
     """Whether the betons fit, and can be read fast enough.
 
     Args:

@@ -2,12 +2,18 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
+SILENT_ADVICE: Final = (
+    "see in `ray status` whether the node is still there, and on it whether a disk or a mount hangs; where it is only "
+    "slow, give more --check.timeout"
+)
 Verdict = Literal["ok", "warning", "fault"]
 
-ALL = "all nodes"
-"""The node of what was found of the cluster as a whole."""
+CLUSTER: Final = "cluster"
+"""What stands in a node's place where something was found of all of them together."""
+DRIVER: Final = "driver"
+"""And of the machine that the command, and later the run's, is given on."""
 
 
 @dataclass(frozen=True)
@@ -39,15 +45,23 @@ def fault(node: str, check: str, measured: str, advice: str) -> Finding:
     return Finding(node, check, measured, "fault", advice)
 
 
-def faults(check: str, failed: Mapping[str, str], advice: str) -> list[Finding]:
+@dataclass(frozen=True)
+class Failed:
+    """Why a node could not do what it was asked for; a silent one did not answer in time."""
+
+    why: str
+    silent: bool = False
+
+
+def faults(check: str, failed: Mapping[str, Failed], advice: str) -> list[Finding]:
     """Of nodes on which a check could not be made.
 
     Args:
         check: that was made.
         failed: why, by node.
-        advice: what to do.
+        advice: what to do, where the node answered.
     """
-    return [fault(node, check, why, advice) for node, why in failed.items()]
+    return [fault(node, check, own.why, SILENT_ADVICE if own.silent else advice) for node, own in failed.items()]
 
 
 def judged(node: str, check: str, measured: str, rate: float, least: float, advice: str) -> Finding:

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from metaug_ray.preflight.cluster_nodes import Node
-from metaug_ray.preflight.findings import ALL, Finding, fault, faults, warning
+from metaug_ray.preflight.findings import CLUSTER, Failed, Finding, fault, faults, warning
 
 _CHECK: Final = "GPUs"
+_ADVICE: Final = "look at `nvidia-smi` there: reinstall the driver, or reboot the machine"
 _FIELDS: Final = "name,memory.total,memory.used,driver_version"
 _HELD: Final = 0.05
 """Share of a GPU's memory that others may hold before it is told."""
@@ -49,7 +50,7 @@ def parsed(line: str) -> Gpu:
 
 
 def check_gpus(
-    told: Mapping[str, Sequence[Gpu]], failed: Mapping[str, str], nodes: Sequence[Node], *, wanted: bool
+    told: Mapping[str, Sequence[Gpu]], failed: Mapping[str, Failed], nodes: Sequence[Node], *, wanted: bool
 ) -> list[Finding]:
     """Whether Ray's GPUs are there, are free, and are of one kind.
 
@@ -59,7 +60,9 @@ def check_gpus(
         nodes: of the cluster.
         wanted: whether a run's workers compute on GPUs.
     """
-    findings = faults(_CHECK, failed, "look at `nvidia-smi` there: reinstall the driver, or reboot the machine")
+    findings = faults(_CHECK, failed, _ADVICE)
+    if not wanted:
+        findings = [warning(found.node, _CHECK, found.measured, found.advice) for found in findings]
     for node in nodes:
         if node.name in told:
             findings.append(_check_node(node, told[node.name], wanted))
@@ -101,7 +104,7 @@ def _check_kinds(found: Sequence[Gpu]) -> list[Finding]:
         return []
     mixed = "; ".join(f"{count} x {kind}" for kind, count in kinds.items())
     advice = "the run goes at the pace of the slowest, within the memory of the smallest; use nodes of one kind"
-    return [warning(ALL, _CHECK, mixed, advice)]
+    return [warning(CLUSTER, _CHECK, mixed, advice)]
 
 
 def _described(gpu: Gpu) -> str:

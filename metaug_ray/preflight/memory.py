@@ -10,7 +10,7 @@ import psutil
 
 from metaug_ray.data.progress import readable_size
 from metaug_ray.preflight.cluster_nodes import Node
-from metaug_ray.preflight.findings import Finding, fault, faults, warning
+from metaug_ray.preflight.findings import Failed, Finding, fault, faults, warning
 
 _CHECK: Final = "memory"
 _LEAST_SHARED: Final = 256 << 20
@@ -35,7 +35,7 @@ def memory() -> Memory:
     return Memory(own.total, own.total - own.available, shared.total, shared.free)
 
 
-def check_memory(told: Mapping[str, Memory], failed: Mapping[str, str], nodes: Sequence[Node]) -> list[Finding]:
+def check_memory(told: Mapping[str, Memory], failed: Mapping[str, Failed], nodes: Sequence[Node]) -> list[Finding]:
     """Whether there is room for workers, and for what they share."""
     findings = faults(_CHECK, failed, "mount /dev/shm there: `docker run --shm-size`, or an emptyDir of medium Memory")
     for node in nodes:

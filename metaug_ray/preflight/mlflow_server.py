@@ -3,8 +3,10 @@
 import os
 import tempfile
 import uuid
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Final
+from urllib.parse import unquote, urlsplit
 
 from mlflow.entities import Experiment, ViewType
 from mlflow.exceptions import MlflowException
@@ -14,7 +16,8 @@ from mlflow.tracking import MlflowClient
 
 from metaug_ray.config.tracking import TrackingSettings
 from metaug_ray.errors import UserError
-from metaug_ray.preflight.findings import Finding, fault
+from metaug_ray.preflight.findings import DRIVER, Finding, fault
+from metaug_ray.preflight.rates import folder_for_a_while
 from metaug_ray.tracking.connection import connect, known_experiment, moved_files, reason
 
 _CHECK: Final = "MLflow"
@@ -22,37 +25,38 @@ _TAG: Final = "metaug.preflight"
 _DATABASE: Final = "sqlite:///"
 
 
-def check_mlflow(settings: TrackingSettings, node: str) -> list[Finding]:
+def check_mlflow(settings: TrackingSettings) -> list[Finding]:
     """Whether the driver may read and write, without a trace of it.
 
     Args:
         settings: of MLflow.
-        node: the driver's.
     """
     uri = settings.uri
     if uri.startswith(_DATABASE) and not Path(uri.removeprefix(_DATABASE)).exists():
-        return [_new_database(Path(uri.removeprefix(_DATABASE)), node)]
+        return [_new_database(Path(uri.removeprefix(_DATABASE)))]
     try:
         client = connect(uri, new=False)
         found = known_experiment(client, uri, settings.experiment)
         if found is not None and (moved := moved_files(uri, found.artifact_location)):
-            return [fault(node, _CHECK, moved, "see what it says, or give another --tracking.uri")]
+            return [fault(DRIVER, _CHECK, moved, "see what it says, or give another --tracking.uri")]
         _try_to_make(client, found)
         if found is not None:
             _try_to_change(client, found)
     except (UserError, MlflowException) as error:
         said, _, advice = str(error).rpartition("; ") if isinstance(error, UserError) else (reason(error), "", "")
-        return [fault(node, _CHECK, said if isinstance(error, UserError) else f"{uri}: {said}", _advice(said, advice))]
+        return [
+            fault(DRIVER, _CHECK, said if isinstance(error, UserError) else f"{uri}: {said}", _advice(said, advice))
+        ]
     if found is None:
-        return [Finding(node, _CHECK, f"{uri}: experiment {settings.experiment!r} will be made")]
-    return [Finding(node, _CHECK, f"{uri}: experiment {settings.experiment!r} can be written"), _artifacts(found, node)]
+        return [Finding(DRIVER, _CHECK, f"{uri}: experiment {settings.experiment!r} will be made")]
+    return [Finding(DRIVER, _CHECK, f"{uri}: experiment {settings.experiment!r} can be written"), _artifacts(found)]
 
 
-def _new_database(path: Path, node: str) -> Finding:
+def _new_database(path: Path) -> Finding:
     above = next(folder for folder in path.parents if folder.exists())
     if above.is_dir() and os.access(above, os.W_OK | os.X_OK):
-        return Finding(node, _CHECK, f"{path} will be made")
-    return fault(node, _CHECK, f"{path} cannot be made: {above} cannot be written", "give another --tracking.uri")
+        return Finding(DRIVER, _CHECK, f"{path} will be made")
+    return fault(DRIVER, _CHECK, f"{path} cannot be made: {above} cannot be written", "give another --tracking.uri")
 
 
 def _try_to_make(client: MlflowClient, known: Experiment | None) -> None:
@@ -74,13 +78,13 @@ def _try_to_change(client: MlflowClient, experiment: Experiment) -> None:
     client.delete_experiment_tag(experiment.experiment_id, _TAG)
 
 
-def _artifacts(experiment: Experiment, node: str) -> Finding:
+def _artifacts(experiment: Experiment) -> Finding:
     """Whether figures and models can be kept where the experiment's lie."""
     check, location = f"{_CHECK}'s artifacts", experiment.artifact_location
     name = f".preflight-{uuid.uuid4().hex[:12]}"
     try:
         store = get_artifact_repository(f"{location}/{name}")
-        with tempfile.TemporaryDirectory() as folder:
+        with _kept_as_it_was(location), tempfile.TemporaryDirectory() as folder:
             file = Path(folder, "token")
             file.write_text(name)
             try:
@@ -92,8 +96,15 @@ def _artifacts(experiment: Experiment, node: str) -> Finding:
     # Clients of object stores raise errors of their own.
     except Exception as error:
         advice = "give this machine the credentials of MLflow's artifacts, or start its server with --serve-artifacts"
-        return fault(node, check, f"{location} cannot be written ({reason(error)})", advice)
-    return Finding(node, check, f"{location} can be written")
+        return fault(DRIVER, check, f"{location} cannot be written ({reason(error)})", advice)
+    return Finding(DRIVER, check, f"{location} can be written")
+
+
+def _kept_as_it_was(location: str) -> AbstractContextManager[object]:
+    """MLflow makes folders of this machine, and does not remove them."""
+    if not location.startswith(("file://", "/")):
+        return nullcontext()
+    return folder_for_a_while(Path(unquote(urlsplit(location).path)))
 
 
 def _advice(said: str, advice: str) -> str:

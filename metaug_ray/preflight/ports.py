@@ -8,7 +8,7 @@ from functools import partial
 from typing import Final
 
 from metaug_ray.preflight.cluster_nodes import Node
-from metaug_ray.preflight.findings import Finding, fault, faults
+from metaug_ray.preflight.findings import SILENT_ADVICE, Failed, Finding, fault, faults
 
 _CHECK: Final = "ports"
 _PATIENCE: Final = 3.0
@@ -53,7 +53,9 @@ def unreachable(ports: Sequence[Port], patience: float = _PATIENCE) -> list[tupl
         return [(port, reason) for port, reason in zip(ports, reasons, strict=True) if reason is not None]
 
 
-def check_ports(told: Mapping[str, Sequence[tuple[Port, str]]], failed: Mapping[str, str], count: int) -> list[Finding]:
+def check_ports(
+    told: Mapping[str, Sequence[tuple[Port, str]]], failed: Mapping[str, Failed], count: int
+) -> list[Finding]:
     """Whether each node reaches all ports.
 
     Args:
@@ -61,7 +63,7 @@ def check_ports(told: Mapping[str, Sequence[tuple[Port, str]]], failed: Mapping[
         failed: why others told nothing, by node.
         count: of the ports that each tried.
     """
-    findings = faults(_CHECK, failed, "see in `ray status` whether the node is still there")
+    findings = faults(_CHECK, failed, SILENT_ADVICE)
     for node, closed in told.items():
         if not closed:
             findings.append(Finding(node, _CHECK, f"reaches all {count} of the cluster"))

@@ -5,25 +5,18 @@ import socket
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Generic, Self, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from metaug_ray.preflight.cluster_nodes import Node
+from metaug_ray.preflight.findings import Failed
+from metaug_ray.preflight.waiting import wait_for
 from metaug_ray.runtime.words import counted, first_line
 
 _T = TypeVar("_T")
-_NEWS: Final = 10.0
-"""Seconds after which it is said who is waited for."""
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Failed:
-    """Why something could not be done on a node."""
-
-    why: str
 
 
 @dataclass(frozen=True)
@@ -31,7 +24,7 @@ class Answers(Generic[_T]):
     """What nodes told, by name, and why others did not."""
 
     values: dict[str, _T]
-    failed: dict[str, str]
+    failed: dict[str, Failed]
 
 
 class Probe:
@@ -64,20 +57,24 @@ class Probes:
     """
 
     def __init__(self, nodes: Sequence[Node], timeout: float) -> None:
-        self._nodes = {node.name: node for node in nodes}
+        self._nodes = nodes
         self._timeout = timeout
         self._actors: dict[str, Any] = {}
 
     def __enter__(self) -> Self:
         remote = ray.remote(num_cpus=0)(Probe)
-        for name, node in self._nodes.items():
+        for node in self._nodes:
             there = NodeAffinitySchedulingStrategy(node.id, soft=False)
-            self._actors[name] = remote.options(scheduling_strategy=there).remote()
+            self._actors[node.name] = remote.options(scheduling_strategy=there).remote()
         return self
 
     def __exit__(self, *_: object) -> None:
         for actor in self._actors.values():
             ray.kill(actor)
+
+    def answering(self) -> list[str]:
+        """Names of the nodes that were not given up."""
+        return list(self._actors)
 
     def ask(
         self,
@@ -112,7 +109,7 @@ class Probes:
             For each time the seconds at which it was asked for, the answer, and the seconds at which that came.
         """
         values: dict[str, list[tuple[float, _T, float]]] = {}
-        failed: dict[str, str] = {}
+        failed: dict[str, Failed] = {}
         for name, actor in list(self._actors.items()):
             values[name] = []
             for _ in range(times):
@@ -127,33 +124,30 @@ class Probes:
 
     def _collect(self, what: str, calls: dict[Any, str], timeout: float | None, *, quiet: bool = False) -> Answers[Any]:
         values: dict[str, Any] = {}
-        failed: dict[str, str] = {}
+        failed: dict[str, Failed] = {}
         patience = self._timeout if timeout is None else timeout
-        waiting, began = list(calls), time.monotonic()
-        while waiting and (left := began + patience - time.monotonic()) > 0:
-            done, waiting = ray.wait(waiting, timeout=min(left, _NEWS))
-            for call in done:
-                self._take(calls[call], call, values, failed)
-            if waiting and not done and left > _NEWS:
-                _log.info("%s: waiting for %s", what, ", ".join(calls[call] for call in waiting[:8]))
-        for call in waiting:
-            failed[calls[call]] = f"no answer within {patience:g} s"
-            self._give_up(calls[call])
+        began = time.monotonic()
+        late = wait_for(what, calls, patience)
+        for call, name in calls.items():
+            if call in late:
+                failed[name] = Failed(f"no answer within {patience:g} s", silent=True)
+                self._give_up(name)
+            else:
+                self._take(name, call, values, failed)
         if not quiet:
             _log.info("%s: %s in %.1f s", what, counted(len(values), "answer"), time.monotonic() - began)
-        # In the order of the nodes, whoever answered first.
-        return Answers({name: values[name] for name in self._nodes if name in values}, failed)
+        return Answers(values, failed)
 
-    def _take(self, name: str, call: Any, values: dict[str, Any], failed: dict[str, str]) -> None:
+    def _take(self, name: str, call: Any, values: dict[str, Any], failed: dict[str, Failed]) -> None:
         try:
             value = ray.get(call)
         # Also where the node's Python cannot import what it is sent.
         except Exception as error:
-            failed[name] = first_line(error)
+            failed[name] = Failed(first_line(error))
             self._give_up(name)
             return
         if isinstance(value, Failed):
-            failed[name] = value.why
+            failed[name] = value
         else:
             values[name] = value
 

@@ -1,7 +1,6 @@
 """All checks of a cluster, one after another."""
 
 import logging
-import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,10 +11,10 @@ from typing import Any
 import ray
 
 from metaug_ray.config.preflight import PreflightSettings
-from metaug_ray.preflight import betons, clock, disk, gpus, memory, ports, storage, versions
+from metaug_ray.preflight import betons, clock, disk, gpus, memory, objects, ports, storage, versions
 from metaug_ray.preflight.all_reduce import measure_all_reduce
 from metaug_ray.preflight.cluster_nodes import Node, alive_nodes, check_cluster, on_gpus, working
-from metaug_ray.preflight.findings import ALL, Finding, fault
+from metaug_ray.preflight.findings import CLUSTER, Finding, fault
 from metaug_ray.preflight.mlflow_server import check_mlflow
 from metaug_ray.preflight.probes import Answers, Probes
 from metaug_ray.runtime.cluster import cluster
@@ -49,7 +48,7 @@ def look(settings: PreflightSettings) -> Report:
         settings: of the run, and what is expected.
     """
     _log.info("MLflow: %s", settings.tracking.uri)
-    tracking = check_mlflow(settings.tracking, socket.gethostname())
+    tracking = check_mlflow(settings.tracking)
     try:
         with cluster(settings.compute.address):
             nodes = alive_nodes()
@@ -57,7 +56,7 @@ def look(settings: PreflightSettings) -> Report:
             return Report([*_Look(settings, nodes).findings(), *tracking], len(nodes))
     except ClusterError as error:
         what, _, advice = str(error).rpartition("; ")
-        return Report([fault(ALL, "cluster", what, advice), *tracking], 0)
+        return Report([fault(CLUSTER, "cluster", what, advice), *tracking], 0)
 
 
 class _Look:
@@ -79,10 +78,11 @@ class _Look:
             found += self._ports(probes)
             found += self._storage(probes)
             found += self._data(probes)
-        if self._working:
+            answering = [node for node in self._working if node.name in probes.answering()]
+        if answering:
             found.append(
                 measure_all_reduce(
-                    self._working,
+                    answering,
                     gpu=self._gpu,
                     megabytes=check.megabytes,
                     timeout=check.timeout,
@@ -98,6 +98,9 @@ class _Look:
         found += gpus.check_gpus(cards.values, cards.failed, self._nodes, wanted=self._gpu)
         sizes = probes.ask("memory", memory.memory)
         found += memory.check_memory(sizes.values, sizes.failed, self._nodes)
+        data = ray.put(bytes(objects.SIZE))
+        received = probes.ask("object store", objects.size_of, partial(_always, (data,)))
+        found += objects.check_objects(received.values, received.failed)
         times = probes.in_turn("clock", clock.now, 3)
         return found + clock.check_clock(times.values, times.failed, self._settings.check.clock_skew)
 
@@ -141,7 +144,7 @@ class _Look:
                 "storage: tidy", storage.remove, lambda name: (place,), only=[self._home], timeout=patience
             )
             if self._home not in gone.values:
-                why = gone.failed.get(self._home, "the node does not answer")
+                why = gone.failed[self._home].why if self._home in gone.failed else "the node does not answer"
                 advice = f"remove {place.storage}/{place.name} yourself"
                 left.append(fault(self._home, storage.CHECK, f"what was written cannot be removed ({why})", advice))
 

@@ -11,7 +11,7 @@ from typing import Final
 
 import pyarrow.fs
 
-from metaug_ray.preflight.findings import Finding, fault, faults, judged
+from metaug_ray.preflight.findings import Failed, Finding, fault, faults, judged
 from metaug_ray.preflight.rates import Rates, megabytes_a_second, on_disk, read_all, write_noise
 
 CHECK: Final = "storage"
@@ -146,7 +146,7 @@ def check_storage(
     token: str,
     written: Mapping[str, Written],
     read_rates: Mapping[str, float],
-    failed: Mapping[str, str],
+    failed: Mapping[str, Failed],
     storage: str,
     least: float,
 ) -> list[Finding]:

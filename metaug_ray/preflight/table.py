@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from metaug_ray.preflight.findings import ALL, Finding
+from metaug_ray.preflight.findings import CLUSTER, Finding
 
 _STYLES: Final = {"ok": "green", "warning": "yellow", "fault": "red bold"}
 _WIDTH: Final = 140
@@ -25,12 +25,14 @@ def merged(findings: Sequence[Finding], nodes: int) -> list[Finding]:
     """
     alike: dict[tuple[str, str], int] = {}
     for finding in findings:
-        if finding.verdict == "ok" and finding.node != ALL:
+        if finding.verdict == "ok" and finding.node != CLUSTER:
             alike[finding.check, finding.measured] = alike.get((finding.check, finding.measured), 0) + 1
     rows: list[Finding] = []
     for finding in findings:
         everywhere = nodes > 1 and alike.get((finding.check, finding.measured)) == nodes
-        row = Finding(ALL, finding.check, finding.measured) if everywhere and finding.verdict == "ok" else finding
+        row = (
+            Finding("all nodes", finding.check, finding.measured) if everywhere and finding.verdict == "ok" else finding
+        )
         if row not in rows:
             rows.append(row)
     return rows
@@ -40,7 +42,10 @@ def show(findings: Sequence[Finding], nodes: int, file: TextIO | None = None) ->
     """Print the table to a file; default: standard output."""
     out = file or sys.stdout
     width = shutil.get_terminal_size((_WIDTH, 24)).columns if out.isatty() else _WIDTH
-    table = Table("node", "check", "measured", "verdict", "what to do", show_lines=True)
+    table = Table(show_lines=True)
+    for name in ("node", "check", "measured", "verdict", "what to do"):
+        # Paths are longer than columns, and are told whole.
+        table.add_column(name, overflow="fold")
     for row in merged(findings, nodes):
         texts = (row.node, row.check, row.measured)
         # Names and paths may hold brackets, which are marks to rich.

@@ -12,7 +12,7 @@ from typing import Final
 from packaging.requirements import Requirement
 
 import metaug_ray
-from metaug_ray.preflight.findings import Finding, fault, faults
+from metaug_ray.preflight.findings import Failed, Finding, fault, faults
 from metaug_ray.tracking.environment import git_state
 
 _CHECK: Final = "versions"
@@ -83,7 +83,7 @@ def code_sum(folder: Path) -> str:
     return digest.hexdigest()[:12]
 
 
-def check_versions(told: Mapping[str, Versions], failed: Mapping[str, str], home: str) -> list[Finding]:
+def check_versions(told: Mapping[str, Versions], failed: Mapping[str, Failed], home: str) -> list[Finding]:
     """What differs from the driver's node, and what is broken.
 
     Args:
