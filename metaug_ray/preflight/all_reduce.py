@@ -14,7 +14,8 @@ import torch.distributed as dist
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from metaug_ray.preflight.cluster_nodes import Node
-from metaug_ray.preflight.findings import CLUSTER, Finding, fault, judged
+from metaug_ray.preflight.findings import CLUSTER, Failed, Finding, fault, judged
+from metaug_ray.preflight.probes import attempted
 from metaug_ray.preflight.waiting import wait_for
 from metaug_ray.runtime.words import counted, first_line
 
@@ -65,40 +66,44 @@ class Worker:
             free.bind(("", 0))
             return f"{ray.util.get_node_ip_address()}:{free.getsockname()[1]}"
 
-    def measure(self, rank: int, group: Group, size: int) -> Measured:
-        """Reduce, together with all others.
+    def measure(self, rank: int, group: Group, size: int) -> Measured | Failed:
+        """Reduce, together with all others; or why that cannot be done.
 
         Args:
             rank: of this worker.
             group: that it is one of.
             size: bytes that are reduced.
         """
-        device = torch.device("cuda" if group.gpu else "cpu")
-        dist.init_process_group(
-            _BACKENDS[group.gpu],
-            init_method=f"tcp://{group.address}",
-            rank=rank,
-            world_size=group.world,
-            timeout=datetime.timedelta(seconds=group.timeout),
-        )
-        try:
-            number, many = (torch.ones(count, device=device) for count in (1, max(size // 4, 1)))
-            _timed(many, 1)  # connections are made at the first time
-            latency = _timed(number, 5)
-            once = _timed(many, 1)
-            # All must do it equally often.
-            times = torch.tensor([min(_SECONDS / once, _MOST)], device=device)
-            dist.all_reduce(times, op=dist.ReduceOp.MIN)
-            seconds = _timed(many, max(int(times.item()), 1))
-            # A bus or a library that is broken adds wrongly, and says nothing.
-            many.fill_(1)
-            dist.all_reduce(many)
-            if not bool((many == group.world).all()):
-                raise ArithmeticError(f"the sum over {group.world} workers of ones is wrong")
-        finally:
-            dist.destroy_process_group()
-        sent = 2 * (group.world - 1) / group.world * many.numel() * many.element_size()
-        return Measured(latency, sent / seconds / 1e6)
+        return attempted(_reduce, rank, group, size)
+
+
+def _reduce(rank: int, group: Group, size: int) -> Measured:
+    device = torch.device("cuda" if group.gpu else "cpu")
+    dist.init_process_group(
+        _BACKENDS[group.gpu],
+        init_method=f"tcp://{group.address}",
+        rank=rank,
+        world_size=group.world,
+        timeout=datetime.timedelta(seconds=group.timeout),
+    )
+    try:
+        number, many = (torch.ones(count, device=device) for count in (1, max(size // 4, 1)))
+        _timed(many, 1)  # connections are made at the first time
+        latency = _timed(number, 5)
+        once = _timed(many, 1)
+        # All must do it equally often.
+        times = torch.tensor([min(_SECONDS / once, _MOST)], device=device)
+        dist.all_reduce(times, op=dist.ReduceOp.MIN)
+        seconds = _timed(many, max(int(times.item()), 1))
+        # A bus or a library that is broken adds wrongly, and says nothing.
+        many.fill_(1)
+        dist.all_reduce(many)
+        if not bool((many == group.world).all()):
+            raise ArithmeticError(f"the sum over {group.world} workers of ones is wrong")
+    finally:
+        dist.destroy_process_group()
+    sent = 2 * (group.world - 1) / group.world * many.numel() * many.element_size()
+    return Measured(latency, sent / seconds / 1e6)
 
 
 def _timed(tensor: torch.Tensor, times: int) -> float:
@@ -152,16 +157,19 @@ def _measured(
     except Exception as error:
         return fault(CLUSTER, check, first_line(error), _busy(gpu))
     group = Group(first, len(workers), gpu, timeout)
+    made = [worker.measure.remote(rank, group, megabytes * 10**6) for rank, worker in enumerate(workers)]
+    calls = dict(zip(made, names, strict=True))
+    late = wait_for(check, calls, timeout)
     try:
-        calls = [worker.measure.remote(rank, group, megabytes * 10**6) for rank, worker in enumerate(workers)]
-        late = wait_for(check, dict(zip(calls, names, strict=True)), timeout)
-        told = ray.get([call for call in calls if call not in late])
-    except Exception as error:  # what gloo and NCCL raise, and Ray for a worker that died
+        told = {call: ray.get(call) for call in made if call not in late}
+    except Exception as error:  # what Ray says of a worker that died
         return fault(CLUSTER, check, first_line(error), _advice(gpu))
+    for call, own in told.items():
+        if isinstance(own, Failed):
+            return fault(CLUSTER, check, f"{calls[call]}: {own.why}", _advice(gpu))
     if late:
-        on = _named(late, dict(zip(calls, names, strict=True)))
-        return fault(CLUSTER, check, f"no end within {timeout:g} s on {on}", _advice(gpu))
-    return judge_all_reduce(check, told, megabytes, least, gpu=gpu)
+        return fault(CLUSTER, check, f"no end within {timeout:g} s on {_named(late, calls)}", _advice(gpu))
+    return judge_all_reduce(check, list(told.values()), megabytes, least, gpu=gpu)
 
 
 def judge_all_reduce(check: str, told: Sequence[Measured], megabytes: int, least: float, *, gpu: bool) -> Finding:
@@ -196,6 +204,6 @@ def _busy(gpu: bool) -> str:
 def _advice(gpu: bool) -> str:
     library, variable = ("NCCL", "NCCL_SOCKET_IFNAME") if gpu else ("gloo", "GLOO_SOCKET_IFNAME")
     return (
-        f"set {variable} on all nodes to the fast network interface that they reach one another by, where {library} "
-        "takes another one, and open all ports between them"
+        f"where {library} takes another network interface than the one by which the nodes reach one another, set "
+        f"{variable} to that one before `ray start` on each; open all ports between them"
     )

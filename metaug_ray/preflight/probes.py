@@ -5,7 +5,7 @@ import socket
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Final, Generic, Self, TypeVar
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -16,6 +16,8 @@ from metaug_ray.preflight.waiting import wait_for
 from metaug_ray.runtime.words import counted, first_line
 
 _T = TypeVar("_T")
+_LONGEST: Final = 500
+"""Characters that are told of an error."""
 _log = logging.getLogger(__name__)
 
 
@@ -27,6 +29,14 @@ class Answers(Generic[_T]):
     failed: dict[str, Failed]
 
 
+def attempted(function: Callable[..., _T], *arguments: Any) -> _T | Failed:
+    """What a function returns, or why it does not: the driver tells that as a fault of this node."""
+    try:
+        return function(*arguments)
+    except Exception as error:  # whatever it is
+        return Failed(" ".join(str(error).split())[:_LONGEST] or type(error).__name__)
+
+
 class Probe:
     """What runs on a node."""
 
@@ -35,10 +45,7 @@ class Probe:
 
     def call(self, function: Callable[..., _T], *arguments: Any) -> _T | Failed:
         """What the function returns, or why it does not."""
-        try:
-            return function(*arguments)
-        except Exception as error:  # whatever it is, the driver tells it as a fault of this node
-            return Failed(" ".join(str(error).split()) or type(error).__name__)
+        return attempted(function, *arguments)
 
     def listen(self) -> int:
         """A port that takes connections for as long as this process lives, chosen as `torch.distributed` does."""
