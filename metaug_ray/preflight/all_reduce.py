@@ -131,7 +131,7 @@ def measure_all_reduce(nodes: Sequence[Node], *, gpu: bool, megabytes: int, time
     places = [node for node in nodes for _ in range(int(node.resources["GPU"]) if gpu else 1)]
     check = f"all-reduce ({_BACKENDS[gpu]})"
     if len(places) < 2 and not gpu:
-        return Finding(CLUSTER, check, "one node, whose worker has nobody to talk to")
+        return Finding(CLUSTER, check, "one worker, which has nobody to talk to")
     remote = ray.remote(num_cpus=0, num_gpus=int(gpu))(Worker)
     _log.info("%s: %s begin", check, counted(len(places), "worker"))
     workers = [
@@ -184,7 +184,7 @@ def judge_all_reduce(check: str, told: Sequence[Measured], megabytes: int, least
     """
     latency, bandwidth = max(own.latency for own in told), min(own.bandwidth for own in told)
     if len(told) == 1:
-        return Finding(CLUSTER, check, "one GPU, whose worker has nobody to talk to")
+        return Finding(CLUSTER, check, "one worker, which has nobody to talk to")
     shown = (
         f"{counted(len(told), 'worker')}, {megabytes} MB: {bandwidth:,.0f} MB/s of the bus; "
         f"{1e3 * latency:.2f} ms for one number"
