@@ -69,7 +69,8 @@ class Probes:
         self._actors: dict[str, Any] = {}
 
     def __enter__(self) -> Self:
-        remote = ray.remote(num_cpus=0)(Probe)
+        # A second call need not wait for a first one that hangs: what that wrote can be removed meanwhile.
+        remote = ray.remote(num_cpus=0, max_concurrency=2)(Probe)
         for node in self._nodes:
             there = NodeAffinitySchedulingStrategy(node.id, soft=False)
             self._actors[node.name] = remote.options(scheduling_strategy=there).remote()
@@ -82,6 +83,12 @@ class Probes:
     def answering(self) -> list[str]:
         """Names of the nodes that were not given up."""
         return list(self._actors)
+
+    def give_up_all_but(self, name: str) -> None:
+        """End the processes on all nodes but one."""
+        for other in self.answering():
+            if other != name:
+                self._give_up(other)
 
     def ask(
         self,

@@ -95,7 +95,9 @@ class _Look:
         told = probes.ask("versions", versions.versions)
         found = versions.check_versions(told.values, told.failed, self._home)
         cards = probes.ask("GPUs", gpus.gpus)
-        found += gpus.check_gpus(cards.values, cards.failed, self._nodes, wanted=self._gpu)
+        found += gpus.check_gpus(
+            cards.values, cards.failed, self._nodes, wanted=self._gpu or self._settings.compute.device == "gpu"
+        )
         sizes = probes.ask("memory", memory.memory)
         found += memory.check_memory(sizes.values, sizes.failed, self._nodes)
         data = ray.put(bytes(objects.SIZE))
@@ -107,16 +109,20 @@ class _Look:
     def _ports(self, probes: Probes) -> list[Finding]:
         listening = probes.listen()
         needed = ports.needed(self._nodes, ray.get_runtime_context().gcs_address, listening.values)
-        closed = probes.ask("ports", ports.unreachable, lambda name: (needed,))
+        closed = probes.ask("ports", ports.unreachable, partial(_always, (needed,)))
         return ports.check_ports(closed.values, listening.failed | closed.failed, len(needed))
 
     def _storage(self, probes: Probes) -> list[Finding]:
-        location, least = self._settings.storage, self._settings.check.least_storage
-        prepared = probes.ask("storage", storage.prepare, lambda name: (location,), only=[self._home])
-        if self._home not in prepared.values:
-            return storage.check_storage("", {}, {}, prepared.failed, location, least)
-        place, token = prepared.values[self._home]
+        location, least, home = self._settings.storage, self._settings.check.least_storage, [self._home]
+        chosen = probes.ask("storage", storage.choose, partial(_always, (location,)), only=home)
+        if self._home not in chosen.values:
+            return storage.check_storage("", {}, {}, chosen.failed, location, least)
+        place = chosen.values[self._home]
         with self._removed(probes, place) as left:
+            prepared = probes.ask("storage: prepare", storage.prepare, partial(_always, (place,)), only=home)
+            token = prepared.values.get(self._home)
+            if token is None:
+                return storage.check_storage("", {}, {}, prepared.failed, location, least)
             # Names of nodes may hold what no file's may.
             files = {node.name: f"node-{number}" for number, node in enumerate(self._nodes)}
             wrote = probes.ask("storage: write", storage.write, lambda name: (place, files[name], self._size))
@@ -132,16 +138,19 @@ class _Look:
 
     @contextmanager
     def _removed(self, probes: Probes, place: storage.Place) -> Iterator[list[Finding]]:
-        """What could not be removed at the end."""
+        """Takes the folder away at the end, whatever happens; gives what could not be removed."""
         left: list[Finding] = []
-        # Whoever interrupts the command does not wait for long.
-        patience: float | None = 5.0
+        patience: float | None = None
         try:
             yield left
-            patience = None
+        except BaseException:
+            # Whoever interrupts the command does not wait for long, and nobody shall go on writing.
+            patience = 5.0
+            probes.give_up_all_but(self._home)
+            raise
         finally:
             gone = probes.ask(
-                "storage: tidy", storage.remove, lambda name: (place,), only=[self._home], timeout=patience
+                "storage: tidy", storage.remove, partial(_always, (place,)), only=[self._home], timeout=patience
             )
             if self._home not in gone.values:
                 why = gone.failed[self._home].why if self._home in gone.failed else "the node does not answer"

@@ -32,7 +32,7 @@ class Place:
     Attributes:
         storage: path or URI that it lies in.
         name: of the folder.
-        missing: folders above it that were made for it, the innermost first; of a local path.
+        missing: folders above it that have to be made for it, the innermost first; of a local path.
     """
 
     storage: str
@@ -48,32 +48,36 @@ class Written:
     rate: float
 
 
-def prepare(storage: str) -> tuple[Place, str]:
-    """Make a folder on the storage, with a token by which others know it; called once.
+def choose(storage: str) -> Place:
+    """A folder on the storage that is not there yet. Nothing is made.
 
     Raises:
-        OSError: it cannot be written, or reached.
+        OSError: the storage cannot be reached.
         ValueError: it is no path or URI of a file system.
     """
     files, root = _opened(storage)
-    place = Place(storage, f".preflight-{uuid.uuid4().hex[:12]}", _missing(files, root))
+    return Place(storage, f".preflight-{uuid.uuid4().hex[:12]}", _missing(files, root))
+
+
+def prepare(place: Place) -> str:
+    """Make the folder, with a token by which nodes know it; returns the token.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    files, root = _opened(place.storage)
     token = uuid.uuid4().hex
-    try:
-        files.create_dir(f"{root}/{place.name}")
-        with files.open_output_stream(f"{root}/{place.name}/{_TOKEN}") as file:
-            file.write(token.encode())
-    except BaseException:
-        with suppress(OSError):
-            remove(place)
-        raise
-    return place, token
+    files.create_dir(f"{root}/{place.name}")
+    with files.open_output_stream(f"{root}/{place.name}/{_TOKEN}") as file:
+        file.write(token.encode())
+    return token
 
 
 def write(place: Place, name: str, size: int) -> Written:
     """Look for the token, and write a file.
 
     Args:
-        place: as :func:`prepare` made it.
+        place: that was prepared.
         name: of the file.
         size: of it, in bytes.
 

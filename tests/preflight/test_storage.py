@@ -4,16 +4,24 @@ import pytest
 
 from metaug_ray.preflight.findings import Failed
 from metaug_ray.preflight.probes import Probe
-from metaug_ray.preflight.storage import Place, Written, check_storage, neighbours, prepare, read, remove, write
+from metaug_ray.preflight.storage import Place, Written, check_storage, choose, neighbours, prepare, read, remove, write
 from tests.data.nobody import as_nobody, needs_root
 from tests.preflight.nodes import FIRST, HOME, the_fault
 
 SIZE = 100_000
 
 
+def prepared(folder: Path) -> Place:
+    place = choose(str(folder))
+    prepare(place)
+    return place
+
+
 @pytest.mark.parametrize("scheme", ["", "file://"])
 def test_a_node_reads_what_another_wrote_and_nothing_is_left(tmp_path: Path, scheme: str) -> None:
-    place, token = prepare(f"{scheme}{tmp_path}/not/there")
+    place = choose(f"{scheme}{tmp_path}/not/there")
+    assert not list(tmp_path.iterdir())
+    token = prepare(place)
     wrote = write(place, "node-0", SIZE)
     assert wrote.token == token
     assert write(place, "node-1", SIZE).rate > 0
@@ -24,7 +32,7 @@ def test_a_node_reads_what_another_wrote_and_nothing_is_left(tmp_path: Path, sch
 
 
 def test_what_another_program_put_there_stays(tmp_path: Path) -> None:
-    place, _ = prepare(str(tmp_path / "runs"))
+    place = prepared(tmp_path / "runs")
     (tmp_path / "runs" / "mine").touch()
     remove(place)
     assert [path.name for path in (tmp_path / "runs").iterdir()] == ["mine"]
@@ -33,7 +41,8 @@ def test_what_another_program_put_there_stays(tmp_path: Path) -> None:
 @needs_root
 def test_a_storage_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "runs").mkdir()
-    said = as_nobody(tmp_path, lambda: Probe().call(prepare, str(tmp_path / "runs")))
+    place = choose(str(tmp_path / "runs"))
+    said = as_nobody(tmp_path, lambda: Probe().call(prepare, place))
     assert "Permission denied" in said
     found = the_fault(check_storage("", {}, {}, {FIRST: Failed(said)}, "/runs", 0))
     assert "that the user of Ray may write on every node" in found.advice
@@ -42,11 +51,11 @@ def test_a_storage_that_cannot_be_written(tmp_path: Path) -> None:
 
 def test_a_storage_that_is_no_place(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="unknown"):
-        prepare("unknown://bucket")
+        choose("unknown://bucket")
 
 
 def test_a_disk_that_is_full(small_disk: Path) -> None:
-    place, _ = prepare(str(small_disk / "runs"))
+    place = prepared(small_disk / "runs")
     told = Probe().call(write, place, "node-0", 32 << 20)
     assert isinstance(told, Failed)
     assert "No space left on device" in told.why
@@ -55,7 +64,8 @@ def test_a_disk_that_is_full(small_disk: Path) -> None:
 
 
 def test_a_folder_that_is_another_one_on_a_node(tmp_path: Path) -> None:
-    place, token = prepare(str(tmp_path / "shared"))
+    place = choose(str(tmp_path / "shared"))
+    token = prepare(place)
     (tmp_path / "own").mkdir()
     told = Probe().call(write, Place(str(tmp_path / "own"), place.name), "node-1", SIZE)
     assert isinstance(told, Failed)
@@ -68,7 +78,7 @@ def test_a_folder_that_is_another_one_on_a_node(tmp_path: Path) -> None:
 
 
 def test_a_file_that_others_see_late_or_in_part(tmp_path: Path) -> None:
-    place, _ = prepare(str(tmp_path))
+    place = prepared(tmp_path)
     write(place, "node-0", SIZE)
     with pytest.raises(OSError, match=r"of 100001 bytes that another node wrote, 100000 bytes can be seen"):
         read(place, "node-0", SIZE + 1)
