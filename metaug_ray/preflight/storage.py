@@ -32,7 +32,7 @@ class Place:
     Attributes:
         storage: path or URI that it lies in.
         name: of the folder.
-        missing: folders above it that have to be made for it, the innermost first; of a local path.
+        missing: folders above it that have to be made for it, the innermost first.
     """
 
     storage: str
@@ -135,10 +135,11 @@ def remove(place: Place) -> None:
     with suppress(FileNotFoundError):
         files.delete_dir(f"{root}/{place.name}")
     for folder in place.missing:
-        try:
-            Path(folder).rmdir()
-        except OSError:  # another program put something there, or it was never made
+        # Another program may have put something there, and what was never made need not be removed.
+        if files.get_file_info(pyarrow.fs.FileSelector(folder, allow_not_found=True)):
             return
+        with suppress(FileNotFoundError):
+            files.delete_dir(folder)
 
 
 def neighbours(names: Sequence[str]) -> dict[str, str]:
@@ -180,6 +181,8 @@ def _opened(storage: str) -> tuple[pyarrow.fs.FileSystem, str]:
 
 
 def _missing(files: pyarrow.fs.FileSystem, root: str) -> tuple[str, ...]:
-    if not isinstance(files, pyarrow.fs.LocalFileSystem):
-        return ()
-    return tuple(str(path) for path in (Path(root), *Path(root).parents) if not path.exists())
+    if isinstance(files, pyarrow.fs.LocalFileSystem):
+        return tuple(str(path) for path in (Path(root), *Path(root).parents) if not path.exists())
+    # In an object store a folder is an empty object at most, and those above it are none; a bucket is never made.
+    there = files.get_file_info(root).type != pyarrow.fs.FileType.NotFound
+    return () if there or "/" not in root else (root,)
