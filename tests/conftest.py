@@ -54,6 +54,17 @@ def shapes_beton(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return output
 
 
+@pytest.fixture(scope="session")
+def mlflow_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty one to copy: MLflow takes seconds to make its tables."""
+    # It takes seconds to import as well, which most tests do without.
+    from metaug_ray.tracking.connection import connect
+
+    file = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    connect(f"sqlite:///{file}")
+    return file
+
+
 @pytest.fixture
 def log(caplog: pytest.LogCaptureFixture) -> Log:
     """What the package logs, as a command shows it."""

@@ -127,13 +127,22 @@ def _unknown_variables(command: type[BaseSettings]) -> list[str]:
     from metaug_ray.config import (
         CompareSettings,
         EvaluateSettings,
+        PreflightSettings,
         PrepareSettings,
         PretrainSettings,
         RegisterSettings,
         SweepSettings,
     )
 
-    others = (PrepareSettings, PretrainSettings, EvaluateSettings, RegisterSettings, CompareSettings, SweepSettings)
+    others = (
+        PrepareSettings,
+        PretrainSettings,
+        EvaluateSettings,
+        RegisterSettings,
+        CompareSettings,
+        SweepSettings,
+        PreflightSettings,
+    )
     lines = []
     for name in unknown:
         if name in _COMMANDS or any(_sets(name, other) for other in others):

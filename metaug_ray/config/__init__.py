@@ -1,7 +1,7 @@
 """Everything a user can set, as frozen pydantic models that refuse unknown fields and values out of range.
 
-One file for each command (`prepare`, `pretrain`, `evaluate`, `register`, `compare`), and one for each part that a run
-has or that several commands share. `recorded` reads what earlier versions wrote.
+One file for each command (`prepare`, `preflight`, `pretrain`, `evaluate`, `register`, `compare`), and one for each part
+that a run has or that several commands share. `recorded` reads what earlier versions wrote.
 """
 
 from metaug_ray.config.augmentation import AugmentationSettings, ColorJitterSettings, RandAugmentSettings
@@ -13,6 +13,7 @@ from metaug_ray.config.knn import KnnSettings
 from metaug_ray.config.machines import MachineSettings
 from metaug_ray.config.method import MetaSettings, MethodSettings
 from metaug_ray.config.model import ModelSettings
+from metaug_ray.config.preflight import CheckSettings, PreflightSettings
 from metaug_ray.config.prepare import EncodingSettings, PrepareSettings, SourceSettings
 from metaug_ray.config.pretrain import (
     CheckpointSettings,
@@ -30,6 +31,7 @@ __all__ = [
     "AugmentationSettings",
     "AugmentedProbeSettings",
     "BankSettings",
+    "CheckSettings",
     "CheckpointSettings",
     "ColorJitterSettings",
     "CompareSettings",
@@ -46,6 +48,7 @@ __all__ = [
     "ModelSettings",
     "OptimizerSettings",
     "Parameter",
+    "PreflightSettings",
     "PrepareSettings",
     "PretrainSettings",
     "ProbeSettings",

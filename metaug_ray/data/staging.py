@@ -53,10 +53,7 @@ def stage(beton: str | Path, directory: Path) -> Path:
     """
     beton, directory = str(beton), Path(directory)
     manifest = fetch_manifest(beton)
-    location = beton.partition("?")[0] if "://" in beton else beton
-    # A copy's lock and manifest have longer names than the beton, which no disk may refuse.
-    stem = os.fsencode(Path(location).stem)[:_LONGEST_STEM].decode(errors="ignore")
-    target = directory / f"{stem}-{manifest.sha256[:16]}.beton"
+    target = copy_of(beton, manifest, directory)
     try:
         make_writable(directory)
         with _locked(target):
@@ -70,6 +67,14 @@ def stage(beton: str | Path, directory: Path) -> Path:
             ) from error
         raise DataError(f"{directory}: {beton} cannot be staged here ({error})") from error
     return target
+
+
+def copy_of(beton: str, manifest: Manifest, directory: Path) -> Path:
+    """Where the copy of a beton lies in a directory for copies, once it is made."""
+    location = beton.partition("?")[0] if "://" in beton else beton
+    # A copy's lock and manifest have longer names than the beton, which no disk may refuse.
+    stem = os.fsencode(Path(location).stem)[:_LONGEST_STEM].decode(errors="ignore")
+    return directory / f"{stem}-{manifest.sha256[:16]}.beton"
 
 
 def staged(beton: str, directory: Path | None) -> Path:
@@ -156,7 +161,7 @@ def _copy(beton: str, target: Path, manifest: Manifest) -> None:
             "free some space or stage to another disk"
         )
     try:
-        with _open(beton) as source, partial.open("wb") as copy:
+        with open_binary(beton) as source, partial.open("wb") as copy:
             sha256 = _checksum(source, manifest, "staging", copy)
             copy.flush()
             os.fsync(copy.fileno())
@@ -180,7 +185,7 @@ def _made(manifest: Manifest) -> float:
 
 def _read(uri: str, beton: str) -> str:
     try:
-        with _open(uri) as file:
+        with open_binary(uri) as file:
             return file.read().decode("utf-8")
     except DataError as error:
         raise DataError(
@@ -190,7 +195,7 @@ def _read(uri: str, beton: str) -> str:
         raise DataError(f"{uri}: is not the manifest of {beton}; prepare the data again") from error
 
 
-def _open(uri: str) -> BinaryIO:
+def open_binary(uri: str) -> BinaryIO:
     """Opens a path or URI for reading.
 
     Raises:

@@ -25,6 +25,7 @@ COMMANDS = (
     "EvaluateSettings",
     "RegisterSettings",
     "CompareSettings",
+    "PreflightSettings",
 )
 
 

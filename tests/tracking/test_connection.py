@@ -15,18 +15,10 @@ from metaug_ray.tracking.runs import RunTracker, download_figures, find_run
 from tests.log import Log
 
 
-@pytest.fixture(scope="module")
-def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database: MLflow takes seconds to make its tables."""
-    file = tmp_path_factory.mktemp("empty") / "mlflow.db"
-    connect(f"sqlite:///{file}")
-    return file
-
-
 @pytest.fixture
-def uri(empty: Path, tmp_path: Path) -> str:
+def uri(mlflow_database: Path, tmp_path: Path) -> str:
     (tmp_path / "a").mkdir()
-    shutil.copy(empty, tmp_path / "a/mlflow.db")
+    shutil.copy(mlflow_database, tmp_path / "a/mlflow.db")
     return f"sqlite:///{tmp_path}/a/mlflow.db"
 
 
@@ -82,10 +74,10 @@ def test_places_that_need_no_mending(uri: str, tmp_path: Path) -> None:
     assert moved_files("http://there", "mlflow-artifacts:/1") is None
 
 
-def test_experiments_with_any_name_keep_files_beside_the_database(empty: Path, tmp_path: Path) -> None:
+def test_experiments_with_any_name_keep_files_beside_the_database(mlflow_database: Path, tmp_path: Path) -> None:
     folder, file = tmp_path / "odd #[x]~$5", tmp_path / "file.txt"
     folder.mkdir()
-    shutil.copy(empty, folder)
+    shutil.copy(mlflow_database, folder)
     file.write_text("kept")
     uri = f"sqlite:///{folder}/mlflow.db"
     client = connect(uri)
