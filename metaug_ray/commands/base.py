@@ -125,6 +125,7 @@ def _unknown_variables(command: type[BaseSettings]) -> list[str]:
         return []
     # Seldom needed, and not by the command itself.
     from metaug_ray.config import (
+        CapacitySettings,
         CompareSettings,
         EvaluateSettings,
         PreflightSettings,
@@ -141,6 +142,7 @@ def _unknown_variables(command: type[BaseSettings]) -> list[str]:
         RegisterSettings,
         CompareSettings,
         SweepSettings,
+        CapacitySettings,
         PreflightSettings,
     )
     lines = []

@@ -13,6 +13,7 @@ from metaug_ray.config.knn import KnnSettings
 from metaug_ray.config.machines import MachineSettings
 from metaug_ray.config.method import MetaSettings, MethodSettings
 from metaug_ray.config.model import ModelSettings
+from metaug_ray.config.plan import CapacitySettings, HostSettings, PlanSettings
 from metaug_ray.config.preflight import CheckSettings, PreflightSettings
 from metaug_ray.config.prepare import EncodingSettings, PrepareSettings, SourceSettings
 from metaug_ray.config.pretrain import (
@@ -31,6 +32,7 @@ __all__ = [
     "AugmentationSettings",
     "AugmentedProbeSettings",
     "BankSettings",
+    "CapacitySettings",
     "CheckSettings",
     "CheckpointSettings",
     "ColorJitterSettings",
@@ -41,6 +43,7 @@ __all__ = [
     "EncodingSettings",
     "EvaluateSettings",
     "HealthSettings",
+    "HostSettings",
     "KnnSettings",
     "MachineSettings",
     "MetaSettings",
@@ -48,6 +51,7 @@ __all__ = [
     "ModelSettings",
     "OptimizerSettings",
     "Parameter",
+    "PlanSettings",
     "PreflightSettings",
     "PrepareSettings",
     "PretrainSettings",

@@ -1,0 +1,276 @@
+"""Where today's design ends: what grows with images or workers and is not divided among them."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from metaug_ray.capacity.disk import Disk, staging_seconds
+from metaug_ray.capacity.lines import GB, GIB, Known, Line, Refused, bytes_per_image, order_seconds, worker_memory
+from metaug_ray.capacity.loading import readers
+from metaug_ray.runtime.words import duration
+
+_FEW: Final = 16
+"""Images over which a worker's batch norm should at least have its statistics."""
+_SHARE: Final = 0.05
+"""Of the time, above which a cost of the host is told of."""
+_START: Final = 600.0
+_PLANNING: Final = 60.0
+_STAGING: Final = 12 * 3600.0
+"""Seconds that workers wait for one another while betons are staged (metaug_ray/training/worker.py)."""
+_PEER: Final = 0.4
+"""GiB of the first GPU for each worker, as reported for loading by `torch.distributed.checkpoint` over NCCL
+(radixark/Megatron-LM#62: 26 GB at 64); not measured here."""
+_INT32: Final = 2**31
+
+
+@dataclass(frozen=True)
+class Limit:
+    """One end of the design.
+
+    Attributes:
+        what: meets it.
+        holds: whether the plan stays on this side of it, on each number of GPUs.
+        text: where it is, in a sentence.
+    """
+
+    what: str
+    holds: bool
+    text: str
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """What limits are judged by."""
+
+    known: Known
+    lines: Sequence[Line]
+    """Of the numbers of GPUs on which the run would begin."""
+    refused: Sequence[Refused]
+    disk: Disk
+
+    @property
+    def greatest(self) -> Line:
+        """Of the most GPUs."""
+        return self.lines[-1]
+
+
+def limits_of(outlook: Outlook) -> list[Limit]:
+    """All of them; of a run that would begin nowhere, the first alone."""
+    found = [_batch(outlook)]
+    if outlook.lines:
+        found += [limit for check in _CHECKS if (limit := check(outlook)) is not None]
+    return found
+
+
+def _batch(outlook: Outlook) -> Limit:
+    run = outlook.known.settings.run
+    parts = run.training.accumulation
+    few = [line.gpus for line in outlook.lines if line.images // parts < _FEW]
+    text = (
+        f"batch norm has the statistics of one worker's images: below {_FEW} of them, it is better to let the batch grow "
+        "(--plan.images-per-worker)"
+    )
+    if few:
+        text += f"; that is so on {_counts(few)}"
+    if outlook.refused:
+        counts = _counts([refused.gpus for refused in outlook.refused])
+        text += f". Refused on {counts}, as a worker would have too few or no whole number: {outlook.refused[0].reason}"
+    return Limit("batch", not few and not outlook.refused, text)
+
+
+def _gpu_memory(outlook: Outlook) -> Limit | None:
+    plan, row = outlook.known.settings.plan, outlook.known.sizes.row
+    first = outlook.lines[0]
+    if first.gpu_memory is None:
+        return Limit(
+            "GPU memory", False, "unknown for these networks; give --plan.peak-memory, which the log of a run tells"
+        )
+    over = [line.gpus for line in outlook.lines if (line.gpu_memory or 0) > plan.gpu_memory]
+    last = outlook.greatest
+    room = plan.gpu_memory - ((last.gpu_memory or 0) - last.bank)
+    most = max(0.0, room) * GIB * last.gpus / row
+    text = (
+        f"the bank's rows and a step fit {plan.gpu_memory:g} GiB up to {_images(most)} on {_gpus(last.gpus)}; bank.precision "
+        "bfloat16 doubles that, training.accumulation saves a step's memory"
+    )
+    return Limit("GPU memory", not over, text + _too_many(over))
+
+
+def _main_memory(outlook: Outlook) -> Limit:
+    known = outlook.known
+    plan = known.settings.plan
+    over = [line.gpus for line in outlook.lines if line.node_memory > plan.node_memory]
+    gpus = outlook.greatest.gpus
+    here = min(gpus, plan.gpus_per_node)
+    each = worker_memory(known, gpus)
+    # What does not grow with the images, and what an image takes: its place in tables, and its part of the bank.
+    grows = bytes_per_image(known) + known.sizes.row / gpus
+    fixed = each - known.data.images * grows
+    most = max(0.0, plan.node_memory * GIB / here - fixed) / grows
+    text = (
+        f"each worker has tables of all images ({bytes_per_image(known):,.0f} bytes for each, in {readers(known.settings.run)} "
+        f"loaders and the epoch's order), so {_workers(here)} of a node fill its {plan.node_memory:g} GiB at {_images(most)}"
+    )
+    return Limit("main memory", not over, text + _too_many(over))
+
+
+def _start(outlook: Outlook) -> Limit:
+    known, host = outlook.known, outlook.known.settings.plan.host
+    run = known.settings.run
+    each = readers(run) * host.reader_microseconds * 1e-6 + host.order_nanoseconds * 1e-9
+    views = len(run.model.views) * run.model.feature_size
+    least = outlook.lines[0].gpus
+    rows = views * host.row_nanoseconds * 1e-9
+    longest = known.data.images * (each + rows / least)
+    shortest = known.data.images * (each + rows / outlook.greatest.gpus)
+    most = _START / (each + rows / outlook.greatest.gpus)
+    text = (
+        f"at each start, after a failure too, a worker opens loaders and draws its rows of the bank for "
+        f"{_time(longest)} on {_gpus(least)} and {_time(shortest)} on {outlook.greatest.gpus:,}; ten minutes of that on "
+        f"the latter at {_images(most)}"
+    )
+    return Limit("start", longest <= _START, text)
+
+
+def _order(outlook: Outlook) -> Limit:
+    host = outlook.known.settings.plan.host
+    most = _SHARE / (host.order_nanoseconds * 1e-9)
+    over = [line.gpus for line in outlook.lines if line.images_per_second > most]
+    text = (
+        f"each worker draws the order of all images at the start of each epoch, {_time(order_seconds(outlook.known))} in "
+        f"which nothing else is done; more than {_SHARE:.0%} of the time from {most:,.0f} images/s on"
+    )
+    return Limit("epoch's order", not over, text + _too_many(over))
+
+
+def _exchange(outlook: Outlook) -> Limit:
+    over = [line.gpus for line in outlook.lines if line.host > _SHARE * line.step]
+    last = outlook.greatest
+    text = (
+        "each worker looks through the rows that each other one wants, on one CPU core before its GPU begins, "
+        f"{1e3 * last.host:.1f} ms of a step on {_gpus(last.gpus)}"
+    )
+    if last.host:
+        text += f"; {_SHARE:.0%} of a step of today's length at {_SHARE * last.step / last.host * last.gpus:,.0f} GPUs"
+    return Limit("bank's rows", not over, text + _too_many(over))
+
+
+def _draws(outlook: Outlook) -> Limit | None:
+    bank = outlook.known.settings.run.bank
+    if bank.sampling != "per_anchor":
+        return None
+    batch, row = outlook.greatest.batch, outlook.known.sizes.row
+    received = outlook.greatest.images * bank.negatives * row / GIB
+    text = (
+        f"each worker draws the negatives of all workers' anchors, {batch * bank.negatives:,} numbers a step on "
+        f"{_gpus(outlook.greatest.gpus)}, and gets {received:.1f} GiB of rows; bank.sampling shared draws {bank.negatives:,}"
+    )
+    return Limit("bank.sampling per_anchor", False, text)
+
+
+def _large_shards(outlook: Outlook) -> Limit:
+    known = outlook.known
+    numbers = len(known.settings.run.model.views) * known.settings.run.model.feature_size
+    images = known.data.images
+    over = [line.gpus for line in outlook.lines if images / line.gpus * numbers >= _INT32]
+    text = (
+        f"a worker's rows of 2^31 numbers or more ({_images(_INT32 / numbers)} on each) are addressed by 64 bits, which was "
+        "never tried on a GPU"
+    )
+    return Limit("bank's rows of a worker", not over, text + _too_many(over))
+
+
+def _staging(outlook: Outlook) -> Limit:
+    known, plan = outlook.known, outlook.known.settings.plan
+    nodes = -(-outlook.greatest.gpus // plan.gpus_per_node)
+    took = staging_seconds(known, nodes)
+    fits = plan.node_disk * GB / known.data.bytes_per_image
+    most = min(fits, known.data.images * _STAGING / took)
+    text = (
+        f"a staged beton lies whole on every node, {known.data.bytes / GB:,.0f} GB, and workers wait for it no longer than "
+        f"12 hours; {nodes:,} node{'' if nodes == 1 else 's'} at once copy it in {_time(took)}, so it ends at "
+        f"{_images(most)} (at {_images(fits)} {plan.node_disk:,.0f} GB are full)"
+    )
+    return Limit("staging", known.data.images <= most, text)
+
+
+def _checkpoint(outlook: Outlook) -> Limit:
+    known, disk, plan = outlook.known, outlook.disk, outlook.known.settings.plan
+    minutes = known.settings.run.checkpoint.every_minutes
+    # The best one is read and written once more, by the driver.
+    seconds = 3 * disk.checkpoint_seconds
+    text = (
+        f"{disk.checkpoint / GB:,.1f} GB, {_time(disk.checkpoint_seconds)} to write at {plan.storage_rate:g} GB/s, and "
+        f"twice as long besides where it is the best, for the driver copies it; a node without the shared folder "
+        "downloads all of it to go on"
+    )
+    holds = True
+    if minutes is not None:
+        most = max(0.0, 20 * minutes * plan.storage_rate * GB - disk.replicated) / known.sizes.row
+        holds = seconds <= 60 * minutes
+        text += f"; longer than the {minutes:g} minutes between two from {_images(most)} on"
+    return Limit("checkpoint", holds, text)
+
+
+def _planning(outlook: Outlook) -> Limit:
+    tensors, host = outlook.known.sizes.tensors, outlook.known.settings.plan.host
+    each = tensors * host.planning_microseconds * 1e-6
+    over = [line.gpus for line in outlook.lines if line.gpus * each > _PLANNING]
+    text = (
+        f"the first worker hears of {tensors:,} tensors from each other one, {_time(outlook.greatest.gpus * each)} beside "
+        f"its training on {_gpus(outlook.greatest.gpus)}; a minute from {_PLANNING / each:,.0f} GPUs on"
+    )
+    return Limit("checkpoint's planning", not over, text + _too_many(over))
+
+
+def _resume(outlook: Outlook) -> Limit | None:
+    plan = outlook.known.settings.plan
+    if outlook.lines[0].gpu_memory is None:
+        return None
+    free = {line.gpus: plan.gpu_memory - (line.gpu_memory or 0) for line in outlook.lines}
+    over = [gpus for gpus, room in free.items() if 0 < room < gpus * _PEER]
+    room = plan.gpu_memory - (outlook.greatest.gpu_memory or 0)
+    text = (
+        "checkpoints are loaded over NCCL, for which others saw the first GPU lose 0.4 GiB to each worker (not measured "
+        f"here): {max(0.0, room) / _PEER:,.0f} of them fill what is free"
+    )
+    return Limit("going on", not over, text + _too_many(over))
+
+
+_CHECKS: Final[tuple[Callable[[Outlook], Limit | None], ...]] = (
+    _gpu_memory,
+    _main_memory,
+    _start,
+    _order,
+    _exchange,
+    _draws,
+    _large_shards,
+    _staging,
+    _checkpoint,
+    _planning,
+    _resume,
+)
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds < 10 else duration(seconds)
+
+
+def _images(count: float) -> str:
+    return f"{count / 1e6:,.0f} million images" if count >= 1e7 else f"{count:,.0f} images"
+
+
+def _gpus(count: int) -> str:
+    return f"{count:,} GPU{'' if count == 1 else 's'}"
+
+
+def _workers(count: int) -> str:
+    return f"{count} worker{'' if count == 1 else 's'}"
+
+
+def _counts(gpus: Sequence[int]) -> str:
+    return f"{', '.join(f'{count:,}' for count in gpus)} GPU{'' if list(gpus) == [1] else 's'}"
+
+
+def _too_many(gpus: Sequence[int]) -> str:
+    return f"; past it on {_counts(gpus)}" if gpus else ""

@@ -1,0 +1,74 @@
+"""Sizes of what a run is made of, counted on networks without memory."""
+
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+from torch import Tensor, nn
+
+from metaug_ray.config.pretrain import PretrainSettings
+from metaug_ray.config.training import OptimizerSettings
+from metaug_ray.runtime.networks import build_networks
+from metaug_ray.training.capacity import bank_bytes
+
+_STATES: Final = {"sgd": 1, "lars": 1, "adam": 2}
+"""Tensors of a parameter's size that an optimiser keeps for each; SGD and LARS one if they have momentum."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Bytes by what they are of, and numbers of tensors.
+
+    Attributes:
+        encoder: parameters of encoders and heads, which DDP reduces.
+        encoder_buffers: of encoders and heads: statistics of batch norm, which DDP broadcasts.
+        generator: parameters of the generators; 0 without.
+        replicated: all that each worker has of its own in a checkpoint: parameters, statistics, optimisers.
+        tensors: so many are these.
+        row: of the bank: one image in all views.
+        feature: the same as it is computed, before it is stored: float32.
+    """
+
+    encoder: int
+    encoder_buffers: int
+    generator: int
+    replicated: int
+    tensors: int
+    row: int
+    feature: int
+
+    def checkpoint(self, samples: int) -> int:
+        """Bytes of a whole checkpoint with the rows of so many images."""
+        return self.replicated + samples * self.row
+
+
+def sizes_of(settings: PretrainSettings) -> Sizes:
+    """Sizes for a run's settings."""
+    with torch.device("meta"):
+        networks, generators = build_networks(settings)
+    training = settings.training
+    parts: list[tuple[nn.Module, OptimizerSettings]] = [
+        (networks.encoders, training.encoder),
+        (networks.heads, training.head),
+    ]
+    if generators is not None:
+        parts.append((generators, training.generator))
+    replicated = tensors = 0
+    for module, optimizer in parts:
+        states = _STATES[optimizer.kind] if optimizer.kind == "adam" or optimizer.momentum else 0
+        parameters, buffers = list(module.parameters()), list(module.buffers())
+        replicated += (1 + states) * _bytes(parameters) + _bytes(buffers)
+        tensors += (1 + states) * len(parameters) + len(buffers)
+    return Sizes(
+        encoder=_bytes(list(networks.parameters())),
+        encoder_buffers=_bytes(list(networks.buffers())),
+        generator=0 if generators is None else _bytes(list(generators.parameters())),
+        replicated=replicated,
+        tensors=tensors,
+        row=bank_bytes(settings, 1, 1),
+        feature=len(settings.model.views) * settings.model.feature_size * torch.float32.itemsize,
+    )
+
+
+def _bytes(tensors: list[Tensor] | list[nn.Parameter]) -> int:
+    return sum(tensor.nbytes for tensor in tensors)

@@ -1,0 +1,24 @@
+"""What the kernel counts on the connections of this process."""
+
+import os
+import socket
+import struct
+from contextlib import suppress
+
+_BYTES_RECEIVED = 128  # offset in Linux's struct tcp_info: u64 tcpi_bytes_received
+
+
+def received_bytes() -> int:
+    """Bytes that arrived over all TCP connections that this process has open, without headers."""
+    total = 0
+    for descriptor in os.listdir("/proc/self/fd"):
+        # No socket, or closed meanwhile, or one of another family.
+        with suppress(OSError):
+            borrowed = socket.socket(fileno=int(descriptor))
+            try:
+                if borrowed.family in (socket.AF_INET, socket.AF_INET6) and borrowed.type == socket.SOCK_STREAM:
+                    info = borrowed.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
+                    total += struct.unpack_from("<Q", info, _BYTES_RECEIVED)[0]
+            finally:
+                borrowed.detach()
+    return total
