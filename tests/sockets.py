@@ -1,9 +1,9 @@
 """What the kernel counts on the connections of this process."""
 
-import os
 import socket
 import struct
 from contextlib import suppress
+from pathlib import Path
 
 _BYTES_RECEIVED = 128  # offset in Linux's struct tcp_info: u64 tcpi_bytes_received
 
@@ -11,10 +11,10 @@ _BYTES_RECEIVED = 128  # offset in Linux's struct tcp_info: u64 tcpi_bytes_recei
 def received_bytes() -> int:
     """Bytes that arrived over all TCP connections that this process has open, without headers."""
     total = 0
-    for descriptor in os.listdir("/proc/self/fd"):
+    for descriptor in Path("/proc/self/fd").iterdir():
         # No socket, or closed meanwhile, or one of another family.
         with suppress(OSError):
-            borrowed = socket.socket(fileno=int(descriptor))
+            borrowed = socket.socket(fileno=int(descriptor.name))
             try:
                 if borrowed.family in (socket.AF_INET, socket.AF_INET6) and borrowed.type == socket.SOCK_STREAM:
                     info = borrowed.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)

@@ -67,7 +67,7 @@ def _batch(outlook: Outlook) -> Limit:
     parts = run.training.accumulation
     few = [line.gpus for line in outlook.lines if line.images // parts < _FEW]
     text = (
-        f"batch norm has the statistics of one worker's images: below {_FEW} of them, it is better to let the batch grow "
+        f"batch norm has the statistics of one worker's images: below {_FEW} of them, let the batch grow with the GPUs "
         "(--plan.images-per-worker)"
     )
     if few:
@@ -90,8 +90,8 @@ def _gpu_memory(outlook: Outlook) -> Limit | None:
     room = plan.gpu_memory - ((last.gpu_memory or 0) - last.bank)
     most = max(0.0, room) * GIB * last.gpus / row
     text = (
-        f"the bank's rows and a step fit {plan.gpu_memory:g} GiB up to {_images(most)} on {_gpus(last.gpus)}; bank.precision "
-        "bfloat16 doubles that, training.accumulation saves a step's memory"
+        f"the bank's rows and a step fit {plan.gpu_memory:g} GiB up to {_images(most)} on {_gpus(last.gpus)}; "
+        "bank.precision bfloat16 doubles that, training.accumulation saves a step's memory"
     )
     return Limit("GPU memory", not over, text + _too_many(over))
 
@@ -107,9 +107,10 @@ def _main_memory(outlook: Outlook) -> Limit:
     grows = bytes_per_image(known) + known.sizes.row / gpus
     fixed = each - known.data.images * grows
     most = max(0.0, plan.node_memory * GIB / here - fixed) / grows
+    size, loaders = bytes_per_image(known), readers(known.settings.run)
     text = (
-        f"each worker has tables of all images ({bytes_per_image(known):,.0f} bytes for each, in {readers(known.settings.run)} "
-        f"loaders and the epoch's order), so {_workers(here)} of a node fill its {plan.node_memory:g} GiB at {_images(most)}"
+        f"each worker has tables of all images ({size:,.0f} bytes for each, in {loaders} loaders and the epoch's order), "
+        f"so {_workers(here)} of a node fill its {plan.node_memory:,g} GiB at {_images(most)}"
     )
     return Limit("main memory", not over, text + _too_many(over))
 
@@ -119,15 +120,14 @@ def _start(outlook: Outlook) -> Limit:
     run = known.settings.run
     each = readers(run) * host.reader_microseconds * 1e-6 + host.order_nanoseconds * 1e-9
     views = len(run.model.views) * run.model.feature_size
-    least = outlook.lines[0].gpus
+    least, last = outlook.lines[0].gpus, outlook.greatest.gpus
     rows = views * host.row_nanoseconds * 1e-9
     longest = known.data.images * (each + rows / least)
-    shortest = known.data.images * (each + rows / outlook.greatest.gpus)
-    most = _START / (each + rows / outlook.greatest.gpus)
+    shortest = known.data.images * (each + rows / last)
+    most = _START / (each + rows / last)
     text = (
-        f"at each start, after a failure too, a worker opens loaders and draws its rows of the bank for "
-        f"{_time(longest)} on {_gpus(least)} and {_time(shortest)} on {outlook.greatest.gpus:,}; ten minutes of that on "
-        f"the latter at {_images(most)}"
+        "at each start, after a failure too, a worker opens loaders and draws its rows of the bank: "
+        f"{_time(longest)} on {_gpus(least)} and {_time(shortest)} on {last:,}; ten minutes on {last:,} at {_images(most)}"
     )
     return Limit("start", longest <= _START, text)
 
@@ -137,8 +137,8 @@ def _order(outlook: Outlook) -> Limit:
     most = _SHARE / (host.order_nanoseconds * 1e-9)
     over = [line.gpus for line in outlook.lines if line.images_per_second > most]
     text = (
-        f"each worker draws the order of all images at the start of each epoch, {_time(order_seconds(outlook.known))} in "
-        f"which nothing else is done; more than {_SHARE:.0%} of the time from {most:,.0f} images/s on"
+        f"each worker draws the order of all images at the start of each epoch, and nothing else is done for "
+        f"{_time(order_seconds(outlook.known))}; more than {_SHARE:.0%} of the time from {most:,.0f} images/s on"
     )
     return Limit("epoch's order", not over, text + _too_many(over))
 
@@ -159,11 +159,11 @@ def _draws(outlook: Outlook) -> Limit | None:
     bank = outlook.known.settings.run.bank
     if bank.sampling != "per_anchor":
         return None
-    batch, row = outlook.greatest.batch, outlook.known.sizes.row
-    received = outlook.greatest.images * bank.negatives * row / GIB
+    last = outlook.greatest
+    received = last.images * bank.negatives * outlook.known.sizes.row / GIB
     text = (
-        f"each worker draws the negatives of all workers' anchors, {batch * bank.negatives:,} numbers a step on "
-        f"{_gpus(outlook.greatest.gpus)}, and gets {received:.1f} GiB of rows; bank.sampling shared draws {bank.negatives:,}"
+        f"each worker draws the negatives of all workers' anchors, {last.batch * bank.negatives:,} numbers a step on "
+        f"{_gpus(last.gpus)}, and gets {received:.1f} GiB of rows; bank.sampling shared draws {bank.negatives:,}"
     )
     return Limit("bank.sampling per_anchor", False, text)
 
@@ -174,8 +174,8 @@ def _large_shards(outlook: Outlook) -> Limit:
     images = known.data.images
     over = [line.gpus for line in outlook.lines if images / line.gpus * numbers >= _INT32]
     text = (
-        f"a worker's rows of 2^31 numbers or more ({_images(_INT32 / numbers)} on each) are addressed by 64 bits, which was "
-        "never tried on a GPU"
+        f"2^31 numbers or more on a worker ({_images(_INT32 / numbers)}) are addressed by 64 bits, which was never tried on "
+        "a GPU"
     )
     return Limit("bank's rows of a worker", not over, text + _too_many(over))
 
@@ -186,10 +186,11 @@ def _staging(outlook: Outlook) -> Limit:
     took = staging_seconds(known, nodes)
     fits = plan.node_disk * GB / known.data.bytes_per_image
     most = min(fits, known.data.images * _STAGING / took)
+    copying = f"{nodes:,} nodes at once copy it" if nodes > 1 else "one node copies it"
     text = (
-        f"a staged beton lies whole on every node, {known.data.bytes / GB:,.0f} GB, and workers wait for it no longer than "
-        f"12 hours; {nodes:,} node{'' if nodes == 1 else 's'} at once copy it in {_time(took)}, so it ends at "
-        f"{_images(most)} (at {_images(fits)} {plan.node_disk:,.0f} GB are full)"
+        f"a staged beton lies whole on every node, {known.data.bytes / GB:,.0f} GB, and workers wait for it for 12 hours "
+        f"at most; {copying} in {_time(took)}, so it ends at {_images(most)} ({plan.node_disk:,.0f} GB are full at "
+        f"{_images(fits)})"
     )
     return Limit("staging", known.data.images <= most, text)
 
@@ -216,9 +217,10 @@ def _planning(outlook: Outlook) -> Limit:
     tensors, host = outlook.known.sizes.tensors, outlook.known.settings.plan.host
     each = tensors * host.planning_microseconds * 1e-6
     over = [line.gpus for line in outlook.lines if line.gpus * each > _PLANNING]
+    last = outlook.greatest.gpus
     text = (
-        f"the first worker hears of {tensors:,} tensors from each other one, {_time(outlook.greatest.gpus * each)} beside "
-        f"its training on {_gpus(outlook.greatest.gpus)}; a minute from {_PLANNING / each:,.0f} GPUs on"
+        f"the first worker hears of {tensors:,} tensors from each other one, {_time(last * each)} beside its training "
+        f"on {_gpus(last)}; a minute from {_PLANNING / each:,.0f} GPUs on"
     )
     return Limit("checkpoint's planning", not over, text + _too_many(over))
 
@@ -231,8 +233,8 @@ def _resume(outlook: Outlook) -> Limit | None:
     over = [gpus for gpus, room in free.items() if 0 < room < gpus * _PEER]
     room = plan.gpu_memory - (outlook.greatest.gpu_memory or 0)
     text = (
-        "checkpoints are loaded over NCCL, for which others saw the first GPU lose 0.4 GiB to each worker (not measured "
-        f"here): {max(0.0, room) / _PEER:,.0f} of them fill what is free"
+        "checkpoints are loaded over NCCL, for which others saw the first GPU lose 0.4 GiB to each worker (not "
+        f"measured here): {max(0.0, room) / _PEER:,.0f} of them fill what is free"
     )
     return Limit("going on", not over, text + _too_many(over))
 

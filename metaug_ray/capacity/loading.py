@@ -1,6 +1,7 @@
 """What the loader asks of a worker's CPUs and main memory."""
 
-from typing import Final, NamedTuple
+from dataclasses import dataclass
+from typing import Final
 
 from metaug_ray.config.plan import CapacitySettings
 from metaug_ray.config.pretrain import PretrainSettings
@@ -9,7 +10,8 @@ _SMALL: Final = 64
 _CORES: Final = 16
 
 
-class Cores(NamedTuple):
+@dataclass(frozen=True)
+class Cores:
     """The CPU cores that decode for a worker.
 
     Attributes:
@@ -46,8 +48,8 @@ def loaded_per_image(run: PretrainSettings) -> float:
 
 
 def readers(run: PretrainSettings) -> int:
-    """Loaders that a worker opens over the training images: for steps, for meta steps of their own, and two for the kNN,
-    unless it has betons of its own."""
+    """Loaders that a worker opens over the training images: for steps, for meta steps of their own, and two for the
+    kNN, unless it has betons of its own."""
     knn = run.health.knn
     voting = knn.every > 0 and knn.references_beton is None
     asked = voting and knn.beton is None

@@ -76,7 +76,7 @@ def worker_of(settings: CapacitySettings) -> Worker:
             f"plan.step_seconds: not given, and what is known is of {MEASURED_ON}, while this run has "
             f"{len(model.views)} x {model.encoder} (width {model.width:g}) at {run.data.image_size} px in "
             f"{run.training.precision}; let one worker train for a few minutes, and give what its log says "
-            '(seconds per step = images / images/s), such as --plan.step-seconds \'{"128": 0.4}\''
+            "(seconds per step = images / images/s), such as --plan.step-seconds '{\"128\": 0.4}'"
         )
     seconds = plan.step_seconds or _mean_seconds(run)
     memory = plan.peak_memory

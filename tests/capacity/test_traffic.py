@@ -23,7 +23,7 @@ from tests.sockets import received_bytes
 from tests.training.small import small_settings
 
 SAMPLES, IMAGES = 203, 4
-KINDS = {
+KINDS: dict[str, Callable[..., int]] = {
     "all_reduce": lambda tensor, *_, **__: tensor.nbytes,
     "all_gather_single": lambda output, tensor, *_, **__: tensor.nbytes,
     "all_to_all_single": lambda output, *_, **__: output.nbytes,
