@@ -109,8 +109,8 @@ def _main_memory(outlook: Outlook) -> Limit:
     most = max(0.0, plan.node_memory * GIB / here - fixed) / grows
     size, loaders = bytes_per_image(known), readers(known.settings.run)
     text = (
-        f"each worker has tables of all images ({size:,.0f} bytes for each, in {loaders} loaders and the epoch's order), "
-        f"so {_workers(here)} of a node fill its {plan.node_memory:,g} GiB at {_images(most)}"
+        f"each worker has tables of all images ({size:,.0f} bytes for each, in {loaders} loaders and the epoch's "
+        f"order), so {_workers(here)} of a node fill its {plan.node_memory:,g} GiB at {_images(most)}"
     )
     return Limit("main memory", not over, text + _too_many(over))
 
@@ -127,7 +127,7 @@ def _start(outlook: Outlook) -> Limit:
     most = _START / (each + rows / last)
     text = (
         "at each start, after a failure too, a worker opens loaders and draws its rows of the bank: "
-        f"{_time(longest)} on {_gpus(least)} and {_time(shortest)} on {last:,}; ten minutes on {last:,} at {_images(most)}"
+        f"{_time(longest)} on {_gpus(least)} and {_time(shortest)} on {last:,}, there ten minutes at {_images(most)}"
     )
     return Limit("start", longest <= _START, text)
 
@@ -174,8 +174,8 @@ def _large_shards(outlook: Outlook) -> Limit:
     images = known.data.images
     over = [line.gpus for line in outlook.lines if images / line.gpus * numbers >= _INT32]
     text = (
-        f"2^31 numbers or more on a worker ({_images(_INT32 / numbers)}) are addressed by 64 bits, which was never tried on "
-        "a GPU"
+        f"2^31 numbers or more on a worker ({_images(_INT32 / numbers)}) are addressed by 64 bits, which was never "
+        "tried on a GPU"
     )
     return Limit("bank's rows of a worker", not over, text + _too_many(over))
 
@@ -188,9 +188,9 @@ def _staging(outlook: Outlook) -> Limit:
     most = min(fits, known.data.images * _STAGING / took)
     copying = f"{nodes:,} nodes at once copy it" if nodes > 1 else "one node copies it"
     text = (
-        f"a staged beton lies whole on every node, {known.data.bytes / GB:,.0f} GB, and workers wait for it for 12 hours "
-        f"at most; {copying} in {_time(took)}, so it ends at {_images(most)} ({plan.node_disk:,.0f} GB are full at "
-        f"{_images(fits)})"
+        f"a staged beton lies whole on every node, {known.data.bytes / GB:,.0f} GB, and workers wait for it for 12 "
+        f"hours at most; {copying} in {_time(took)}, so it ends at {_images(most)} ({plan.node_disk:,.0f} GB are full "
+        f"at {_images(fits)})"
     )
     return Limit("staging", known.data.images <= most, text)
 

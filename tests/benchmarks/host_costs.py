@@ -1,0 +1,110 @@
+"""What grows on a worker's host with the images or the workers: `uv run python -m tests.benchmarks.host_costs`.
+
+Half a minute of one CPU thread, by its own clock; a machine that others share still adds to it. These are the defaults
+of `--plan.host.*` in `jobs/plan_capacity.py`.
+"""
+
+import pickle
+import threading
+import time
+from collections.abc import Callable
+
+import numpy as np
+import psutil
+import torch
+from ffcv.memory_managers import OSCacheManager
+from ffcv.types import ALLOC_TABLE_TYPE
+from torch.distributed.checkpoint._dedup_save_plans import dedup_save_plans
+from torch.distributed.checkpoint.default_planner import create_default_global_save_plan, create_default_local_save_plan
+
+from metaug_ray.config import HostSettings
+from metaug_ray.data.order import training_steps
+from metaug_ray.method.sharded_rows import ShardedRows
+
+IMAGES = 10_000_000
+READER_IMAGES = 1_000_000
+TENSORS = 1500
+WORKERS = 64
+ROWS, PEERS = 4096 + 2 * 32, 256
+ARRAYS = 24 + 24 + 21 + 3 * 8
+"""Bytes an image of the loader's arrays: FFCV's table twice (as it is, and sorted), its fields, labels and sizes."""
+
+
+def measured(work: Callable[[], object]) -> tuple[float, int]:
+    """Seconds, and bytes of main memory that were taken at most meanwhile."""
+    process, done = psutil.Process(), threading.Event()
+    before = greatest = process.memory_info().rss
+
+    def watch() -> None:
+        nonlocal greatest
+        while not done.wait(0.005):
+            greatest = max(greatest, process.memory_info().rss)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    began = time.process_time()
+    kept = work()
+    seconds = time.process_time() - began
+    done.set()
+    watcher.join()
+    del kept
+    return seconds, greatest - before
+
+
+class Beton:
+    """What FFCV's manager of the cache asks a reader for."""
+
+    page_size = 8 << 20
+
+    def __init__(self, images: int) -> None:
+        self.alloc_table = np.zeros(images, ALLOC_TABLE_TYPE)
+        self.alloc_table["sample_id"] = np.arange(images)
+        self.alloc_table["ptr"] = np.arange(images) * 56_000
+        self.alloc_table["size"] = 56_000
+
+
+def exchange() -> float:
+    """What a fetch and a refresh look through, as `metaug_ray.method.sharded_rows` does."""
+    per_rank = 5000
+    wanted = [torch.randint(per_rank * PEERS, (ROWS,)) for _ in range(PEERS)]
+    began = time.process_time()
+    sent = [rows[rows // per_rank == 0] for rows in wanted]
+    torch.cat(sent)
+    arriving = [rows[rows // per_rank == 0] for rows in (each[:32] for each in wanted)]
+    torch.cat(arriving)
+    return time.process_time() - began
+
+
+def planning() -> float:
+    """Seconds to send all plans and to make one of them."""
+    plan = create_default_local_save_plan({f"part.layer{i}.weight": torch.zeros(2) for i in range(TENSORS)}, True)
+    began = time.process_time()
+    plans = [pickle.loads(pickle.dumps(plan)) for _ in range(WORKERS)]
+    create_default_global_save_plan(dedup_save_plans(plans))
+    return time.process_time() - began
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    default = HostSettings()
+    beton = Beton(READER_IMAGES)
+    opening, tables = measured(lambda: OSCacheManager(beton))
+    drawing, order = measured(lambda: training_steps(IMAGES, 128, 0, 8, 0, 0))
+    rows, _ = measured(lambda: ShardedRows(100_000, 3, 128, seed=0, dtype=torch.float32, device="cpu", group=None))
+    exchange()
+    found = {
+        "reader_bytes": tables / READER_IMAGES + ARRAYS,
+        "reader_microseconds": 1e6 * opening / READER_IMAGES,
+        "order_bytes": order / IMAGES,
+        "order_nanoseconds": 1e9 * drawing / IMAGES,
+        "row_nanoseconds": 1e9 * rows / (100_000 * 3 * 128),
+        "exchange_nanoseconds": 1e9 * min(exchange() for _ in range(5)) / (PEERS * ROWS),
+        "planning_microseconds": 1e6 * planning() / (WORKERS * TENSORS),
+    }
+    print("| | measured | default |\n|---|---|---|")
+    for name, value in found.items():
+        print(f"| plan.host.{name} | {value:.3g} | {getattr(default, name):g} |")
+
+
+if __name__ == "__main__":
+    main()
