@@ -198,7 +198,7 @@ def _staging(outlook: Outlook) -> Limit:
 def _checkpoint(outlook: Outlook) -> Limit:
     known, disk, plan = outlook.known, outlook.disk, outlook.known.settings.plan
     minutes = known.settings.run.checkpoint.every_minutes
-    # The best one is read and written once more, by the driver.
+    # The driver reads the best one, and writes it once more.
     seconds = 3 * disk.checkpoint_seconds
     text = (
         f"{disk.checkpoint / GB:,.1f} GB, {_time(disk.checkpoint_seconds)} to write at {plan.storage_rate:g} GB/s, and "
@@ -207,7 +207,7 @@ def _checkpoint(outlook: Outlook) -> Limit:
     )
     holds = True
     if minutes is not None:
-        most = max(0.0, 20 * minutes * plan.storage_rate * GB - disk.replicated) / known.sizes.row
+        most = max(0.0, 60 * minutes / 3 * plan.storage_rate * GB - disk.replicated) / known.sizes.row
         holds = seconds <= 60 * minutes
         text += f"; longer than the {minutes:g} minutes between two from {_images(most)} on"
     return Limit("checkpoint", holds, text)

@@ -3,14 +3,11 @@
 from functools import partial
 from typing import Any
 
-from pydantic import ValidationError
 from pydantic_settings import InitSettingsSource
 
 from metaug_ray.commands import base
-from metaug_ray.commands.base import CommandError
 from metaug_ray.commands.files import named_in_file
 from metaug_ray.commands.pretrain import PretrainCommand
-from metaug_ray.config.base import explain
 from metaug_ray.config.plan import CapacitySettings, PlanSettings
 from metaug_ray.config.pretrain import PretrainSettings
 from metaug_ray.config.recorded import RENAMED, to_yaml
@@ -37,11 +34,7 @@ def parse(arguments: list[str]) -> tuple[CapacitySettings, bool]:
         _Command, arguments, "METAUG_PLAN__PRICE", RENAMED, partial(named_in_file, arguments, ("config",))
     )
     run = command.model_dump(exclude={"config", "preset", "print_config", "plan"}, exclude_unset=True)
-    try:
-        settings = CapacitySettings(run=PretrainSettings.model_validate(run), plan=command.plan)
-    except ValidationError as error:
-        raise CommandError(explain(error)) from error
-    return settings, command.print_config
+    return CapacitySettings(run=PretrainSettings.model_validate(run), plan=command.plan), command.print_config
 
 
 class _NoData(InitSettingsSource):

@@ -17,7 +17,7 @@ class HostSettings(Settings):
     """What grows on a worker's host with the images or the workers; measured on one CPU thread by
     `tests/benchmarks/host_costs.py`."""
 
-    reader_bytes: Positive = 640.0
+    reader_bytes: Positive = 620.0
     """main memory that each opened loader takes for an image"""
     reader_microseconds: Positive = 4.1
     """time that each loader takes to open, for an image"""
@@ -86,6 +86,13 @@ class PlanSettings(Settings):
     as_json: bool = False
     """print the plan as JSON"""
 
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        repeated = sorted(count for count in set(self.gpus) if self.gpus.count(count) > 1)
+        if repeated:
+            raise ValueError(f"gpus: {repeated[0]} stands there more than once; give each number once")
+        return self
+
 
 class CapacitySettings(Settings):
     """A run, and machines that it may get."""
@@ -94,10 +101,3 @@ class CapacitySettings(Settings):
     """the run"""
     plan: PlanSettings = PlanSettings()
     """the machines"""
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        repeated = sorted(count for count in set(self.plan.gpus) if self.plan.gpus.count(count) > 1)
-        if repeated:
-            raise ValueError(f"plan.gpus: {repeated[0]} stands there more than once; give each number once")
-        return self

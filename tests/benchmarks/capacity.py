@@ -4,7 +4,7 @@ Workers are gloo processes of one thread each, with 16 images each, as `tests/ra
 and nothing is loaded. A plan is made from the step of one worker alone, and from what gloo does between two of them
 (bytes/s of a large all-reduce, time of a small one). Its bytes are compared with those that the kernel counts on the
 processes' connections. Its times are compared with the steps' own, the fastest quarter of them, as others who use the
-machine only ever add to them.
+machine only ever add to them: by the wall's clock, and by the processes' own, which stand while others have the cores.
 
 With more workers than cores the plan's step is taken as many times as workers share a core, computing and network alike
 (gloo's bandwidth within a machine is the work of its cores). So 4 workers here say whether bytes and calls are right,
@@ -16,7 +16,9 @@ import os
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -39,53 +41,61 @@ LARGE = 32 << 20
 """Bytes of the all-reduce that tells the bandwidth."""
 
 
+CLOCKS = {"wall": time.perf_counter, "processes": time.process_time}
+Times = dict[str, list[float]]
+"""Seconds of each repetition, by clock."""
+
+
 @dataclass(frozen=True)
 class Measured:
-    """Of one worker: seconds of each step, and bytes that arrived in a step."""
+    """Of one worker: its steps, and bytes that arrived in a step."""
 
-    seconds: list[float]
+    seconds: Times
     received: float
 
 
 def run_of(workers: int, *, generators: bool) -> PretrainSettings:
     return small_settings(
         Path("/none.beton"),
-        model={"views": ("rgb", "l", "ab"), "encoder": "resnet18", "width": 1.0, "feature_size": 128},
+        model={"views": ("rgb", "l", "ab"), "encoder": "resnet18", "feature_size": 128},
         method={"generators": generators, "generator_hidden_size": 512, "meta": {"every": 1}},
         bank={"negatives": 1024},
         training={"batch_size": workers * IMAGES},
     )
 
 
+def timed(work: Callable[[], object], times: Times) -> None:
+    began = {name: clock() for name, clock in CLOCKS.items()}
+    work()
+    for name, clock in CLOCKS.items():
+        times.setdefault(name, []).append(clock() - began[name])
+
+
 def steps(rank: int, run: PretrainSettings, count: int) -> Measured:
     """Steps of this rank, after three that arrange everything."""
     state = build_state(run, SAMPLES, torch.device("cpu"))
     views = split_views(torch.randint(256, (IMAGES, 3, 32, 32), dtype=torch.uint8), run.model.views)
-    seconds, before = [], 0
+    seconds: Times = {}
+    before = 0
     for number in range(count + 3):
         if number == 3:
             before = received_bytes()
+            seconds.clear()
         minibatch = Minibatch(views, torch.randint(SAMPLES, (IMAGES,)))
-        began = time.perf_counter()
-        state.metaug.step(number, minibatch)
-        seconds.append(time.perf_counter() - began)
-    return Measured(seconds[3:], (received_bytes() - before) / count)
+        timed(partial(state.metaug.step, number, minibatch), seconds)
+    return Measured(seconds, (received_bytes() - before) / count)
 
 
-def link(rank: int) -> tuple[float, float]:
-    """Bytes/s that each of the ranks sends in a large all-reduce, and seconds of a small one."""
-    large, small = torch.zeros(LARGE // 4), torch.zeros(2)
-    found = []
-    for tensor, count in ((large, 20), (small, 200)):
-        times = []
+def link(rank: int) -> tuple[Times, Times]:
+    """Seconds of large all-reduces and of small ones."""
+    large: Times = {}
+    small: Times = {}
+    for times, size, count in ((large, LARGE // 4, 20), (small, 2, 200)):
+        tensor = torch.zeros(size)
         for _ in range(count):
             dist.barrier()
-            began = time.perf_counter()
-            dist.all_reduce(tensor)
-            times.append(time.perf_counter() - began)
-        found.append(fastest(times))
-    ranks = dist.get_world_size()
-    return 2 * (ranks - 1) / ranks * LARGE / found[0], found[1]
+            timed(partial(dist.all_reduce, tensor), times)
+    return large, small
 
 
 def fastest(seconds: list[float]) -> float:
@@ -102,38 +112,47 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         measured: dict[tuple[bool, int], list[Measured]] = {}
-        bandwidth, small = 0.0, 1.0
+        linked: list[tuple[Times, Times]] = []
         for round_ in range(options.rounds):
-            for each, took in run_ranks(2, folder / f"link{round_}", link):
-                bandwidth, small = max(bandwidth, each), min(small, took)
+            linked += run_ranks(2, folder / f"link{round_}", link)
             for generators in (False, True):
                 for workers in (1, 2, 4):
-                    where = folder / f"{round_}-{generators}-{workers}"
-                    ranks = run_ranks(workers, where, steps, run_of(workers, generators=generators), options.steps)
+                    where, run = folder / f"{round_}-{generators}-{workers}", run_of(workers, generators=generators)
+                    ranks = run_ranks(workers, where, steps, run, options.steps)
                     measured.setdefault((generators, workers), []).extend(ranks)
-    # A small all-reduce of two is two messages that wait for one another.
-    links = Links(per_node=4, local=bandwidth, node=bandwidth, latency=small / 2)
-    print(f"gloo between two processes: {bandwidth / 1e9:.2f} GB/s, {1e6 * small / 2:.0f} us a message\n")
-    print("| step | workers | ms, planned | network's part | measured | ratio | MB sent, planned | counted | ratio |")
-    print("|---|---|---|---|---|---|---|---|---|")
-    for (generators, workers), ranks in measured.items():
-        alone = fastest([s for each in measured[generators, 1] for s in each.seconds])
-        print(row(generators, workers, ranks, alone, links))
+    heads = ("clock", "step", "workers", "ms, planned", "network's part", "measured", "ratio")
+    print(f"| {' | '.join(heads)} | MB sent, planned | counted | ratio |")
+    print("|---|---|---|---|---|---|---|---|---|---|")
+    for clock in CLOCKS:
+        # Of two ranks each sends a large all-reduce once; a small one is two messages that wait for one another.
+        bandwidth = LARGE / fastest([s for large, _ in linked for s in large[clock]])
+        links = Links(4, bandwidth, bandwidth, fastest([s for _, small in linked for s in small[clock]]) / 2)
+        for (generators, workers), ranks in measured.items():
+            alone = fastest([s for each in measured[generators, 1] for s in each.seconds[clock]])
+            took = fastest([s for each in ranks for s in each.seconds[clock]])
+            # A process's own clock stands while the others have its core.
+            took *= sharing(workers) if clock == "processes" else 1.0
+            received = statistics.mean(each.received for each in ranks)
+            print(f"| {clock} {row(generators, workers, alone, links, took, received)}")
+        print(f"gloo between two processes: {bandwidth / 1e9:.2f} GB/s, {1e6 * links.latency:.0f} us a message")
 
 
-def row(generators: bool, workers: int, ranks: list[Measured], alone: float, links: Links) -> str:
+def sharing(workers: int) -> float:
+    """Workers on each core."""
+    return max(1.0, workers / available_cpus())
+
+
+def row(generators: bool, workers: int, alone: float, links: Links, took: float, received: float) -> str:
+    """What is planned, from one worker `alone`, and what was measured, of a step in seconds and of its bytes."""
     run = run_of(workers, generators=generators)
     found: list[Collective] = collectives(run, sizes_of(run), IMAGES, meta=generators)
-    shared = max(1.0, workers / available_cpus())
-    network = shared * links.seconds(found, workers)
-    planned = shared * alone + network
-    took = fastest([s for each in ranks for s in each.seconds])
+    network = sharing(workers) * links.seconds(found, workers)
+    planned = sharing(workers) * alone + network
     sent = sent_in_a_step(found, workers)
-    received = statistics.mean(each.received for each in ranks)
     bytes_ = f"{sent / 1e6:.2f} | {received / 1e6:.2f} | {received / sent:.3f}" if sent else "0 | 0 | "
     kind = "fused" if generators else "plain"
-    times = f"{1e3 * planned:.0f} | {1e3 * network:.0f} | {1e3 * took:.0f} | {took / planned:.2f}"
-    return f"| {kind} | {workers} | {times} | {bytes_} |"
+    seconds = f"{1e3 * planned:.0f} | {1e3 * network:.0f} | {1e3 * took:.0f} | {took / planned:.2f}"
+    return f"| {kind} | {workers} | {seconds} | {bytes_} |"
 
 
 if __name__ == "__main__":

@@ -155,9 +155,9 @@ def test_the_design_ends_where_its_numbers_say() -> None:
     wide = make_plan(capacity(images=400_000_000, images_per_worker=128))
     by_what = {each.what: each for each in wide.limits}
     assert not by_what["main memory"].holds
-    # Three loaders of 640 bytes, 24 of the order, and a 1,024th of 1,536 bytes of the bank; each worker has an eighth.
+    # Three loaders of 620 bytes, 24 of the order, and a 1,024th of 1,536 bytes of the bank; each worker has an eighth.
     fixed = 1.5 * GIB + sizes_of(capacity().run).replicated
-    most = (2048 * GIB / 8 - fixed) / (3 * 640 + 24 + 1.5)
+    most = (2048 * GIB / 8 - fixed) / (3 * 620 + 24 + 1.5)
     assert f"at {most / 1e6:,.0f} million images" in by_what["main memory"].text
     assert "past it on 1, 2, 4 GPUs" in by_what["GPU memory"].text
     # 2^31 numbers are 5.6 million images; on 64 GPUs each has 6.3 million.

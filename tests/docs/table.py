@@ -25,6 +25,8 @@ NOT_RUN: Final[dict[str, str]] = {
     "uv run python jobs/tune_hyperparameters.py --config *": "It takes an hour, and needs all of CIFAR-10.",
     f"{EVALUATE} *--train data/cifar10*": "Each needs a run that takes minutes, and all of CIFAR-10.",
     "uv run python jobs/prepare_data.py * --output data/worth_*": "They are as those of the sweep above, which run.",
+    "uv run python jobs/plan_capacity.py": "The variables that scale down make networks of it that were not measured.",
+    "uv run python jobs/plan_capacity.py --plan.images *": "The same.",
     "uv run python -m jobs.studies.worth pack": "It packs what those would make.",
     "uv run python -m jobs.studies.worth run *": "It takes seven minutes of an H200.",
     "uv run python -m tests.gpu": "It needs a GPU; the command before it runs the same checks without one.",

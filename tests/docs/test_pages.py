@@ -26,6 +26,7 @@ COMMANDS = (
     "RegisterSettings",
     "CompareSettings",
     "PreflightSettings",
+    "CapacitySettings",
 )
 
 
