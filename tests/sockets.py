@@ -5,11 +5,21 @@ import struct
 from contextlib import suppress
 from pathlib import Path
 
+import torch.distributed as dist
+
 _BYTES_RECEIVED = 128  # offset in Linux's struct tcp_info: u64 tcpi_bytes_received
 
 
 def received_bytes() -> int:
-    """Bytes that arrived over all TCP connections that this process has open, without headers."""
+    """Bytes that arrived so far over all TCP connections of this rank, without headers. A collective call: connections
+    whose other end is gone would be missing."""
+    dist.barrier()
+    total = _received()
+    dist.barrier()
+    return total
+
+
+def _received() -> int:
     total = 0
     for descriptor in Path("/proc/self/fd").iterdir():
         # No socket, or closed meanwhile, or one of another family.

@@ -8,7 +8,7 @@ from typing import Final
 
 from metaug_ray.capacity.lines import GB, Line, Refused
 from metaug_ray.capacity.plan import Plan
-from metaug_ray.runtime.words import duration
+from metaug_ray.runtime.words import counted, duration
 
 _WIDTH: Final = 120
 _HEAD: Final = (
@@ -32,7 +32,7 @@ _HEAD: Final = (
 def as_text(plan: Plan) -> str:
     """Tables and sentences, with a line for each number of GPUs."""
     parts = [
-        f"{plan.run}: {plan.method}, {plan.images:,} images, {plan.epochs:,} epochs",
+        f"{plan.run}: {plan.method}, {counted(plan.images, 'image')}, {counted(plan.epochs, 'epoch')}",
         _lines(plan.lines),
         _disk(plan),
         "Where today's design ends\n"

@@ -90,13 +90,11 @@ def moved(rank: int) -> dict[str, list[Step]]:
         wrapper.register_comm_hook(None, allreduce_hook)
         steps[name] = []
         for step in (0, 1):  # the first one trains generators
-            dist.barrier()
             before = received_bytes()
             with counted() as found:
                 meta = state.metaug.takes_meta_step(step)
                 separate = meta and run.method.meta.schedule == "separate"
                 state.metaug.step(step, minibatch(rank, run), minibatch(rank, run) if separate else None)
-            dist.barrier()
             steps[name].append(Step(meta, found, received_bytes() - before))
     return steps
 
