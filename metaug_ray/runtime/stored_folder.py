@@ -125,7 +125,7 @@ class StoredFolder:
         path = f"{self._root}/{name}"
         try:
             with self._files.open_input_stream(path) as file:
-                text = file.read().decode()
+                text = file.read()
         except FileNotFoundError:
             return None
         except OSError as error:
