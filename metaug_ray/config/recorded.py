@@ -4,12 +4,12 @@ Records are read through the settings themselves. So a new setting with a defaul
 difference between a run that is on record and the same run now.
 """
 
-import copy
 from collections.abc import Mapping
 from typing import Any, Final
 
 import yaml
 
+from metaug_ray.addresses import without_secret
 from metaug_ray.config.contrasts import CONTRASTS
 from metaug_ray.config.pretrain import PretrainSettings
 
@@ -44,8 +44,9 @@ MAY_CHANGE: Final = {"fork", "register_as", "compute", "checkpoint", "health", "
 
 
 def migrated(recorded: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested settings of pre-training that any version wrote, in the names of this one."""
-    settings: dict[str, Any] = copy.deepcopy(dict(recorded))
+    """Nested settings of pre-training that any version wrote, in the names of this one. Earlier ones kept addresses with
+    their passwords."""
+    settings: dict[str, Any] = _without_secrets(dict(recorded))
     for old, new in RENAMED.items():
         *parts, name = old.split(".")
         holder = _part(settings, parts, make=False)
@@ -104,6 +105,15 @@ def to_yaml(settings: PretrainSettings) -> str:
     """All settings, as a file that `--config` takes."""
     text: str = yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False)
     return text
+
+
+def _without_secrets(recorded: Any) -> Any:
+    """A copy, in which addresses have no passwords."""
+    if isinstance(recorded, dict):
+        return {name: _without_secrets(value) for name, value in recorded.items()}
+    if isinstance(recorded, list):
+        return [_without_secrets(value) for value in recorded]
+    return without_secret(recorded) if isinstance(recorded, str) else recorded
 
 
 def _part(settings: dict[str, Any], parts: list[str], *, make: bool) -> dict[str, Any] | None:

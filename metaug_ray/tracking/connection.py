@@ -17,9 +17,10 @@ from filelock import FileLock
 from mlflow.entities import Experiment, LifecycleStage, Param
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
-from metaug_ray.config.base import Location
+from metaug_ray.addresses import holds_secret
+from metaug_ray.config.base import Location, explain
 from metaug_ray.config.tracking import VARIABLE
 from metaug_ray.tracking.errors import TrackingError
 
@@ -36,8 +37,15 @@ _ADDRESS: Final = TypeAdapter(Location)
 
 
 def resolve_uri(uri: str) -> str:
-    """A tracking URI with an absolute path: SQLite files may be given relative, or from the home folder on."""
-    return str(_ADDRESS.validate_python(uri))
+    """A tracking URI with an absolute path: SQLite files may be given relative, or from the home folder on.
+
+    Raises:
+        TrackingError: it has a password.
+    """
+    try:
+        return str(_ADDRESS.validate_python(uri))
+    except ValidationError as error:
+        raise TrackingError(f"tracking.uri: {explain(error)}") from error
 
 
 def connect(uri: str, *, new: bool = True) -> MlflowClient:
@@ -243,7 +251,7 @@ def _linked(target: Path, link: Path) -> str:
 def _source(uri: str) -> str:
     """Who said so, where it was no option."""
     said = os.environ.get(VARIABLE)
-    return f" ({VARIABLE})" if said and resolve_uri(said) == uri else ""
+    return f" ({VARIABLE})" if said and not holds_secret(said) and resolve_uri(said) == uri else ""
 
 
 def _database(uri: str) -> Path | None:
