@@ -29,6 +29,11 @@ _PARAMS_PER_REQUEST = 100
 _LONGEST_PARAM = 6000
 _NOT_IN_NAMES: Final = re.compile(r"[^\w.\- :/]")
 """Characters that MLflow refuses in a parameter's name, and with it all the parameters of a request."""
+_UNAUTHENTICATED: Final = "failed with error code 401"
+_PASSWORD: Final = (
+    "give your name and password there by MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or in "
+    "~/.mlflow/credentials"
+)
 _ARTIFACTS: Final = "mlartifacts"
 """Folder beside a database file."""
 
@@ -80,9 +85,9 @@ def connect(uri: str, *, new: bool = True) -> MlflowClient:
             client = MlflowClient(_prepared(uri))
             client.search_experiments(max_results=1)
     except Exception as error:  # database drivers and HTTP libraries raise errors of their own
+        advice = _PASSWORD if _UNAUTHENTICATED in str(error) else "start it, or give another address"
         raise TrackingError(
-            f"tracking.uri: MLflow at {uri}{_source(uri)} cannot be used ({reason(error)}); start it, or give another "
-            "address"
+            f"tracking.uri: MLflow at {uri}{_source(uri)} cannot be used ({reason(error)}); {advice}"
         ) from error
     return client
 
