@@ -14,7 +14,11 @@ from metaug_ray.addresses import holds_secret, masked, without_secret
         ("postgresql+psycopg2://u:hunter2@h/d", "postgresql+psycopg2://u:***@h/d", "postgresql+psycopg2://u@h/d"),
         ("postgresql://h/d?password=hunter2", "postgresql://h/d?password=***", "postgresql://h/d"),
         ("s3://b?region=x&secret_key=hunter2", "s3://b?region=x&secret_key=***", "s3://b?region=x"),
-        ("https://h/x.beton?sv=1&sig=hunter2&se=2", "https://h/x.beton?sv=1&sig=***&se=2", "https://h/x.beton?sv=1&se=2"),
+        (
+            "https://h/x.beton?sv=1&sig=hunter2&se=2",
+            "https://h/x.beton?sv=1&sig=***&se=2",
+            "https://h/x.beton?sv=1&se=2",
+        ),
         ("https://h/x?X-Amz-Security-Token=hunter2#a", "https://h/x?X-Amz-Security-Token=***#a", "https://h/x#a"),
     ],
 )

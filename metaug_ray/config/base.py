@@ -62,8 +62,8 @@ def _located(place: str) -> str:
 LocalPath = Annotated[Path, AfterValidator(absolute)]
 """A path of this machine, made absolute; ~ is the home folder."""
 Location = Annotated[str, Field(min_length=1), AfterValidator(_located)]
-"""A path, made absolute as a `LocalPath`, or a URI without password, which stays as it is (in sqlite:///path the path is
-made absolute too)."""
+"""A path, made absolute as a `LocalPath`, or a URI without a password, which stays as it is (in sqlite:///path the path
+is made absolute too)."""
 
 
 def setting_names(model: type[BaseModel], prefix: str = "") -> Iterator[str]:

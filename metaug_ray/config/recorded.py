@@ -4,6 +4,7 @@ Records are read through the settings themselves. So a new setting with a defaul
 difference between a run that is on record and the same run now.
 """
 
+import copy
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -44,9 +45,8 @@ MAY_CHANGE: Final = {"fork", "register_as", "compute", "checkpoint", "health", "
 
 
 def migrated(recorded: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested settings of pre-training that any version wrote, in the names of this one. Earlier ones kept addresses with
-    their passwords."""
-    settings: dict[str, Any] = _without_secrets(dict(recorded))
+    """Nested settings of pre-training that any version wrote, in the names of this one."""
+    settings: dict[str, Any] = copy.deepcopy(dict(recorded))
     for old, new in RENAMED.items():
         *parts, name = old.split(".")
         holder = _part(settings, parts, make=False)
@@ -76,7 +76,7 @@ def read_settings(recorded: Mapping[str, Any]) -> PretrainSettings:
     Raises:
         pydantic.ValidationError: another version's record, which this one cannot read.
     """
-    return PretrainSettings.model_validate(migrated(recorded))
+    return PretrainSettings.model_validate(migrated(without_secrets(recorded)))
 
 
 def fixed_settings(settings: PretrainSettings) -> dict[str, Any]:
@@ -107,12 +107,12 @@ def to_yaml(settings: PretrainSettings) -> str:
     return text
 
 
-def _without_secrets(recorded: Any) -> Any:
-    """A copy, in which addresses have no passwords."""
-    if isinstance(recorded, dict):
-        return {name: _without_secrets(value) for name, value in recorded.items()}
+def without_secrets(recorded: Any) -> Any:
+    """A copy of nested settings, in which addresses have no passwords: earlier versions kept them."""
+    if isinstance(recorded, Mapping):
+        return {name: without_secrets(value) for name, value in recorded.items()}
     if isinstance(recorded, list):
-        return [_without_secrets(value) for value in recorded]
+        return [without_secrets(value) for value in recorded]
     return without_secret(recorded) if isinstance(recorded, str) else recorded
 
 

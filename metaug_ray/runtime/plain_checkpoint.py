@@ -61,7 +61,7 @@ class PlainReader(FileSystemReader):
         self._folder = folder
         self._wrong: Exception | None = None
 
-    def read_metadata(self) -> Metadata:  # type: ignore[override]
+    def read_metadata(self) -> Metadata:
         """The index; an empty one where something is wrong with it."""
         try:
             return _read_index(self._folder)

@@ -1,4 +1,4 @@
-"""One Ray cluster for all of these tests, whose user has secrets in the environment."""
+"""One Ray cluster for all of these tests."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -6,15 +6,11 @@ from pathlib import Path
 import pytest
 import ray
 
-from tests.security.planted import ENVIRONMENT
-
 
 @pytest.fixture(scope="session")
 def ray_session() -> Iterator[tuple[str, Path]]:
     """Address and session folder of a cluster of three CPUs, which this process is part of."""
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in ENVIRONMENT.items():
-            patch.setenv(name, value)
         # Reports wait for Ray Train's controller to look, every two seconds by default.
         patch.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.1")
         context = ray.init(num_cpus=3, include_dashboard=False, logging_level="ERROR", log_to_driver=False)

@@ -85,7 +85,9 @@ def test_mlflow_takes_nobody_without_a_password(line: Line, monkeypatch: pytest.
         assert caught.value.code == 401, path
     for name, value in (("MLFLOW_TRACKING_PASSWORD", "wrong"), ("MLFLOW_TRACKING_USERNAME", "")):
         monkeypatch.setenv(name, value)
-        with pytest.raises(TrackingError, match=rf"tracking.uri: MLflow at {uri} cannot be used .*MLFLOW_TRACKING_PASS"):
+        with pytest.raises(
+            TrackingError, match=rf"tracking.uri: MLflow at {uri} cannot be used .*MLFLOW_TRACKING_PASS"
+        ):
             connect(uri)
 
 

@@ -109,7 +109,9 @@ def test_a_tensor_in_whose_place_code_stands(checkpoint: Path, tmp_path: Path) -
         load_part(state(0.0), checkpoint)
 
 
-@pytest.mark.parametrize("part", ["../elsewhere.distcp", "/etc/hostname", "__0_0.distcp/../../__0_0.distcp", "run.json"])
+@pytest.mark.parametrize(
+    "part", ["../elsewhere.distcp", "/etc/hostname", "__0_0.distcp/../../__0_0.distcp", "run.json"]
+)
 def test_parts_that_lie_elsewhere(checkpoint: Path, tmp_path: Path, part: str) -> None:
     (tmp_path / "elsewhere.distcp").write_bytes((checkpoint / "__0_0.distcp").read_bytes())
 

@@ -59,7 +59,9 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         yield Cluster(address, dashboard, Path(session), home)
 
 
-@pytest.mark.parametrize("path", ["api/version", "api/jobs/", "api/cluster_status", "nodes?view=summary", "api/v0/tasks"])
+@pytest.mark.parametrize(
+    "path", ["api/version", "api/jobs/", "api/cluster_status", "nodes?view=summary", "api/v0/tasks"]
+)
 def test_the_dashboard_answers_whoever_has_the_token(cluster: Cluster, path: str) -> None:
     assert cluster.dashboard.startswith("127.0.0.1:")
     token = SECRETS["RAY_AUTH_TOKEN"]

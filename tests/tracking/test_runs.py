@@ -149,6 +149,7 @@ def server(folder: Path, port: int, password: str | None = None) -> Iterator[str
                 urlopen(f"{uri}/health", timeout=1).close()
                 break
             except (URLError, OSError):
+                assert process.poll() is None, "MLflow's server has ended; it needs what `uv sync` installs"
                 assert time.monotonic() < end
                 time.sleep(0.2)
         yield uri

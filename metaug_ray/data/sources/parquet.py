@@ -42,7 +42,7 @@ class ParquetShards:
         classes: names of all classes in the order of their labels, of which some may have no images.
 
     Raises:
-        DataError: a path of an image that leads out of the Parquet file's folder; no such file, not Parquet, a missing column or one of another type, a missing or negative label,
+        DataError: no such file, not Parquet, a missing column or one of another type, a missing or negative label,
             shards that disagree, labels that are not in `classes`, and what `check_classes` finds.
     """
 
@@ -145,12 +145,13 @@ def _beside(file: Path, path: str, name: str) -> Path:
     Raises:
         DataError: it does not lie beside the Parquet file or below, as whoever wrote that may not choose what is read.
     """
-    folder = os.path.abspath(file.parent)
-    image = Path(os.path.normpath(os.path.join(folder, path)))
+    # Without a look at links, which are the user's own.
+    folder = file.parent.absolute()
+    image = Path(os.path.normpath(folder / path))
     if not image.is_relative_to(folder):
         raise DataError(
-            f"{quoted(name)}: the image's path leads out of {folder}; put the images, or a link to their folder, beside "
-            "the Parquet file, and write paths from there on"
+            f"{quoted(name)}: the image's path leads out of {folder}; put the images, or a link to their folder, "
+            "beside the Parquet file, and write paths from there on"
         )
     return image
 
