@@ -49,6 +49,11 @@ _NAMES: Final = frozenset(
 """What an index consists of: modules and names."""
 
 
+_ADVICE: Final = (
+    "Restore it from a backup, or begin anew under another name, and find out who may write there but metaug_ray"
+)
+
+
 class PlainReader(FileSystemReader):
     """Reads a checkpoint's folder.
 
@@ -89,7 +94,10 @@ class PlainReader(FileSystemReader):
         try:
             return super().read_data(plan, planner)
         except pickle.UnpicklingError as error:
-            raise CheckpointError(_poisoned(self._folder, "one of its parts")) from error
+            raise CheckpointError(
+                f"{self._folder}: one of its parts is damaged or names code that loading it would run; nothing was "
+                f"run. {_ADVICE}"
+            ) from error
 
 
 class PlainPlanner(DefaultLoadPlanner):
@@ -132,19 +140,16 @@ def _read_index(folder: Path) -> Metadata:
         try:
             index = _Unpickler(file).load()
         except _NamedError as error:
-            raise CheckpointError(_poisoned(folder, f"its file {_INDEX}", f" ({error})")) from error
+            raise CheckpointError(
+                f"{path}: names code that no checkpoint needs ({error}) and that loading it would run; nothing was "
+                f"run. {_ADVICE}"
+            ) from error
     if not (isinstance(index, Metadata) and isinstance(index.storage_data, dict)):
         raise ValueError(f"{path} is no index of a checkpoint")
     for part in {str(getattr(place, "relative_path", "")) for place in index.storage_data.values()}:
         if not _PART.fullmatch(part) or (folder / part).resolve().parent != folder.resolve():
             raise CheckpointError(
-                f"{path}: names {quoted(part)}, which is no part in the checkpoint's folder; nothing of it was read"
+                f"{path}: names {quoted(part)}, which is no part in the checkpoint's folder; nothing was read. "
+                f"{_ADVICE}"
             )
     return index
-
-
-def _poisoned(folder: Path, what: str, name: str = "") -> str:
-    return (
-        f"{folder}: {what} names code that no checkpoint needs{name} and that loading it would run; nothing was run. "
-        "metaug_ray wrote no such file: remove the checkpoint, and find out who may write there"
-    )

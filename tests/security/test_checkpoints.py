@@ -57,12 +57,12 @@ def test_what_was_written_is_read(checkpoint: Path) -> None:
 
 def test_an_index_that_runs_code(checkpoint: Path, tmp_path: Path) -> None:
     (checkpoint / ".metadata").write_bytes(Poison(tmp_path / "mark").pickled())
-    with refused(tmp_path / "mark", CheckpointError, str(checkpoint), ".metadata names code", f"{os.name}.mkdir"):
+    with refused(tmp_path / "mark", CheckpointError, str(checkpoint), ".metadata: names code", f"{os.name}.mkdir"):
         load_part(state(0.0), checkpoint)
     # Beside what an index may name.
     change_index_to = pickle.dumps(Metadata({}, storage_data={0: Poison(tmp_path / "mark")}))
     (checkpoint / ".metadata").write_bytes(change_index_to)
-    with refused(tmp_path / "mark", CheckpointError, ".metadata names code"):
+    with refused(tmp_path / "mark", CheckpointError, ".metadata: names code"):
         load_part(state(0.0), checkpoint)
 
 
@@ -71,14 +71,14 @@ def test_an_index_that_runs_code(checkpoint: Path, tmp_path: Path) -> None:
 )
 def test_names_near_those_of_an_index(checkpoint: Path, tmp_path: Path, name: str) -> None:
     (checkpoint / ".metadata").write_bytes(b"\x80\x02c" + name.encode() + b"\n.")
-    with refused(tmp_path / "mark", CheckpointError, ".metadata names code", name.replace("\n", ".")):
+    with refused(tmp_path / "mark", CheckpointError, ".metadata: names code", name.replace("\n", ".")):
         load_part(state(0.0), checkpoint)
 
 
 def test_a_value_that_runs_code(tmp_path: Path) -> None:
     checkpoint = tmp_path / "checkpoint"
     dcp_save(state(1.0, step=Poison(tmp_path / "mark")), storage_writer=FileSystemWriter(checkpoint), no_dist=True)
-    with refused(tmp_path / "mark", CheckpointError, str(checkpoint), "one of its parts names code"):
+    with refused(tmp_path / "mark", CheckpointError, str(checkpoint), "one of its parts is damaged or names code"):
         load_part(state(0.0), checkpoint)
 
 
@@ -94,7 +94,7 @@ def test_a_tensor_in_whose_place_code_stands(checkpoint: Path, tmp_path: Path) -
                 place.relative_path, place.offset, place.length = "__9_0.distcp", 0, len(poison)
 
     change_index(checkpoint, point)
-    with refused(tmp_path / "mark", CheckpointError, "one of its parts names code"):
+    with refused(tmp_path / "mark", CheckpointError, "one of its parts is damaged or names code"):
         load_part(state(0.0), checkpoint)
 
     def replace(index: Any) -> None:
@@ -105,7 +105,7 @@ def test_a_tensor_in_whose_place_code_stands(checkpoint: Path, tmp_path: Path) -
         }
 
     change_index(checkpoint, replace)
-    with refused(tmp_path / "mark", CheckpointError, "one of its parts names code"):
+    with refused(tmp_path / "mark", CheckpointError, "one of its parts is damaged or names code"):
         load_part(state(0.0), checkpoint)
 
 
