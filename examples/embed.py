@@ -14,6 +14,7 @@ class Embed:
     """Holds the encoder; Ray Data makes one on each of its workers."""
 
     def __init__(self, model):
+        os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"
         mlflow.set_tracking_uri(f"sqlite:///{Path.home()}/metaug_ray/mlflow.db")
         self.encoder = mlflow.pytorch.load_model(model)
 

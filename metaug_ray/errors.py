@@ -2,6 +2,7 @@
 
 from typing import Final
 
+from metaug_ray.addresses import masked
 from metaug_ray.names import readable
 
 TEMPORARY: Final = 75
@@ -12,8 +13,9 @@ class UserError(Exception):
     """Something that the user, or who runs the cluster, can mend; the message says what was wrong and what to do."""
 
     def __init__(self, message: str) -> None:
-        # A file's name may hold bytes that cannot be printed, and a traceback would take the sentence's place.
-        super().__init__("\n".join(map(readable, message.split("\n"))))
+        # A file's name may hold bytes that cannot be printed, and a traceback would take the sentence's place. What a
+        # library says may hold an address with a password.
+        super().__init__("\n".join(map(readable, masked(message).split("\n"))))
 
 
 class LostError(UserError):

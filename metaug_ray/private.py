@@ -3,8 +3,8 @@
 Everything is imported where it is used, so that whoever needs one of these does not pay for the others.
 """
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 
@@ -25,6 +25,22 @@ def export_for_any_size() -> AbstractContextManager[None]:
 
     patch: AbstractContextManager[None] = _config.patch(backed_size_oblivious=True)  # type: ignore[attr-defined]
     return patch
+
+
+@contextmanager
+def without_keys_in_trials() -> Iterator[None]:
+    """Let Ray Tune's processes have AWS's keys from the nodes that they are on, as all workers do.
+
+    Tune would hand the driver's own to them by their runtime environment, which Ray logs and its dashboard shows.
+    """
+    from ray.tune.execution import class_cache
+
+    handed = class_cache.ENV_VARS_TO_PROPAGATE
+    class_cache.ENV_VARS_TO_PROPAGATE = {name for name in handed if not name.startswith("AWS_")}
+    try:
+        yield
+    finally:
+        class_cache.ENV_VARS_TO_PROPAGATE = handed
 
 
 def map_nested(change: Callable[[Any], Any], nested: dict[str, Any]) -> dict[str, Any]:

@@ -12,6 +12,10 @@ import torch
 from metaug_ray.config import EncodingSettings, PrepareSettings, SourceSettings
 from metaug_ray.data.prepare import prepare
 from tests.log import Log
+from tests.security.planted import ENVIRONMENT
+
+# As it is read when Ray is imported. Tests of what a run leaves behind look for these secrets.
+os.environ.update(ENVIRONMENT)
 
 # Not the cluster that someone runs on this machine, or that `ray start` left in its files when it was killed.
 os.environ["RAY_ADDRESS"] = "local"

@@ -17,6 +17,7 @@ from typing import Final, TypeVar
 from pydantic import BaseModel, ValidationError
 from pydantic_settings import BaseSettings, CliApp, SettingsConfigDict, SettingsError
 
+from metaug_ray.addresses import masked
 from metaug_ray.config.base import Settings, explain, setting_names
 from metaug_ray.errors import TEMPORARY, LostError, UserError
 from metaug_ray.runtime.log import shown_log
@@ -37,6 +38,9 @@ _ONE_INTERRUPTION: Final = 1.0
 
 class CommandError(Exception):
     """Arguments, variables or files of settings that cannot be used; a line for each."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(masked(message))
 
 
 def command_line(program: str) -> SettingsConfigDict:

@@ -9,12 +9,20 @@ from typing import Annotated, Final, get_args, get_origin
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
+from metaug_ray.addresses import holds_secret, masked
+
 
 class Settings(BaseModel):
     """Base of all settings: nothing unknown, nothing changed afterwards."""
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True, validate_default=True
+        frozen=True,
+        extra="forbid",
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+        validate_default=True,
+        # A traceback would show an address with the password for which it was refused.
+        hide_input_in_errors=True,
     )
 
 
@@ -36,6 +44,11 @@ def absolute(path: Path) -> Path:
 
 
 def _located(place: str) -> str:
+    if holds_secret(place):
+        raise ValueError(
+            f"got {masked(place)!r}; expected an address without password, as addresses are logged and kept: give it "
+            "by the environment or a file (docs/security.md says which)"
+        )
     scheme, separator, rest = place.partition("://")
     if not separator:
         return str(absolute(Path(place)))
@@ -49,8 +62,8 @@ def _located(place: str) -> str:
 LocalPath = Annotated[Path, AfterValidator(absolute)]
 """A path of this machine, made absolute; ~ is the home folder."""
 Location = Annotated[str, Field(min_length=1), AfterValidator(_located)]
-"""A path, made absolute as a `LocalPath`, or a URI, which stays as it is (in sqlite:///path the path is made absolute
-too)."""
+"""A path, made absolute as a `LocalPath`, or a URI without a password, which stays as it is (in sqlite:///path the path
+is made absolute too)."""
 
 
 def setting_names(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
@@ -107,7 +120,7 @@ def explain(error: ValidationError, named: Callable[[str], str] = str) -> str:
         # Of a tuple whose every entry is wrong pydantic says besides that it has none.
         if problem["type"] == "too_short" and any(other["loc"][:-1] == problem["loc"] for other in error.errors()):
             continue
-        message = _worded(problem)
+        message = masked(_worded(problem))
         # A model's own checks begin with the field they are about, a field's own do not.
         separator = "." if problem["type"] == "value_error" and _NAMED.match(message) else ": "
         lines.append(f"{field}{separator}{message}" if field else message)

@@ -156,6 +156,8 @@ class PretrainSettings(StorageSettings):
     def _check(self) -> Self:
         if not re.fullmatch(RUN_NAME, self.name):
             raise ValueError(f"name: got {self.name!r}; expected {NAME_RULE}, as it names a folder")
+        if self.fork is not None and not re.fullmatch(RUN_NAME, self.fork):
+            raise ValueError(f"fork: got {self.fork!r}; expected the name of a run: {NAME_RULE}")
         if self.fork == self.name:
             raise ValueError(f"fork: a run cannot begin with its own weights (got {self.fork!r}); give a new name")
         self.compute.check_readable(self.data.beton, self.health.knn.references_beton, self.health.knn.beton)

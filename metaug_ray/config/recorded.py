@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import yaml
 
+from metaug_ray.addresses import without_secret
 from metaug_ray.config.contrasts import CONTRASTS
 from metaug_ray.config.pretrain import PretrainSettings
 
@@ -75,7 +76,7 @@ def read_settings(recorded: Mapping[str, Any]) -> PretrainSettings:
     Raises:
         pydantic.ValidationError: another version's record, which this one cannot read.
     """
-    return PretrainSettings.model_validate(migrated(recorded))
+    return PretrainSettings.model_validate(migrated(without_secrets(recorded)))
 
 
 def fixed_settings(settings: PretrainSettings) -> dict[str, Any]:
@@ -104,6 +105,15 @@ def to_yaml(settings: PretrainSettings) -> str:
     """All settings, as a file that `--config` takes."""
     text: str = yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False)
     return text
+
+
+def without_secrets(recorded: Any) -> Any:
+    """A copy of nested settings, in which addresses have no passwords: earlier versions kept them."""
+    if isinstance(recorded, Mapping):
+        return {name: without_secrets(value) for name, value in recorded.items()}
+    if isinstance(recorded, list):
+        return [without_secrets(value) for value in recorded]
+    return without_secret(recorded) if isinstance(recorded, str) else recorded
 
 
 def _part(settings: dict[str, Any], parts: list[str], *, make: bool) -> dict[str, Any] | None:

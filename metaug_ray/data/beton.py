@@ -122,11 +122,7 @@ def open_beton(path: Path) -> Reader:
     size = path.stat().st_size
     try:
         reader = Reader(str(path))
-        sound = (
-            reader.field_names == [IMAGE_FIELD, LABEL_FIELD]
-            and len(reader.metadata) == len(reader.alloc_table) == reader.num_samples
-            and bool((reader.alloc_table["ptr"] + reader.alloc_table["size"] <= size).all())
-        )
+        sound = _is_sound(reader, size)
     # FFCV asserts, indexes and unpacks whatever bytes it finds.
     except (AssertionError, IndexError, KeyError, ValueError, MemoryError, OverflowError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: is not a readable beton ({error}); prepare the data again") from error
@@ -135,6 +131,28 @@ def open_beton(path: Path) -> Reader:
             f"{path}: is not a beton of images and labels, or its tables are cut short; prepare the data again"
         )
     return reader
+
+
+def _is_sound(reader: Reader, size: int) -> bool:
+    """Whether all that the tables say lies in the file, of so many bytes: FFCV's decoders look at whatever place in
+    memory they are told."""
+    kinds = {name: type(handler) for name, handler in reader.handlers.items()}
+    if list(kinds.items()) != [(IMAGE_FIELD, RGBImageField), (LABEL_FIELD, IntField)]:
+        return False
+    if not len(reader.metadata) == len(reader.alloc_table) == reader.num_samples:
+        return False
+    image, start, length = reader.metadata[_IMAGE], reader.alloc_table["ptr"], reader.alloc_table["size"]
+    pixels = 3 * image["height"].astype(np.uint64) * image["width"]
+    is_raw, is_jpeg = (image["mode"] == IMAGE_MODES[mode] for mode in ("raw", "jpg"))
+    checks = (
+        # A sum of the two could be so large that it begins again at 0.
+        start <= size,
+        length <= np.uint64(size) - start,
+        image["data_ptr"] == start,
+        pixels > 0,
+        is_jpeg | (is_raw & (length == pixels)),
+    )
+    return all(bool(check.all()) for check in checks)
 
 
 def beton_labels(reader: Reader) -> NDArray[np.int64]:

@@ -20,7 +20,7 @@ from metaug_ray.evaluation.readout import Readout
 from metaug_ray.runtime.mailbox import FailureMessages, describe_failures, listening
 from metaug_ray.runtime.messages import Message, Note, WorkersFailed
 from metaug_ray.runtime.placement import Placement
-from metaug_ray.runtime.run_folder import RunFolder
+from metaug_ray.runtime.stored_folder import resolved
 from metaug_ray.runtime.trainer import DriverTrainer
 from metaug_ray.runtime.words import counted, first_line
 from metaug_ray.runtime.workers import torch_trainer
@@ -122,7 +122,7 @@ def _trainer(
         # Names what it is of: an interrupted one goes on, another one begins anew.
         name=f"augmented-probe-{readout.checksum[:16]}-{train.sha256[:8]}-{_digest(settings, image_size)}",
         # With the runs, where all nodes reach it.
-        storage=RunFolder(settings.storage, "").storage,
+        storage=resolved(settings.storage),
         max_failures=_MOST_FAILURES,
         keep=1,
     )

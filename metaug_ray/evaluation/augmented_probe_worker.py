@@ -4,6 +4,7 @@ The encoder stays as it is: no gradients, and batch norm in evaluation mode.
 """
 
 import math
+import pickle
 import tempfile
 import time
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from metaug_ray.config.model import Precision
 from metaug_ray.data.loader import EvaluationLoader, PretrainingLoader
 from metaug_ray.data.staging import staged
 from metaug_ray.evaluation.accuracy import right_in_top
+from metaug_ray.evaluation.errors import EvaluationError
 from metaug_ray.method import distributed
 from metaug_ray.method.frozen import FrozenEncoder
 from metaug_ray.method.precision import autocast
@@ -117,6 +119,23 @@ class _Represent:
         return representations.float()
 
 
+def read_state(folder: Path, device: torch.device) -> dict[str, Any]:
+    """What :meth:`_Training.end_epoch` wrote: tensors, numbers and text alone.
+
+    Raises:
+        EvaluationError: it is something else, or damaged.
+    """
+    try:
+        state: dict[str, Any] = torch.load(folder / _STATE, map_location=device, weights_only=True)
+    # On damaged bytes torch raises either.
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise EvaluationError(
+            f"{folder}: the checkpoint of a full linear evaluation is damaged or names code, and nothing was run; "
+            "remove it, and the evaluation begins anew"
+        ) from error
+    return state
+
+
 @dataclass
 class _Training:
     """The classifier and its optimiser, after `epoch` epochs."""
@@ -144,7 +163,7 @@ class _Training:
         checkpoint = ray.train.get_checkpoint()
         if checkpoint is not None:
             with checkpoint.as_directory() as folder:
-                state = torch.load(Path(folder, _STATE), map_location=device, weights_only=True)
+                state = read_state(Path(folder), device)
             model.load_state_dict(state["model"])
             optimizer.load_state_dict(state["optimizer"])
             schedule.load_state_dict(state["schedule"])

@@ -87,7 +87,7 @@ def represent(
         staging: folder on each node to which the beton is copied; None to read it where it lies.
 
     Raises:
-        EvaluationError: a worker failed, or results cannot be written.
+        EvaluationError: a worker failed, results cannot be written, or those that were kept are damaged.
     """
     key = {
         "networks": readout.checksum,
@@ -113,8 +113,22 @@ def represent(
         raise EvaluationError(
             f"cache: representations cannot be kept in {folder} ({error}); choose another folder with room"
         ) from error
-    parts = {path.stem: np.load(path, mmap_mode="r") for path in sorted(folder.glob("*.npy"))}
-    return Representations(parts, np.asarray(parts.pop(_LABELS)))
+    return _kept(folder, images.manifest.samples)
+
+
+def _kept(folder: Path, samples: int) -> Representations:
+    try:
+        # Numpy's own files hold pickled objects too, where they are asked for.
+        parts = {path.stem: np.load(path, mmap_mode="r", allow_pickle=False) for path in sorted(folder.glob("*.npy"))}
+        labels = np.asarray(parts.pop(_LABELS))
+        if any(len(part) != samples for part in (labels, *parts.values())):
+            raise ValueError(f"they are not of {samples:,} images")
+    except (OSError, EOFError, ValueError, KeyError) as error:
+        raise EvaluationError(
+            f"cache: what is kept in {folder} is no representations ({first_line(error)}); remove that folder, and "
+            "they are computed anew"
+        ) from error
+    return Representations(parts, labels)
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from torch.distributed.tensor import DTensor
 
 from metaug_ray.private import map_nested
 from metaug_ray.runtime.errors import CheckpointError
+from metaug_ray.runtime.plain_checkpoint import PlainPlanner, PlainReader
 
 DESCRIPTION: Final = "run.json"
 """File of a checkpoint that says in words what it is of: settings, data, step."""
@@ -124,11 +125,17 @@ def load_part(part: dict[str, Any], folder: Path) -> None:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "torch.distributed is disabled")
-            dcp_load(part, checkpoint_id=folder)
+            dcp_load(part, storage_reader=PlainReader(folder), planner=PlainPlanner())
     except (CheckpointException, OSError, ValueError, RuntimeError) as error:
         raise CheckpointError(
-            f"{folder}: the checkpoint does not fit this run or is damaged ({_reason(error)})"
+            _refusal(error) or f"{folder}: the checkpoint does not fit this run or is damaged ({_reason(error)})"
         ) from error
+
+
+def _refusal(error: BaseException) -> str | None:
+    """What our own reader refused, on whatever rank."""
+    failures = error.failures.values() if isinstance(error, CheckpointException) else ()
+    return next((str(failure) for failure, _ in failures if isinstance(failure, CheckpointError)), None)
 
 
 def _reason(error: BaseException) -> str:

@@ -9,14 +9,19 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 import ray
+from ray.exceptions import AuthenticationError
 
 from metaug_ray.private import last_ray_address
-from metaug_ray.runtime.address import check_address
+from metaug_ray.runtime.address import answers, check_address
 from metaug_ray.runtime.errors import ClusterError, ClusterLostError
 from metaug_ray.runtime.placement import Placement
 from metaug_ray.runtime.words import first_line
 
 _DASHBOARD_PORT: Final = 8265
+_TOKEN: Final = (
+    "give the token that the cluster was started with: RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN, the file that "
+    "RAY_AUTH_TOKEN_PATH names, or ~/.ray/auth_token"
+)
 _log = logging.getLogger(__name__)
 
 
@@ -48,8 +53,13 @@ def cluster(address: str | None, *, start_timeout: int = 300) -> Iterator[None]:
             if threading.current_thread() is threading.main_thread():
                 # Ray's own handler aborts this process three seconds after the signal.
                 signal.signal(signal.SIGTERM, before)
+    except AuthenticationError as error:
+        raise ClusterError(
+            f"compute.address: Ray's token is missing ({_first_sentence(error)}); {_TOKEN}, or RAY_AUTH_MODE=disabled "
+            "where Ray was started so"
+        ) from error
     except (OSError, RuntimeError, ValueError) as error:
-        advice = _advice(address, found or "")
+        advice = _advice(address, found or "", isinstance(error, ConnectionError))
         raise ClusterError(
             f"compute.address: no Ray cluster at {found} ({str(error).splitlines()[0]}); {advice}"
         ) from error
@@ -100,7 +110,11 @@ def warn_if_busy(placement: Placement) -> None:
             )
 
 
-def _advice(address: str | None, found: str) -> str:
+def _first_sentence(error: Exception) -> str:
+    return str(error).partition(". ")[0]
+
+
+def _advice(address: str | None, found: str, no_connection: bool) -> str:
     """What to do about an address that does not answer as a cluster."""
     if found.startswith(("http://", "https://")) or found.endswith(f":{_DASHBOARD_PORT}"):
         host = found.rpartition("://")[2].partition(":")[0]
@@ -109,6 +123,9 @@ def _advice(address: str | None, found: str) -> str:
             f"http://{host}:{_DASHBOARD_PORT} -- ...`; a command joins the cluster itself, at {host}:6379 where "
             "`ray start --head` chose no other port"
         )
+    if no_connection and answers(found):
+        # Ray says the same of a cluster that wants another token.
+        return f"something else listens there, or a cluster that wants another token: {_TOKEN}"
     if address is None and os.environ.get("RAY_ADDRESS") is None:
         return "this machine was part of it; `ray stop` makes it forget a cluster that is no more"
     said = "the address" if address is not None else "RAY_ADDRESS"

@@ -1,6 +1,7 @@
 """The folder of one run on the storage of all runs: its record and its checkpoints."""
 
 import math
+import re
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,6 +12,8 @@ import pyarrow.fs
 
 from metaug_ray.config.pretrain import KNN_ACCURACY
 from metaug_ray.data.errors import DataError
+from metaug_ray.names import quoted
+from metaug_ray.runtime.errors import StorageError
 from metaug_ray.runtime.stored_folder import StoredFolder
 
 _SNAPSHOT: Final = "checkpoint_manager_snapshot.json"
@@ -77,14 +80,13 @@ class RunFolder(StoredFolder):
 
     def checkpoints(self) -> list[str]:
         """Names of the whole checkpoints, oldest first."""
-        snapshot = self.read_json(_SNAPSHOT) or {}
-        return sorted(result["checkpoint_dir_name"] for result in snapshot.get("checkpoint_results", []))
+        return sorted(result["checkpoint_dir_name"] for result in self._listed())
 
     def metrics(self, name: str) -> dict[str, Any]:
         """What was measured for a whole checkpoint, or for the best one."""
-        best, snapshot = self.best(), self.read_json(_SNAPSHOT) or {}
+        best = self.best()
         metrics: dict[str, Any] = dict(best.metrics) if best is not None and best.name == name else {}
-        for result in snapshot.get("checkpoint_results", []):
+        for result in self._listed():
             if result["checkpoint_dir_name"] == name:
                 metrics |= result.get("metrics", {})
         return metrics
@@ -94,6 +96,7 @@ class RunFolder(StoredFolder):
         best = self.read_json(f"{_BEST}/best.json")
         if best is None:
             return None
+        self._check_inside(best["name"], f"{_BEST}/best.json")
         # 0.2.0 and earlier knew no other metric.
         metrics = best.get("metrics") or {KNN_ACCURACY: best["accuracy"]}
         return Best(best["name"], best["step"], best.get("metric", KNN_ACCURACY), metrics)
@@ -122,8 +125,7 @@ class RunFolder(StoredFolder):
 
     def keep_best_of_all(self, by: str) -> None:
         """Do so for all checkpoints that are there: a driver may have died before it could."""
-        snapshot = self.read_json(_SNAPSHOT) or {}
-        for result in snapshot.get("checkpoint_results", []):
+        for result in self._listed():
             metrics = result.get("metrics", {})
             if "step" in metrics:
                 self.keep_best(result["checkpoint_dir_name"], metrics["step"], metrics, by)
@@ -162,3 +164,22 @@ class RunFolder(StoredFolder):
         except OSError as error:
             raise DataError(f"{self.location}/{name}: cannot be copied to {target} ({error})") from error
         return target
+
+    def _listed(self) -> list[dict[str, Any]]:
+        """What Ray's list says of each whole checkpoint.
+
+        Raises:
+            StorageError: it cannot be read, or names something else.
+        """
+        listed: list[dict[str, Any]] = (self.read_json(_SNAPSHOT) or {}).get("checkpoint_results", [])
+        for result in listed:
+            self._check_inside(result["checkpoint_dir_name"], _SNAPSHOT)
+        return listed
+
+    def _check_inside(self, name: str, where: str) -> None:
+        """Refuse to read, copy or remove what lies elsewhere."""
+        if not re.fullmatch(rf"{_PREFIX}\d+", name):
+            raise StorageError(
+                f"{self.location}/{where}: names {quoted(str(name))}, which is no checkpoint of this run; somebody "
+                "changed it: restore it from a backup, or begin anew under another name"
+            )

@@ -1,16 +1,24 @@
 """A folder by name on the storage of all runs: made, locked, and read and written as JSON."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any, Final
 
 import pyarrow.fs
 from filelock import FileLock, Timeout
 
+from metaug_ray.config.base import NAME_RULE, RUN_NAME
 from metaug_ray.data.writable import make_writable
+from metaug_ray.names import quoted
 from metaug_ray.runtime.errors import StorageError
 
 _LOCK: Final = ".lock"
+
+
+def resolved(storage: str) -> str:
+    """A storage as a URI, or as a path from the root on."""
+    return storage.rstrip("/") if "://" in storage else str(Path(storage).expanduser().absolute())
 
 
 class StoredFolder:
@@ -22,13 +30,16 @@ class StoredFolder:
         what: it is of, in messages: run, sweep.
 
     Raises:
-        StorageError: the storage cannot be reached.
+        StorageError: the storage cannot be reached, or the name is none of a folder in it: names come from records
+            and registries too.
     """
 
     def __init__(self, storage: str, name: str, what: str) -> None:
+        if not re.fullmatch(RUN_NAME, name):
+            raise StorageError(f"name: {quoted(name)} is no name of a {what} in {storage}; expected {NAME_RULE}")
         self.what = what
         self.local = "://" not in storage
-        self.storage = str(Path(storage).expanduser().absolute()) if self.local else storage.rstrip("/")
+        self.storage = resolved(storage)
         self.name = name
         self.location = f"{self.storage}/{name}"
         try:
@@ -114,7 +125,7 @@ class StoredFolder:
         path = f"{self._root}/{name}"
         try:
             with self._files.open_input_stream(path) as file:
-                text = file.read().decode()
+                text = file.read()
         except FileNotFoundError:
             return None
         except OSError as error:

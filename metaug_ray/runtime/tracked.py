@@ -1,11 +1,15 @@
 """MLflow's run of what has a folder on the storage: opened, and told how it ended."""
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+from metaug_ray.config.base import RUN_NAME
 from metaug_ray.config.tracking import TrackingSettings
+from metaug_ray.names import quoted
+from metaug_ray.runtime.errors import StorageError
 from metaug_ray.runtime.stored_folder import StoredFolder
 from metaug_ray.tracking.records import RunStatus
 from metaug_ray.tracking.runs import RunTracker
@@ -23,8 +27,11 @@ def open_tracker(settings: TrackingSettings, folder: StoredFolder, key: str) -> 
         key: by which a restart finds it again.
 
     Raises:
+        StorageError: the key names no folder.
         TrackingError: MLflow cannot be reached.
     """
+    if not re.fullmatch(RUN_NAME, key):
+        raise StorageError(f"{folder.location}: its record has the id {quoted(key)}, which metaug_ray never wrote")
     journal = Path(folder.location, "tracking") if folder.local else _HOME / key
     return RunTracker(settings.uri, settings.experiment, folder.name, key, journal)
 

@@ -17,9 +17,10 @@ from filelock import FileLock
 from mlflow.entities import Experiment, LifecycleStage, Param
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
-from metaug_ray.config.base import Location
+from metaug_ray.addresses import holds_secret
+from metaug_ray.config.base import Location, explain
 from metaug_ray.config.tracking import VARIABLE
 from metaug_ray.tracking.errors import TrackingError
 
@@ -28,6 +29,11 @@ _PARAMS_PER_REQUEST = 100
 _LONGEST_PARAM = 6000
 _NOT_IN_NAMES: Final = re.compile(r"[^\w.\- :/]")
 """Characters that MLflow refuses in a parameter's name, and with it all the parameters of a request."""
+_UNAUTHENTICATED: Final = "failed with error code 401"
+_PASSWORD: Final = (
+    "give your name and password there by MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or in "
+    "~/.mlflow/credentials"
+)
 _ARTIFACTS: Final = "mlartifacts"
 """Folder beside a database file."""
 
@@ -36,8 +42,15 @@ _ADDRESS: Final = TypeAdapter(Location)
 
 
 def resolve_uri(uri: str) -> str:
-    """A tracking URI with an absolute path: SQLite files may be given relative, or from the home folder on."""
-    return str(_ADDRESS.validate_python(uri))
+    """A tracking URI with an absolute path: SQLite files may be given relative, or from the home folder on.
+
+    Raises:
+        TrackingError: it has a password.
+    """
+    try:
+        return str(_ADDRESS.validate_python(uri))
+    except ValidationError as error:
+        raise TrackingError(f"tracking.uri: {explain(error)}") from error
 
 
 def connect(uri: str, *, new: bool = True) -> MlflowClient:
@@ -72,9 +85,9 @@ def connect(uri: str, *, new: bool = True) -> MlflowClient:
             client = MlflowClient(_prepared(uri))
             client.search_experiments(max_results=1)
     except Exception as error:  # database drivers and HTTP libraries raise errors of their own
+        advice = _PASSWORD if _UNAUTHENTICATED in str(error) else "start it, or give another address"
         raise TrackingError(
-            f"tracking.uri: MLflow at {uri}{_source(uri)} cannot be used ({reason(error)}); start it, or give another "
-            "address"
+            f"tracking.uri: MLflow at {uri}{_source(uri)} cannot be used ({reason(error)}); {advice}"
         ) from error
     return client
 
@@ -243,7 +256,7 @@ def _linked(target: Path, link: Path) -> str:
 def _source(uri: str) -> str:
     """Who said so, where it was no option."""
     said = os.environ.get(VARIABLE)
-    return f" ({VARIABLE})" if said and resolve_uri(said) == uri else ""
+    return f" ({VARIABLE})" if said and not holds_secret(said) and resolve_uri(said) == uri else ""
 
 
 def _database(uri: str) -> Path | None:

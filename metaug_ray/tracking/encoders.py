@@ -7,7 +7,6 @@ from typing import Final
 
 import mlflow
 from mlflow.tracking import MlflowClient
-from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
@@ -57,7 +56,7 @@ def read_encoder(model: str, uri: str | None = None) -> tuple[FrozenEncoder, Enc
             encoder = description.build()
             for view, network in encoder.encoders.items():
                 network.load_state_dict(load_file(folder / f"{view}.safetensors"))
-        except (OSError, ValidationError, RuntimeError, SafetensorError) as error:
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             raise TrackingError(f"{model}: is no encoder that metaug_ray wrote ({reason(error)})") from error
     return encoder, description
 

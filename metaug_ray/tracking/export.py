@@ -20,7 +20,8 @@ from typing import Final
 import mlflow
 import numpy as np
 import torch
-from mlflow.models import ModelSignature
+from mlflow.exceptions import MlflowException
+from mlflow.models import Model, ModelSignature
 from mlflow.tracking import MlflowClient
 from mlflow.types import Schema, TensorSpec
 from safetensors.torch import save_file
@@ -146,9 +147,24 @@ def _check_equal(encoder: FrozenEncoder, model: str, image_size: int) -> None:
 
 
 def load_published(model: str) -> torch.nn.Module:
-    """An encoder as a consumer loads it, without unpickling code."""
-    with environment_variables(MLFLOW_ALLOW_PICKLE_DESERIALIZATION="false"):
-        loaded: torch.nn.Module = mlflow.pytorch.load_model(model)
+    """An encoder as a consumer loads it, without running code that came with it.
+
+    Raises:
+        TrackingError: there is such code.
+        MlflowException: it cannot be loaded.
+    """
+    # MLflow would import what a model brings along, however it is told to load.
+    if any(flavor.get("code") for flavor in Model.load(model).flavors.values()):
+        raise TrackingError(f"{model}: brings code of its own, which no encoder by metaug_ray does; nothing was run")
+    try:
+        with environment_variables(MLFLOW_ALLOW_PICKLE_DESERIALIZATION="false"):
+            loaded: torch.nn.Module = mlflow.pytorch.load_model(model)
+    except MlflowException as error:
+        if "using pickle is disallowed" not in str(error):
+            raise
+        raise TrackingError(
+            f"{model}: is a pickle, or holds one, which no encoder by metaug_ray does; nothing was run"
+        ) from error
     return loaded
 
 

@@ -12,6 +12,7 @@ from typing import Any, Final, assert_never
 from mlflow.entities import LifecycleStage, Metric, RunTag
 from mlflow.exceptions import MlflowException
 
+from metaug_ray.names import quoted
 from metaug_ray.tracking.connection import (
     connect,
     find_experiment,
@@ -193,7 +194,10 @@ class RunTracker:
                 self._client.log_batch(self.run_id, tags=[RunTag(*tag) for tag in values.items()])
             case File(name):
                 folder, _, _ = name.rpartition("/")
-                file = self._folder / "files" / name
+                files = self._folder / "files"
+                file = files / name
+                if not file.resolve().is_relative_to(files.resolve()):
+                    raise RefusedError(f"{quoted(name)} is no file of {files}")
                 if not file.exists():
                     raise RefusedError(f"{file} was deleted")
                 self._client.log_artifact(self.run_id, str(file), folder)

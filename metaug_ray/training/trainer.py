@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from metaug_ray.addresses import without_secret
 from metaug_ray.config.pretrain import KNN_ACCURACY, PretrainSettings
 from metaug_ray.config.recorded import fixed_settings, to_yaml
 from metaug_ray.config.tracking import VARIABLE
@@ -176,7 +177,8 @@ def _tracked_as_before(settings: PretrainSettings, record: dict[str, Any]) -> Pr
     recorded = record.get("mlflow", {}).get("uri")
     if recorded is None or "uri" in settings.tracking.model_fields_set or os.environ.get(VARIABLE):
         return settings
-    return settings.tracked_at(recorded)
+    # Earlier versions kept its password too.
+    return settings.tracked_at(without_secret(recorded))
 
 
 def _new_record(settings: PretrainSettings, manifest: Manifest) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from metaug_ray.config.base import explain
+from metaug_ray.private import without_keys_in_trials
 from metaug_ray.tracking.connection import environment_variables
 from metaug_ray.tuning.points import RunState, TrialRun
 from metaug_ray.tuning.trial import Trial, TrialReport, TrialTask
@@ -64,7 +65,7 @@ def run_trials(
     trainable = tune.with_resources(Trial, PlacementGroupFactory([{"CPU": 0, here: 1e-4}]))
     # Each error of a process is told of, and none that Tune finds no results in its files, which it does not write.
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
-    with environment_variables(**_ENVIRONMENT), tempfile.TemporaryDirectory() as scratch:
+    with environment_variables(**_ENVIRONMENT), without_keys_in_trials(), tempfile.TemporaryDirectory() as scratch:
         tune.Tuner(
             trainable,
             tune_config=tune.TuneConfig(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from metaug_ray.config.recorded import without_secrets
 from metaug_ray.config.sweep import SweepSettings
 from metaug_ray.data.manifest import Manifest
 from metaug_ray.data.staging import find_manifest
@@ -89,7 +90,7 @@ def report(storage: str, name: str) -> Path:
     record = folder.read_json(SWEEP)
     if record is None:
         raise TuningError(f"name: there is no sweep {name!r} in {folder.storage}; look at --storage")
-    begun = SweepSettings.model_validate(record["settings"])
+    begun = SweepSettings.model_validate(without_secrets(record["settings"]))
     return make_report(begun, folder, Trials(begun, folder, looking=True))
 
 

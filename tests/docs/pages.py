@@ -6,7 +6,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 
-_DOCS = ("data", "operations", "clusters", "capacity", "sweeps", "serving", "python", "results", "paper_studies", "gpu")
+_DOCS = (
+    *("data", "operations", "clusters", "capacity", "security", "sweeps", "serving", "python", "results"),
+    *("paper_studies", "gpu"),
+)
 PAGES = ("README.md", *(f"docs/{name}.md" for name in _DOCS))
 """In the order in which a reader, and the test, goes through them: later pages use what earlier ones made."""
 

@@ -49,7 +49,7 @@ class Cluster:
 
     def start(self, settings: PretrainSettings) -> Job:
         # Reports wait for Ray Train's controller to look, every two seconds by default.
-        environment = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1", "RAY_AUTH_MODE": "disabled"}
+        environment = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1"}
         return train_job(settings, self.folder / "jobs", environment=environment)
 
 

@@ -7,6 +7,8 @@ import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import urlopen
 
 import mlflow
 import psutil
@@ -18,7 +20,10 @@ from mlflow.tracking import MlflowClient
 from metaug_ray.commands.pretrain import parse
 from metaug_ray.config import EncodingSettings, PrepareSettings, SourceSettings
 from metaug_ray.data.prepare import prepare
+from metaug_ray.tracking.connection import connect
+from metaug_ray.tracking.errors import TrackingError
 from tests.integration.jobs import Job, workers_of
+from tests.security.planted import SECRETS, leaks
 from tests.tracking.test_runs import server
 from tests.training.small import small_settings
 
@@ -26,10 +31,10 @@ pytestmark = pytest.mark.slow
 
 
 class Line:
-    """A connection to a server, which may be cut for a while."""
+    """A connection to a server with passwords, which keeps what it has in a folder. It may be cut for a while."""
 
-    def __init__(self, port: int) -> None:
-        self._to, self.cut = port, False
+    def __init__(self, port: int, folder: Path) -> None:
+        self._to, self.cut, self.folder = port, False, folder
         self._socket = socket.create_server(("127.0.0.1", 0))
         self.port = self._socket.getsockname()[1]
         threading.Thread(target=self._listen, daemon=True).start()
@@ -58,8 +63,9 @@ def line(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Line]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    with server(tmp_path_factory.mktemp("mlflow"), port):
-        yield Line(port)
+    folder = tmp_path_factory.mktemp("mlflow")
+    with server(folder, port, SECRETS["MLFLOW_TRACKING_PASSWORD"]):
+        yield Line(port, folder)
 
 
 def trials(folder: Path) -> dict[str, dict[str, object]]:
@@ -69,6 +75,20 @@ def trials(folder: Path) -> dict[str, dict[str, object]]:
     return {
         run["name"]: run for run in [*(r for point in content["points"] for r in point["runs"]), *content["finals"]]
     }
+
+
+def test_mlflow_takes_nobody_without_a_password(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    uri = f"http://127.0.0.1:{line.port}"
+    for path in ("api/2.0/mlflow/experiments/search?max_results=1", "api/2.0/mlflow-artifacts/artifacts", ""):
+        with pytest.raises(HTTPError) as caught:
+            urlopen(f"{uri}/{path}", timeout=10)
+        assert caught.value.code == 401, path
+    for name, value in (("MLFLOW_TRACKING_PASSWORD", "wrong"), ("MLFLOW_TRACKING_USERNAME", "")):
+        monkeypatch.setenv(name, value)
+        with pytest.raises(
+            TrackingError, match=rf"tracking.uri: MLflow at {uri} cannot be used .*MLFLOW_TRACKING_PASS"
+        ):
+            connect(uri)
 
 
 def test_a_sweep_loses_a_worker_mlflow_and_its_driver(
@@ -96,7 +116,7 @@ def test_a_sweep_loses_a_worker_mlflow_and_its_driver(
     }
     file = tmp_path / "sweep.yaml"
     file.write_text(yaml.safe_dump(run | sweep))
-    environment = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1", "RAY_AUTH_MODE": "disabled"}
+    environment = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1"}
 
     job = Job("tune_hyperparameters.py", tmp_path, "--sweep", str(file), environment=environment)
     job.wait_until(lambda: any(found["series"] for found in trials(tmp_path).values()))
@@ -112,6 +132,7 @@ def test_a_sweep_loses_a_worker_mlflow_and_its_driver(
     psutil.wait_procs(workers_of(session), timeout=30)
     assert not workers_of(session)
 
+    assert not leaks(job.output)
     again = Job("tune_hyperparameters.py", tmp_path, "--sweep", str(file), environment=environment)
     assert again.finish() == 0, again.output
     after = trials(tmp_path)
@@ -147,3 +168,6 @@ def test_a_sweep_loses_a_worker_mlflow_and_its_driver(
     encoder = mlflow.pytorch.load_model("models:/searched/1", map_location="cpu")
     assert encoder(torch.zeros(2, 3, 32, 32, dtype=torch.uint8)).shape[0] == 2
     assert client.get_model_version("searched", "1").tags["metaug.run"] == best["name"]
+
+    # The user's secrets are in the environment of all that has run, and nowhere else.
+    assert not leaks(again.output, tmp_path, line.folder, session)

@@ -92,6 +92,9 @@ def test_a_damaged_record_is_named(tmp_path: Path) -> None:
     (tmp_path / "run/run.json").write_text('{"a": ')
     with pytest.raises(StorageError, match=r"run/run.json: is damaged .*or begin anew under another name"):
         _ = folder.record
+    (tmp_path / "run/run.json").write_bytes(b"\x80\x04K\x01.")
+    with pytest.raises(StorageError, match=r"run/run.json: is damaged .*or begin anew under another name"):
+        _ = folder.record
     (tmp_path / "run/checkpoint_manager_snapshot.json").write_text("")
     with pytest.raises(StorageError, match=r"checkpoint_manager_snapshot.json: is damaged"):
         folder.checkpoints()

@@ -109,9 +109,20 @@ def test_database_files_relative_and_at_home(monkeypatch: pytest.MonkeyPatch) ->
 
 
 @contextmanager
-def server(folder: Path, port: int) -> Iterator[str]:
+def server(folder: Path, port: int, password: str | None = None) -> Iterator[str]:
+    """MLflow's server; with a password, `admin` needs it."""
     environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     options = ["--backend-store-uri", f"sqlite:///{folder}/server.db", "--artifacts-destination", str(folder / "files")]
+    if password is not None:
+        (folder / "auth.ini").write_text(
+            f"[mlflow]\ndefault_permission = READ\ndatabase_uri = sqlite:///{folder}/auth.db\nadmin_username = admin\n"
+        )
+        environment |= {
+            "MLFLOW_AUTH_CONFIG_PATH": str(folder / "auth.ini"),
+            "MLFLOW_AUTH_ADMIN_PASSWORD": password,
+            "MLFLOW_FLASK_SERVER_SECRET_KEY": "signs cookies",
+        }
+        options += ["--app-name", "basic-auth"]
     process = subprocess.Popen(
         [
             sys.executable,
@@ -138,6 +149,7 @@ def server(folder: Path, port: int) -> Iterator[str]:
                 urlopen(f"{uri}/health", timeout=1).close()
                 break
             except (URLError, OSError):
+                assert process.poll() is None, "MLflow's server has ended; it needs what `uv sync` installs"
                 assert time.monotonic() < end
                 time.sleep(0.2)
         yield uri

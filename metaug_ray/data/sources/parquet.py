@@ -1,5 +1,6 @@
 """Parquet shards in Hugging Face's layout: an `image` struct of bytes and path, and a label."""
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,6 +16,7 @@ from metaug_ray.data.sources.listing import Listing
 from metaug_ray.data.sources.parquet_files import find_shards
 from metaug_ray.data.sources.parquet_labels import ShardLabels, read_labels, unite
 from metaug_ray.data.sources.record import UNLABELLED, Record
+from metaug_ray.names import quoted
 
 _ROWS_AT_ONCE = 256
 _SERVE = (
@@ -76,7 +78,7 @@ class ParquetShards:
             for row, (label, image) in enumerate(zip(labels, _images(file, self._image_column), strict=True)):
                 data, path = _bytes_and_path(image)
                 name = f"{file} row {row}" + (f" ({path})" if path else "")
-                yield Record(name, int(label), data or (file.parent / path if path else b""))
+                yield Record(name, int(label), data or (_beside(file, path, name) if path else b""))
 
 
 def _read(file: Path, image_column: str, label_column: str | None) -> ShardLabels:
@@ -135,6 +137,23 @@ def _check_image_column(file: Path, schema: pa.Schema, column: str) -> None:
             f"{file}: the image column {column!r} is {kind}, expected binary (image files), text (their paths) or a "
             "struct with binary 'bytes'; choose another with --source.image-column"
         )
+
+
+def _beside(file: Path, path: str, name: str) -> Path:
+    """The image file that a row names.
+
+    Raises:
+        DataError: it does not lie beside the Parquet file or below, as whoever wrote that may not choose what is read.
+    """
+    # Without a look at links, which are the user's own.
+    folder = file.parent.absolute()
+    image = Path(os.path.normpath(folder / path))
+    if not image.is_relative_to(folder):
+        raise DataError(
+            f"{quoted(name)}: the image's path leads out of {folder}; put the images, or a link to their folder, "
+            "beside the Parquet file, and write paths from there on"
+        )
+    return image
 
 
 def _bytes_and_path(image: object) -> tuple[bytes, str]:

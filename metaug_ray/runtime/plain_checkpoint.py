@@ -1,0 +1,155 @@
+"""Files of `torch.distributed.checkpoint`, read without running anything that they name.
+
+Its index, `.metadata`, is a pickle, and so is each value that is no tensor; both would run whatever code stands in
+them. Here the index may name the few classes that it consists of, values are numbers, text and lists of them, and parts
+lie in the checkpoint's own folder.
+"""
+
+import io
+import pickle
+import re
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
+from torch.distributed.checkpoint.filesystem import FileSystemReader
+from torch.distributed.checkpoint.metadata import Metadata
+from torch.distributed.checkpoint.planner import LoadPlan, LoadPlanner, ReadItem
+from torch.futures import Future
+
+from metaug_ray.names import quoted
+from metaug_ray.runtime.errors import CheckpointError
+
+_INDEX: Final = ".metadata"
+_PART: Final = re.compile(r"__\d+_\d+\.distcp")
+_METADATA: Final = "torch.distributed.checkpoint.metadata"
+_NAMES: Final = frozenset(
+    {
+        *(
+            (_METADATA, name)
+            for name in (
+                "Metadata",
+                "MetadataIndex",
+                "StorageMeta",
+                "TensorStorageMetadata",
+                "BytesStorageMetadata",
+                "ChunkStorageMetadata",
+                "TensorProperties",
+                "_MEM_FORMAT_ENCODING",
+            )
+        ),
+        ("torch.distributed.checkpoint.filesystem", "_StorageInfo"),
+        ("torch.serialization", "_get_layout"),
+        ("torch", "Size"),
+        # Where the checkpoint was written; Python 3.13 has it in a module of its own.
+        *((module, "PosixPath") for module in ("pathlib", "pathlib._local")),
+    }
+)
+"""What an index consists of: modules and names."""
+
+
+_ADVICE: Final = (
+    "Restore it from a backup, or begin anew under another name, and find out who may write there but metaug_ray"
+)
+
+
+class PlainReader(FileSystemReader):
+    """Reads a checkpoint's folder.
+
+    What is wrong with its index is raised by :meth:`set_up_storage_reader`: torch would log a traceback, and look for
+    another index.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self._folder = folder
+        self._wrong: Exception | None = None
+
+    def read_metadata(self) -> Metadata:
+        """The index; an empty one where something is wrong with it."""
+        try:
+            return _read_index(self._folder)
+        except Exception as error:  # unpickling raises nearly everything on bytes that were cut short or changed
+            self._wrong = error
+            return Metadata({})
+
+    def set_up_storage_reader(self, metadata: Metadata, is_coordinator: bool, *args: Any, **kwargs: Any) -> None:
+        """Go by an index.
+
+        Raises:
+            CheckpointError: it names code, or parts that lie elsewhere.
+            Exception: it is missing or damaged.
+        """
+        if self._wrong is not None:
+            raise self._wrong
+        super().set_up_storage_reader(metadata, is_coordinator, *args, **kwargs)
+
+    def read_data(self, plan: LoadPlan, planner: LoadPlanner) -> Future[None]:
+        """Read the parts.
+
+        Raises:
+            CheckpointError: one holds something else than a plain tensor.
+        """
+        try:
+            return super().read_data(plan, planner)
+        except pickle.UnpicklingError as error:
+            raise CheckpointError(
+                f"{self._folder}: one of its parts is damaged or names code that loading it would run; nothing was "
+                f"run. {_ADVICE}"
+            ) from error
+
+
+class PlainPlanner(DefaultLoadPlanner):
+    """Says where values go that were read; those that are no tensors are numbers, text and lists of them."""
+
+    def load_bytes(self, read_item: ReadItem, value: io.BytesIO) -> None:
+        """Take a value over that is no tensor.
+
+        Raises:
+            pickle.UnpicklingError: it is something else.
+        """
+        # torch's own loads it with whatever code it names.
+        plain = io.BytesIO()
+        torch.save(torch.load(value, map_location="cpu", weights_only=True), plain)
+        plain.seek(0)
+        super().load_bytes(read_item, plain)
+
+
+class _NamedError(Exception):
+    """A name that no index has."""
+
+
+class _Unpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        is_type = module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)
+        if is_type or (module, name) in _NAMES:
+            return super().find_class(module, name)
+        raise _NamedError(quoted(f"{module}.{name}"))
+
+
+def _read_index(folder: Path) -> Metadata:
+    """The index of a checkpoint.
+
+    Raises:
+        CheckpointError: it names what no index needs, or a part that does not lie in this folder.
+        Exception: it is missing or damaged.
+    """
+    path = folder / _INDEX
+    with path.open("rb") as file:
+        try:
+            index = _Unpickler(file).load()
+        except _NamedError as error:
+            raise CheckpointError(
+                f"{path}: names code that no checkpoint needs ({error}) and that loading it would run; nothing was "
+                f"run. {_ADVICE}"
+            ) from error
+    if not (isinstance(index, Metadata) and isinstance(index.storage_data, dict)):
+        raise ValueError(f"{path} is no index of a checkpoint")
+    for part in {str(getattr(place, "relative_path", "")) for place in index.storage_data.values()}:
+        if not _PART.fullmatch(part) or (folder / part).resolve().parent != folder.resolve():
+            raise CheckpointError(
+                f"{path}: names {quoted(part)}, which is no part in the checkpoint's folder; nothing was read. "
+                f"{_ADVICE}"
+            )
+    return index
