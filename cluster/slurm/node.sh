@@ -46,6 +46,8 @@ rm -rf "$CLUSTER_TEMP"
 mkdir -m 700 "$CLUSTER_TEMP" || fail "CLUSTER_LOCAL: $CLUSTER_LOCAL cannot be written, or $CLUSTER_TEMP is another's"
 # Else gloo takes the interface of the host's name, which on some nodes is loopback.
 export GLOO_SOCKET_IFNAME=$interface NCCL_SOCKET_IFNAME=$interface
+# The job's command has ended before Ray is: a node would wait for others' work to move away.
+export RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S=0
 
 ray=
 stop() {
@@ -58,7 +60,7 @@ stop() {
     rm -rf "$CLUSTER_TEMP"
 }
 trap stop EXIT
-trap 'exit 143' TERM
+trap 'exit 0' TERM
 
 options=(
     --block --disable-usage-stats --temp-dir="$CLUSTER_TEMP" --node-ip-address="$address"

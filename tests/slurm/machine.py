@@ -53,7 +53,7 @@ PartitionName=high Nodes=ALL PriorityTier=10 PreemptMode=OFF MaxTime=INFINITE
 """
 
 
-class Missing(Exception):
+class MissingError(Exception):
     """This machine cannot run a Slurm of its own."""
 
 
@@ -77,11 +77,11 @@ class Slurm:
 
 
 def check_machine() -> None:
-    """Raises `Missing` where this machine has not what it takes."""
+    """Raises `MissingError` where this machine has not what it takes."""
     if missing := [program for program in PROGRAMS if shutil.which(program, path=_PATH) is None]:
-        raise Missing(f"{', '.join(missing)} are missing; apt-get install slurm-wlm munge iproute2 installs them")
+        raise MissingError(f"{', '.join(missing)} are missing; apt-get install slurm-wlm munge iproute2 installs them")
     if os.geteuid():
-        raise Missing("only root makes nodes with addresses of their own; run it as root")
+        raise MissingError("only root makes nodes with addresses of their own; run it as root")
 
 
 @contextmanager
@@ -93,7 +93,7 @@ def slurm(folder: Path, count: int) -> Iterator[Slurm]:
         count: of nodes, each with two CPUs, whatever the machine has.
 
     Raises:
-        Missing: this machine cannot run one.
+        MissingError: this machine cannot run one.
     """
     check_machine()
     nodes = tuple(f"node{number}" for number in range(1, count + 1))
@@ -114,7 +114,8 @@ def slurm(folder: Path, count: int) -> Iterator[Slurm]:
         for node in nodes:
             host = f"hostname {node}; mount --bind {folder}/hosts /etc/hosts; mount --bind {folder}/{node}/tmp /tmp; "
             _daemon(
-                stack, folder, node, "nsenter", f"--net=/run/netns/{names[node]}", "unshare", "--uts", "--mount", "sh", "-c",
+                stack, folder, node,
+                "nsenter", f"--net=/run/netns/{names[node]}", "unshare", "--uts", "--mount", "sh", "-c",
                 f"{host} exec slurmd -D -N {node}",
             )  # fmt: skip
         _wait_until_idle(made)
@@ -168,7 +169,7 @@ def _kill_all_in(namespace: str) -> None:
 def _ip(*arguments: str) -> str:
     done = subprocess.run(["ip", *arguments], env=os.environ | {"PATH": _PATH}, capture_output=True, text=True)
     if done.returncode:
-        raise Missing(f"ip {' '.join(arguments)}: {done.stderr.strip()}; containers may not make networks")
+        raise MissingError(f"ip {' '.join(arguments)}: {done.stderr.strip()}; containers may not make networks")
     return done.stdout
 
 
@@ -208,5 +209,5 @@ def _wait(true: Callable[[], bool], otherwise: str, log: Path) -> None:
     end = time.monotonic() + 60
     while not true():
         if time.monotonic() > end:
-            raise Missing(f"{otherwise}:\n{log.read_text()[-2000:] if log.exists() else ''}")
+            raise MissingError(f"{otherwise}:\n{log.read_text()[-2000:] if log.exists() else ''}")
         time.sleep(0.3)
