@@ -8,13 +8,14 @@ import os
 import secrets
 import shlex
 import shutil
+import signal
 import sys
 import tempfile
 from pathlib import Path
 from typing import Final
 
 from filelock import FileLock, Timeout
-from services import Service, ServiceError, answers, check_port_is_free, free_port, wait_until_ready
+from services import Service, ServiceError, answers, check_answers, check_port_is_free, free_port, wait_until_ready
 from settings import HOST, Settings, read_settings
 
 ROOT: Final = Path(__file__).resolve().parents[2]
@@ -29,6 +30,7 @@ def start(settings: Settings) -> None:
     """
     missing = [service for service in services(settings) if service.process() is None]
     if not missing:
+        check_answers(services(settings))
         print(f"The cluster runs already.\n\n{what_next(settings)}")
         return
     for service in missing:
@@ -83,16 +85,8 @@ def services(settings: Settings) -> list[Service]:
     mlflow = Service(
         name="mlflow",
         folder=settings.folder,
-        command=lambda: [
-            str(BIN / "mlflow"),
-            "server",
-            "--host",
-            HOST,
-            "--port",
-            str(settings.mlflow_port),
-            "--workers",
-            "1",
-        ],
+        address=settings.mlflow,
+        command=lambda: _mlflow_command(settings),
         environment=shared
         | {
             "MLFLOW_BACKEND_STORE_URI": settings.database,
@@ -105,6 +99,7 @@ def services(settings: Settings) -> list[Service]:
     ray = Service(
         name="ray",
         folder=settings.folder,
+        address=settings.dashboard,
         command=lambda: _ray_command(settings),
         # Jobs inherit the head's environment, and so find MLflow.
         environment=shared
@@ -116,6 +111,11 @@ def services(settings: Settings) -> list[Service]:
         ),
     )
     return [mlflow, ray]
+
+
+def _mlflow_command(settings: Settings) -> list[str]:
+    # Database and artifacts come by the environment.
+    return [str(BIN / "mlflow"), "server", f"--host={HOST}", f"--port={settings.mlflow_port}", "--workers=1"]
 
 
 def _ray_command(settings: Settings) -> list[str]:
@@ -195,21 +195,23 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="cluster.py", description=__doc__)
     parser.add_argument("command", choices=("start", "stop", "status"))
     command = parser.parse_args(arguments).command
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     # A token there would be stronger than the file, and jobs would look for another cluster.
     for variable in ("RAY_AUTH_TOKEN", "RAY_ADDRESS"):
         os.environ.pop(variable, None)
     try:
         settings = read_settings()
+        if command == "status":
+            return status(settings)
         settings.folder.mkdir(parents=True, exist_ok=True)
         with FileLock(settings.folder / "lock", timeout=0):
-            if command == "status":
-                return status(settings)
             (start if command == "start" else stop)(settings)
-    except (ServiceError, OSError) as error:
-        print(f"cluster.py: {error}", file=sys.stderr)
-        return 1
+    # It is an OSError too.
     except Timeout:
         print(f"cluster.py: another start or stop is at work in {settings.folder}; wait for it", file=sys.stderr)
+        return 1
+    except (ServiceError, OSError) as error:
+        print(f"cluster.py: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("cluster.py: interrupted; what it had started is ended", file=sys.stderr)

@@ -37,6 +37,8 @@ class Service:
     name: str
     folder: Path
     """Of its record and of `logs/`."""
+    address: str
+    """For the user."""
     command: Callable[[], list[str]]
     """Called when it starts."""
     environment: dict[str, str]
@@ -129,6 +131,16 @@ def wait_until_ready(services: list[Service], seconds: float) -> None:
             names = " and ".join(service.name for service in waiting)
             print(f"waiting for {names} ({now - began:.0f} s)", flush=True)
         time.sleep(0.2)
+
+
+def check_answers(services: list[Service]) -> None:
+    """Raises `ServiceError` where one that runs does not answer at its address."""
+    for service in services:
+        if not service.ready():
+            raise ServiceError(
+                f"{service.name} runs, and does not answer at {service.address}; it was started with another port, or "
+                f"hangs ({service.log}): stop, and start again"
+            )
 
 
 def _last_words(service: Service) -> str:

@@ -2,6 +2,7 @@
 
 import argparse
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -20,6 +21,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--only", nargs="+", choices=list(SCENARIOS), metavar="SCENARIO", help=", ".join(SCENARIOS))
     parser.add_argument("--keep", action="store_true", help="keep the folder of logs and runs")
     options = parser.parse_args(arguments)
+    # So that nodes and networks go with this command, however it ends.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     # Each node has a /tmp of its own, so it is not there.
     folder = Path(tempfile.mkdtemp(prefix="metaug-slurm-", dir="/var/tmp"))
     names = options.only or list(SCENARIOS)
@@ -37,6 +40,9 @@ def main(arguments: list[str] | None = None) -> int:
     except MissingError as error:
         print(f"python -m tests.slurm: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("python -m tests.slurm: interrupted", file=sys.stderr)
+        return 130
     finally:
         if options.keep or faults:
             print(f"logs and runs: {folder}")

@@ -77,7 +77,7 @@ class User:
 
     def submit(self, options: list[str], command: list[str], **variables: str) -> Batch:
         """`sbatch` of job.sh."""
-        return self._sbatch([*options, str(ROOT / "cluster" / "slurm" / "job.sh"), *command], variables)
+        return self._sbatch([*options, "cluster/slurm/job.sh", *command], variables)
 
     def take_all_nodes(self, seconds: int) -> Batch:
         """A job of the partition that goes first."""
@@ -88,13 +88,12 @@ class User:
         environment = {
             "HOME": str(self.folder),
             "PYTHONPATH": str(ROOT),
-            "CLUSTER_PROJECT": str(ROOT),
             "CLUSTER_ENVIRONMENT": sys.prefix,
             # Reports wait for Ray Train's controller to look, every two seconds by default.
             "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
         }
-        call = ["sbatch", "--parsable", "--output=job-%j.log", "--open-mode=append", *arguments]
-        number = self.slurm.call(*call, environment=environment | variables)
+        call = ["sbatch", "--parsable", f"--output={self.slurm.folder}/job-%j.log", "--open-mode=append", *arguments]
+        number = self.slurm.call(*call, environment=environment | variables, cwd=ROOT)
         return Batch(self.slurm, number, self.slurm.folder / f"job-{number}.log")
 
 

@@ -64,10 +64,10 @@ class Slurm:
     folder: Path
     nodes: tuple[str, ...]
 
-    def call(self, *command: str, environment: dict[str, str] | None = None) -> str:
+    def call(self, *command: str, environment: dict[str, str] | None = None, cwd: Path | None = None) -> str:
         """What a command of Slurm's prints."""
         variables = os.environ | {"PATH": _PATH, "SLURM_CONF": str(self.folder / "slurm.conf")} | (environment or {})
-        done = subprocess.run(command, env=variables, cwd=self.folder, capture_output=True, text=True)
+        done = subprocess.run(command, env=variables, cwd=cwd, capture_output=True, text=True)
         if done.returncode:
             raise RuntimeError(f"{' '.join(command)}: {done.stderr.strip()}")
         return done.stdout.strip()
@@ -135,6 +135,10 @@ def _munge(stack: ExitStack, folder: Path) -> None:
 
 def _networks(stack: ExitStack, nodes: tuple[str, ...]) -> dict[str, str]:
     """A bridge, and a namespace on it for each node; their names by node."""
+    if f" {_NETWORK}." in _ip("-o", "-4", "address"):
+        raise MissingError(
+            f"this machine has addresses {_NETWORK}.x already, perhaps of another `python -m tests.slurm`"
+        )
     bridge = f"ms{os.getpid()}"
     _ip("link", "add", bridge, "type", "bridge")
     stack.callback(_ip, "link", "del", bridge)

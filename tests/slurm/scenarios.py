@@ -39,7 +39,8 @@ class Scene:
         command = (
             f"python jobs/imagenet_resnet50.py --preset demo --name {name} --data.beton {self.beton} "
             "--data.image-size 32 --model.small-images --training.batch-size 32 --training.epochs 6 "
-            "--bank.negatives 64 --health.knn.every 0 --health.log-every 4 --checkpoint.every-steps 5 --compute.device cpu"
+            "--bank.negatives 64 --health.knn.every 0 --health.log-every 4 --checkpoint.every-steps 5 "
+            "--compute.device cpu"
         )
         return self.user.submit(_OPTIONS, command.split())
 
