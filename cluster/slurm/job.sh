@@ -192,6 +192,8 @@ if [ "${SLURM_RESTART_COUNT:-0}" -ge "$CLUSTER_MAX_REQUEUES" ]; then
     fail "the job was queued again $CLUSTER_MAX_REQUEUES times (CLUSTER_MAX_REQUEUES); the same sbatch goes on"
 fi
 say "the command ended with status $status after the signal; the job is queued again, and goes on from its last checkpoint"
+# Slurm ends this script by SIGTERM; had it ended before, the job would count as failed.
+trap 'exit 0' TERM
 scontrol requeue "$SLURM_JOB_ID" || fail "Slurm does not queue the job again; the same sbatch goes on"
-# Slurm ends this script itself; had it ended first, the job would count as failed.
-sleep 60
+sleep 60 &
+wait $!

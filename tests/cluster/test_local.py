@@ -7,7 +7,6 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from functools import partial
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -158,7 +157,10 @@ def mark_of(folder: Path, process: psutil.Process) -> bool:
 def test_it_starts_answers_and_stops(services: ModuleType, folder: Path) -> None:
     ports = {f"CLUSTER_{name}_PORT": str(services.free_port()) for name in ("RAY", "DASHBOARD", "MLFLOW")}
     dashboard = f"http://127.0.0.1:{ports['CLUSTER_DASHBOARD_PORT']}/api/version"
-    run = partial(cluster, folder, CLUSTER_START_SECONDS="300", **ports)
+
+    def run(command: str) -> subprocess.CompletedProcess[str]:
+        return cluster(folder, command, CLUSTER_START_SECONDS="300", **ports)
+
     try:
         started = run("start")
         assert started.returncode == 0, started.stderr
