@@ -109,6 +109,8 @@ def services(settings: Settings) -> list[Service]:
         ready=lambda: answers(
             f"{settings.dashboard}/api/version", {"Authorization": f"Bearer {settings.token.read_text().strip()}"}
         ),
+        # A token would be stronger than the file, jobs would look for another cluster, and the database is MLflow's.
+        withheld=("RAY_AUTH_TOKEN", "RAY_ADDRESS", "PGPASSWORD"),
     )
     return [mlflow, ray]
 
@@ -123,8 +125,9 @@ def _ray_command(settings: Settings) -> list[str]:
         str(BIN / "ray"), "start", "--head", "--block", "--disable-usage-stats",
         f"--dashboard-host={HOST}",
         f"--port={settings.ray_port}", f"--dashboard-port={settings.dashboard_port}",
-        # Of its own, as another cluster of this machine may have Ray's usual ones.
+        # Of its own and of the kernel's choice: another cluster of this machine may have Ray's usual ones.
         f"--ray-client-server-port={free_port()}", f"--dashboard-agent-listen-port={free_port()}",
+        "--min-worker-port=0", "--max-worker-port=0",
         f"--temp-dir={settings.session.readlink()}",
     ]  # fmt: skip
 
@@ -147,7 +150,7 @@ def _make_session(settings: Settings) -> None:
     """Ray's own folder: on the local disk and with a short name, as a socket's path has at most 107 characters. A link
     leads there."""
     _keep_session_logs(settings)
-    settings.session.symlink_to(tempfile.mkdtemp(prefix="ray-"))
+    settings.session.symlink_to(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))
 
 
 def _keep_session_logs(settings: Settings) -> None:
@@ -196,9 +199,6 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("command", choices=("start", "stop", "status"))
     command = parser.parse_args(arguments).command
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    # A token there would be stronger than the file, and jobs would look for another cluster.
-    for variable in ("RAY_AUTH_TOKEN", "RAY_ADDRESS"):
-        os.environ.pop(variable, None)
     try:
         settings = read_settings()
         if command == "status":

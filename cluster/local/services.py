@@ -44,6 +44,8 @@ class Service:
     environment: dict[str, str]
     ready: Callable[[], bool]
     """Whether it answers."""
+    withheld: tuple[str, ...] = ()
+    """Variables of the user's environment that it does not get."""
 
     @property
     def log(self) -> Path:
@@ -71,10 +73,11 @@ class Service:
     def start(self) -> None:
         """Begin; :func:`wait_until_ready` says when it answers."""
         self.log.parent.mkdir(parents=True, exist_ok=True)
+        inherited = {name: value for name, value in os.environ.items() if name not in self.withheld}
         with self.log.open("w") as output:
             started = subprocess.Popen(
                 self.command(),
-                env=os.environ | self.environment | {MARK: self._mark},
+                env=inherited | self.environment | {MARK: self._mark},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,

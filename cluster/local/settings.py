@@ -1,6 +1,7 @@
 """Where a cluster of this machine lies, and which ports it takes: variables of the environment."""
 
 import os
+import re
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -58,6 +59,8 @@ def read_settings() -> Settings:
             f"{' and '.join(missing)} is not installed, which MLflow needs for {database} and {artifacts}; "
             "give the command as `uv run --group server python ...`"
         )
+    # The driver that is installed here; SQLAlchemy's own choice is another.
+    database = re.sub("^postgresql:", "postgresql+psycopg2:", database)
     return Settings(
         folder=folder,
         ray_port=_number("CLUSTER_RAY_PORT", 6379),

@@ -66,6 +66,8 @@ options=(
     --block --disable-usage-stats --temp-dir="$CLUSTER_TEMP" --node-ip-address="$address"
     --num-cpus="${SLURM_CPUS_ON_NODE:-1}" --num-gpus="${SLURM_GPUS_ON_NODE:-0}"
     --object-store-memory="$CLUSTER_OBJECT_STORE" --dashboard-agent-listen-port=$((CLUSTER_PORT + 3))
+    # Of the kernel's choice: by default all Rays of a node would take the same ones.
+    --min-worker-port=0 --max-worker-port=0
 )
 if [ "$1" = head ]; then
     ray start --head --port="$CLUSTER_PORT" --ray-client-server-port=$((CLUSTER_PORT + 1)) \

@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.cluster.documents import ROOT
+from tests.cluster.documents import ROOT, project
 
 LOCAL = ROOT / "cluster" / "local"
 
@@ -147,10 +147,19 @@ def test_two_starts_do_not_meet(folder: Path) -> None:
     assert "another start or stop is at work" in ended.stderr
 
 
-def mark_of(folder: Path, process: psutil.Process) -> bool:
+def mark_of(folder: Path, process: psutil.Process, service: str = "") -> bool:
     with suppress(psutil.Error):
-        return bool(process.environ().get("CLUSTER_LOCAL_SERVICE", "").startswith(f"{folder}:"))
+        return bool(process.environ().get("CLUSTER_LOCAL_SERVICE", "").startswith(f"{folder}:{service}"))
     return False
+
+
+def test_postgresql_is_reached_by_the_driver_that_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(LOCAL))
+    settings = import_module("settings")
+    monkeypatch.setattr(settings, "find_spec", lambda module: module)
+    monkeypatch.setenv("MLFLOW_BACKEND_STORE_URI", "postgresql://mlflow@db/mlflow")
+    assert settings.read_settings().database == "postgresql+psycopg2://mlflow@db/mlflow"
+    assert "psycopg2-binary" in " ".join(map(str, project()["dependency-groups"]["server"]))
 
 
 @pytest.mark.slow
@@ -159,7 +168,7 @@ def test_it_starts_answers_and_stops(services: ModuleType, folder: Path) -> None
     dashboard = f"http://127.0.0.1:{ports['CLUSTER_DASHBOARD_PORT']}/api/version"
 
     def run(command: str) -> subprocess.CompletedProcess[str]:
-        return cluster(folder, command, CLUSTER_START_SECONDS="300", **ports)
+        return cluster(folder, command, CLUSTER_START_SECONDS="300", PGPASSWORD="x", RAY_AUTH_TOKEN="x", **ports)
 
     try:
         started = run("start")
@@ -181,6 +190,8 @@ def test_it_starts_answers_and_stops(services: ModuleType, folder: Path) -> None
         assert f"port {ports['CLUSTER_RAY_PORT']}, for ray, cannot be had" in other.stderr
         assert not list(folder.with_name("other").glob("*.pid"))
 
+        head = next(process for process in map(psutil.Process, psutil.pids()) if mark_of(folder, process, "ray"))
+        assert head.environ().keys().isdisjoint({"PGPASSWORD", "RAY_AUTH_TOKEN"})
         ours = [process for process in psutil.process_iter() if mark_of(folder, process)]
         assert {"raylet", "gcs_server"} <= {process.name() for process in ours}
         told = [*started.stdout.splitlines(), *again.stdout.splitlines(), *(" ".join(p.cmdline()) for p in ours)]

@@ -39,6 +39,8 @@ def faults(job: str, node: str) -> list[str]:
     base, jobs, each = (int(number) for number in re.findall(r"CLUSTER_PORT=\$\(\((\d+) .* % (\d+) \* (\d+)", job)[0])
     if max(offsets) >= each or base + jobs * each > 32768:
         found.append("ports of two jobs, or of the kernel's choice, would meet")
+    if "--min-worker-port=0 --max-worker-port=0" not in node:
+        found.append("workers of two jobs on a node would take the same ports")
     # A token may be written and removed; whoever needs it gets the name of its file.
     if re.search(r"\$\((cat|<) [^)]*token|RAY_AUTH_TOKEN=", job + node) or "umask 077" not in job:
         found.append("the token would be told")
@@ -90,6 +92,10 @@ def test_scripts_pass_their_linter(script: Path, tmp_path: Path) -> None:
     planted = tmp_path / "planted.sh"
     planted.write_text(f"{script.read_text()}rm -r $1\n")
     assert "SC2086" in lint("shellcheck", planted).stdout
+
+
+def test_worker_ports_are_of_the_kernels_choice() -> None:
+    assert "the same ports" in "\n".join(faults(JOB, NODE.replace("--min-worker-port=0", "")))
 
 
 def test_the_page_lists_each_setting_with_its_default() -> None:

@@ -13,7 +13,7 @@ NOT_RUN: Final[dict[str, str]] = {
     "uv run ray start *": "The cluster would outlive the tests.",
     "uv run ray job submit *": "It needs the cluster that `ray start --head` would begin.",
     "uv run --group aws ray *": "It would start machines of Amazon's, which cost money.",
-    "uv run python cluster/local/cluster.py *": "tests/cluster/test_local.py starts and stops one, on ports of its own.",
+    "uv run python cluster/local/cluster.py *": "tests/cluster/test_local.py starts and stops one.",
     "sbatch *": "It needs Slurm; `python -m tests.slurm` runs the same script under one.",
     "uv run python -m tests.slurm": "It needs root and Slurm, and takes ten minutes.",
     "docker build *": "An image takes minutes and 20 GB; tests/cluster reads the Dockerfile.",
