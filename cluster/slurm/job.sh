@@ -73,20 +73,23 @@ job_state() {
 }
 
 # SIGTERM comes from Slurm before the time is up or the nodes are taken; also where the job was cancelled or queued
-# again by others. Then it is not RUNNING any more, and all of its processes were told.
+# again by others. Then it is not RUNNING any more, and all of its processes were told. A controller that does not answer
+# knows of neither.
 signalled=false
 requeue=false
 driver=''
 told() {
     ! $signalled || return 0
     signalled=true
-    if [ "$(job_state)" = RUNNING ]; then
+    local state
+    state=$(job_state) || true
+    if [ "${state:-RUNNING}" = RUNNING ]; then
         requeue=true
-        say "Slurm takes the nodes back; the command is told to end, and the job is queued again"
+        say "${1:-Slurm takes the nodes back}; the command is told to end, and the job is queued again"
         [ -z "$driver" ] || kill -TERM "$driver" 2>/dev/null || true
     fi
 }
-trap told TERM
+trap 'told' TERM
 
 head=''
 workers=''
@@ -164,9 +167,8 @@ run_command() {
     ! $signalled || kill -TERM $driver 2>/dev/null || true
     local stop_at=
     while running $driver; do
-        if ! $signalled && [ -n "$workers" ] && ! running "$workers"; then
-            say "Ray's nodes were ended by others"
-            told
+        if ! running "$head" || { [ -n "$workers" ] && ! running "$workers"; }; then
+            told "Ray ended on a node"
         fi
         if $signalled; then
             stop_at=${stop_at:-$((SECONDS + CLUSTER_STOP_SECONDS))}
