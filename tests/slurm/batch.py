@@ -52,13 +52,15 @@ class Batch:
             lambda: self.shown()["JobState"] in states, f"none of {', '.join(states)}", ending=states
         )
 
-    def wait_until(self, true: Callable[[], bool], otherwise: str, ending: tuple[str, ...] = ()) -> float:
+    def wait_until(
+        self, true: Callable[[], bool], otherwise: str, ending: tuple[str, ...] = (), limit: float = _LIMIT
+    ) -> float:
         began = time.monotonic()
         while not true():
             state = self.shown()["JobState"]
             ended = state in {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL"} and state not in ending
             # What was said with a job's last breath may come a moment after its state.
-            if (ended and not true()) or time.monotonic() - began > _LIMIT:
+            if (ended and not true()) or time.monotonic() - began > limit:
                 raise UnexpectedError(f"job {self.number}: {otherwise}; {self.end()}:\n{self.output[-1500:]}")
             time.sleep(0.3)
         return time.monotonic() - began
@@ -91,6 +93,8 @@ class User:
             "CLUSTER_ENVIRONMENT": sys.prefix,
             # Reports wait for Ray Train's controller to look, every two seconds by default.
             "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+            # Ray's workers would be the last to get what other work leaves of this machine.
+            "RAY_worker_niceness": "0",
         }
         call = ["sbatch", "--parsable", f"--output={self.slurm.folder}/job-%j.log", "--open-mode=append", *arguments]
         number = self.slurm.call(*call, environment=environment | variables, cwd=ROOT)
