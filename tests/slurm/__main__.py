@@ -7,6 +7,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 from metaug_ray.config import EncodingSettings, PrepareSettings, SourceSettings
 from metaug_ray.data.prepare import prepare
@@ -31,12 +32,9 @@ def main(arguments: list[str] | None = None) -> int:
     faults = 1
     try:
         with slurm(folder, 3) as made:
-            rows = _run(Scene(User(made, folder / "home"), _shapes(folder)), names)
-        faults = sum(fault for _, _, _, fault in rows)
-        print("\n| scenario | Slurm says | the user sees | final weights | |\n|---|---|---|---|---|")
-        for name, seconds, row, fault in rows:
-            verdict = "FAULT" if fault else f"{seconds:.0f} s"
-            print(f"| {name} | {row.slurm} | {row.seen} | {row.weights} | {verdict} |")
+            outcomes = _run(Scene(User(made, folder / "home"), _shapes(folder)), names)
+        faults = sum(outcome.fault for outcome in outcomes)
+        print(f"\n{table(outcomes)}")
     except MissingError as error:
         print(f"python -m tests.slurm: {error}", file=sys.stderr)
         return 2
@@ -51,8 +49,26 @@ def main(arguments: list[str] | None = None) -> int:
     return int(faults > 0)
 
 
-def _run(scene: Scene, names: list[str]) -> list[tuple[str, float, Row, bool]]:
-    rows = []
+class Outcome(NamedTuple):
+    """A scenario that was run."""
+
+    name: str
+    row: Row
+    seconds: float
+    fault: bool = False
+
+
+def table(outcomes: list[Outcome]) -> str:
+    """All scenarios, as a table of Markdown."""
+    lines = ["| scenario | Slurm says | the user sees | final weights | |", "|---|---|---|---|---|"]
+    for name, row, seconds, fault in outcomes:
+        verdict = "FAULT" if fault else f"{seconds:.0f} s"
+        lines.append(f"| {name} | {row.slurm} | {row.seen} | {row.weights} | {verdict} |")
+    return "\n".join(lines)
+
+
+def _run(scene: Scene, names: list[str]) -> list[Outcome]:
+    outcomes = []
     for name in names:
         print(f"{time.strftime('%T')} {name} ...", flush=True)
         began = time.monotonic()
@@ -65,8 +81,8 @@ def _run(scene: Scene, names: list[str]) -> list[tuple[str, float, Row, bool]]:
             scene.user.slurm.call("scancel", "--user=root", "--full")
             time.sleep(5)
         print(f"{time.strftime('%T')} {name}: {row.slurm} {row.seen} {row.weights}", flush=True)
-        rows.append((name, time.monotonic() - began, row, fault))
-    return rows
+        outcomes.append(Outcome(name, row, time.monotonic() - began, fault))
+    return outcomes
 
 
 def _shapes(folder: Path) -> Path:
