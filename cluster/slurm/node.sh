@@ -41,9 +41,6 @@ if [ "$1" = address ]; then
     exit
 fi
 
-# What this job's last start on this node left, if it was killed.
-rm -rf "$CLUSTER_TEMP"
-mkdir -m 700 "$CLUSTER_TEMP" || fail "CLUSTER_LOCAL: $CLUSTER_LOCAL cannot be written, or $CLUSTER_TEMP is another's"
 # Else gloo takes the interface of the host's name, which on some nodes is loopback.
 export GLOO_SOCKET_IFNAME=$interface NCCL_SOCKET_IFNAME=$interface
 # The job's command has ended before Ray is: a node would wait for others' work to move away.
@@ -61,6 +58,10 @@ stop() {
 }
 trap stop EXIT
 trap 'exit 0' TERM
+
+# What this job's last start on this node left, if it was killed.
+rm -rf "$CLUSTER_TEMP"
+mkdir -m 700 "$CLUSTER_TEMP" || fail "CLUSTER_LOCAL: $CLUSTER_LOCAL cannot be written, or $CLUSTER_TEMP is another's"
 
 options=(
     --block --disable-usage-stats --temp-dir="$CLUSTER_TEMP" --node-ip-address="$address"

@@ -149,19 +149,17 @@ def failed(scene: Scene) -> Row:
 
 
 def not_joined(scene: Scene) -> Row:
-    # A file system that the second node cannot write to.
-    disk = scene.user.slurm.folder / "node2" / "tmp" / "ray-disk"
-    disk.write_text("no folder")
-    for node in ("node1", "node3"):
-        (scene.user.slurm.folder / node / "tmp" / "ray-disk").mkdir()
-    job = scene.user.submit(
-        ["--nodelist=node[1-2]"], ["true"], CLUSTER_JOIN_SECONDS="40", CLUSTER_LOCAL="/tmp/ray-disk"
-    )
+    # A disk that the second node cannot write to.
+    disks = {node: scene.user.slurm.folder / node / "tmp" / "disk" for node in ("node1", "node2")}
+    disks["node1"].mkdir()
+    disks["node2"].write_text("no folder")
+    job = scene.user.submit(["--nodelist=node[1-2]"], ["true"], CLUSTER_LOCAL="/tmp/disk")
     job.wait_for_state("FAILED")
-    for node in scene.user.slurm.nodes:
-        place = scene.user.slurm.folder / node / "tmp" / "ray-disk"
-        place.unlink() if place.is_file() else place.rmdir()
-    lines = [line for line in job.output.splitlines() if "cannot be written" in line]
+    _check_nothing_is_left(job)
+    disks["node2"].unlink()
+    # Empty again.
+    disks["node1"].rmdir()
+    lines = [line for line in job.output.splitlines() if line.startswith("node.sh: node2: CLUSTER_LOCAL: /tmp/disk")]
     if not lines:
         raise UnexpectedError(job.output[-1500:])
     return Row(job.end(), lines[-1])
