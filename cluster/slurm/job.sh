@@ -87,6 +87,10 @@ told() {
         requeue=true
         say "${1:-Slurm takes the nodes back}; the command is told to end, and the job is queued again"
         [ -z "$driver" ] || kill -TERM "$driver" 2>/dev/null || true
+    else
+        # Slurm kills what is left after half a minute (KillWait), this script among it.
+        CLUSTER_STOP_SECONDS=10
+        rm -f "$CLUSTER_STATE/token"
     fi
 }
 trap 'told' TERM

@@ -15,7 +15,7 @@ NOT_RUN: Final[dict[str, str]] = {
     "uv run --group aws ray *": "It would start machines of Amazon's, which cost money.",
     "uv run python cluster/local/cluster.py *": "tests/cluster/test_local.py starts and stops one.",
     "sbatch *": "It needs Slurm; `python -m tests.slurm` runs the same script under one.",
-    "uv run python -m tests.slurm": "It needs root and Slurm, and takes ten minutes.",
+    "uv run python -m tests.slurm": "It needs root and Slurm, and takes a quarter of an hour.",
     "docker build *": "An image takes minutes and 20 GB; tests/cluster reads the Dockerfile.",
     "docker compose *": "It needs the image; tests/cluster checks its file.",
     "kubectl *": "It needs a cluster of Kubernetes; tests/cluster builds and checks the manifests.",

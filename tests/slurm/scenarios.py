@@ -127,9 +127,7 @@ def cancelled(scene: Scene) -> Row:
     job.slurm.call("scancel", job.number)
     gone = job.wait_for_state("CANCELLED")
     end = job.end()
-    job.wait_until(
-        lambda: not left_on_nodes(job.slurm) and _idle(job), "something is left on the nodes", ("CANCELLED",)
-    )
+    _check_nothing_is_left(job)
     again = scene.train("cancelled")
     again.wait_for("goes on from step")
     again.wait_for_state("COMPLETED")
