@@ -221,6 +221,8 @@ def test_the_server_hears_secrets_by_its_environment_alone(tmp_path: Path) -> No
     arguments, rest = ended.stdout.split("\n", 1)
     variables, file = rest.split("file:\n")
     assert "--app-name basic-auth" in arguments
+    assert "database_uri = postgresql+psycopg2://mlflow@postgres:5432/mlflow" in file
+    assert "MLFLOW_BACKEND_STORE_URI=postgresql+psycopg2://mlflow@postgres:5432/mlflow\n" in variables
     assert "-value" not in arguments + file
     for variable, name in (
         ("MLFLOW_AUTH_ADMIN_PASSWORD", "mlflow_password"),

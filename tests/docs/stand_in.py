@@ -46,9 +46,9 @@ def main(program: str, arguments: list[str]) -> int:
 
 
 def write_stand_ins(folder: Path) -> None:
-    """Put programs named `uv`, `make`, `docker` and `kubectl` into a folder, for PATH."""
+    """Put programs named `uv`, `make`, `docker`, `kubectl` and `sbatch` into a folder, for PATH."""
     folder.mkdir(parents=True, exist_ok=True)
-    for program in ("uv", "make", "docker", "kubectl"):
+    for program in ("uv", "make", "docker", "kubectl", "sbatch"):
         file = folder / program
         file.write_text(f'#!/bin/sh\nexec {sys.executable} -S {Path(__file__).resolve()} {program} "$@"\n')
         file.chmod(0o755)

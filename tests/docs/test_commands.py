@@ -216,6 +216,12 @@ def check_options(record: dict[str, Any], session: Session, place: str) -> None:
             source = (path / "__main__.py" if path.is_dir() else path.with_suffix(".py")).read_text()
             for option in options:
                 assert not option.startswith("--") or f'"{option}"' in source, f"{said}: no option {option}"
+        case ["uv", "run", "python", "cluster/local/cluster.py", command]:
+            assert command in {"start", "stop", "status"}, said
+        case ["sbatch", *words]:
+            check_files(words, said)
+            job = words.index("python") + 1
+            check_job(words[job], words[job + 1 :], {}, session, said)
         case ["uv", "run", "python", job, *options]:
             check_job(job, options, record["environment"], session, said)
         case ["uv", "run", "ray", *words]:

@@ -16,6 +16,8 @@ READMES = (
     "cluster/README.md",
     "cluster/cloud/README.md",
     "cluster/kuberay/README.md",
+    "cluster/local/README.md",
+    "cluster/slurm/README.md",
 )
 ALL = (*PAGES, EXTENDING, "CHANGELOG.md", *READMES)
 COMMANDS = (

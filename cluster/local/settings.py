@@ -1,0 +1,79 @@
+"""Where a cluster of this machine lies, and which ports it takes: variables of the environment."""
+
+import os
+import re
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
+
+from services import ServiceError
+
+HOST: Final = "127.0.0.1"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Where things are, from the environment."""
+
+    folder: Path
+    ray_port: int
+    dashboard_port: int
+    mlflow_port: int
+    database: str
+    artifacts: str
+    seconds: float
+
+    @property
+    def token(self) -> Path:
+        return self.folder / "token"
+
+    @property
+    def session(self) -> Path:
+        """Link to Ray's own folder."""
+        return self.folder / "session"
+
+    @property
+    def dashboard(self) -> str:
+        return f"http://{HOST}:{self.dashboard_port}"
+
+    @property
+    def mlflow(self) -> str:
+        return f"http://{HOST}:{self.mlflow_port}"
+
+
+def read_settings() -> Settings:
+    """Raises `ServiceError` for a variable that cannot be used."""
+    folder = Path(os.environ.get("CLUSTER_FOLDER") or Path.home() / "metaug_ray" / "cluster").expanduser().absolute()
+    database = os.environ.get("MLFLOW_BACKEND_STORE_URI") or f"sqlite:///{folder}/mlflow.db"
+    artifacts = os.environ.get("MLFLOW_ARTIFACTS_DESTINATION") or str(folder / "mlartifacts")
+    if urlsplit(database).password is not None:
+        raise ServiceError(
+            "MLFLOW_BACKEND_STORE_URI holds a password, which MLflow would write into its log; "
+            "leave it out, and give it as PGPASSWORD or in ~/.pgpass"
+        )
+    needed = {"psycopg2": database.startswith("postgresql"), "boto3": artifacts.startswith("s3://")}
+    if missing := [module for module, used in needed.items() if used and find_spec(module) is None]:
+        raise ServiceError(
+            f"{' and '.join(missing)} is not installed, which MLflow needs for {database} and {artifacts}; "
+            "give the command as `uv run --group server python ...`"
+        )
+    # The driver that is installed here; SQLAlchemy's own choice is another.
+    database = re.sub("^postgresql:", "postgresql+psycopg2:", database)
+    return Settings(
+        folder=folder,
+        ray_port=_number("CLUSTER_RAY_PORT", 6379),
+        dashboard_port=_number("CLUSTER_DASHBOARD_PORT", 8265),
+        mlflow_port=_number("CLUSTER_MLFLOW_PORT", 5000),
+        database=database,
+        artifacts=artifacts,
+        seconds=_number("CLUSTER_START_SECONDS", 180),
+    )
+
+
+def _number(variable: str, default: int) -> int:
+    text = os.environ.get(variable) or str(default)
+    if not text.isdigit() or not 1 <= int(text) <= 65535:
+        raise ServiceError(f"{variable} is {text}; expected a number from 1 to 65535")
+    return int(text)
