@@ -85,6 +85,41 @@ def test_a_planted_fault_of_the_dockerfile_is_found(old: str, new: str, said: st
         read_image(DOCKERFILE.replace(old, new))
 
 
+def build_faults(text: str) -> list[str]:
+    """What a build by buildah once showed: an image that could not import OpenCV, or was larger than it need be."""
+    joined = re.sub(r"\\\n\s*", "", text)
+    last = joined[joined.rindex("\nFROM ") :]
+    found = [f"OpenCV finds no {library}" for library in ("libgl1", "libglib2.0-0") if f" {library} " not in last]
+    steps = re.findall(r"^RUN .*", joined, re.MULTILINE)
+    found += [
+        "apt's cache of 75 MB stays" for step in steps if "apt-get install" in step and "apt-get clean" not in step
+    ]
+    sync = next(step for step in steps if "uv sync" in step)
+    if "PYC_INVALIDATION_MODE=UNCHECKED_HASH" not in sync:
+        found.append("compiled bytecode holds the time of its build")
+    if "SSL_CERT_FILE=" not in sync:
+        found.append("uv does not know the certificate authorities of the base")
+    return found
+
+
+def test_the_build_makes_what_works() -> None:
+    assert not build_faults(DOCKERFILE)
+
+
+@pytest.mark.parametrize(
+    ("old", "said"),
+    [
+        (" libgl1", "no libgl1"),
+        (" libglib2.0-0", "no libglib2.0-0"),
+        ("apt-get clean && ", "apt's cache"),
+        ("PYC_INVALIDATION_MODE=UNCHECKED_HASH ", "the time of its build"),
+        ("SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt ", "certificate authorities"),
+    ],
+)
+def test_a_planted_fault_of_the_build_is_found(old: str, said: str) -> None:
+    assert said in "\n".join(build_faults(DOCKERFILE.replace(old, "")))
+
+
 def compose() -> Any:
     return yaml.safe_load((DOCKER / "compose.yaml").read_text())
 
