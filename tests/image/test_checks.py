@@ -1,6 +1,7 @@
 """The checks of images would find what they look for; the images themselves are made by `python -m tests.image`."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,7 +14,9 @@ from tests.image.report import FaultError, Step, run_steps, table
 @pytest.fixture
 def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Engine:
     """With an image of two layers that are folders: `lower` and `upper`."""
-    known = {"GraphDriver": {"Data": {"UpperDir": f"{tmp_path}/upper", "LowerDir": f"{tmp_path}/lower"}}}
+    known: dict[str, Any] = {
+        "GraphDriver": {"Data": {"UpperDir": f"{tmp_path}/upper", "LowerDir": f"{tmp_path}/lower"}}
+    }
     known |= {"RootFS": {"Layers": ["upper", "lower"]}, "Size": 2**30, "Config": {"Env": ["HOME=/home/metaug"]}}
     for name in ("upper", "lower"):
         (tmp_path / name).mkdir()
