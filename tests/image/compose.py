@@ -22,6 +22,7 @@ STAND_INS: Final = {
 }
 ORDER: Final = ("owner", "s3", "buckets", "postgres", "mlflow", "head", "worker")
 """As `depends_on` says; podman cannot wait for health without systemd, so it is done here."""
+_COMPOSE: Final = ("--from", PODMAN_COMPOSE, "podman-compose")
 _ENDING: Final = ("owner", "buckets")
 _NETWORK: Final = "metaug-image"
 _DASHBOARD: Final = "http://127.0.0.1:8265"
@@ -46,7 +47,7 @@ class Compose:
         for file in self.secrets.iterdir():
             file.unlink()
         subprocess.run(["bash", str(self.file.with_name("make_secrets.sh"))], check=True, capture_output=True)
-        self._stand_ins()
+        self._fetch()
         with self._network():
             try:
                 seconds = self._start()
@@ -54,10 +55,12 @@ class Compose:
                 finished = self._submit()
                 self._search()
             finally:
-                self._seen("compose", "down", "--volumes", "--timeout=10")
+                self._compose("down", "--volumes", "--timeout=10")
         return f"all healthy after {seconds:.0f} s; without token or password 401; {finished}; no secret in sight"
 
-    def _stand_ins(self) -> None:
+    def _fetch(self) -> None:
+        """What the namespace, which reaches nothing, cannot."""
+        subprocess.run(["uvx", *_COMPOSE, "--version"], check=True, capture_output=True, env=self.engine.environment)
         for name, image in STAND_INS.items():
             file = Path(__file__).parent / "stand_ins" / f"{name}.Dockerfile"
             self.engine.buildah(
@@ -93,24 +96,17 @@ class Compose:
             log.write(f"$ {' '.join(command)}\n{ended.stdout}\n-> {ended.returncode}\n")
         return ended
 
-    def _seen(self, program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """podman, or podman-compose over it."""
-        if program == "podman":
-            return self._run("podman", *self.engine.places, *arguments)
-        uvx = (
-            "uvx",
-            "--offline",
-            "--from",
-            PODMAN_COMPOSE,
-            "podman-compose",
-            f"--podman-args={' '.join(self.engine.places)}",
-        )
-        return self._run(*uvx, f"--file={self.file}", *arguments)
+    def _podman(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return self._run("podman", *self.engine.places, *arguments)
+
+    def _compose(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        places = f"--podman-args={' '.join(self.engine.places)}"
+        return self._run("uvx", "--offline", *_COMPOSE, places, f"--file={self.file}", *arguments)
 
     def _start(self) -> float:
         began = time.monotonic()
         for service in ORDER:
-            started = self._seen("compose", "up", "--detach", "--no-build", "--no-deps", service)
+            started = self._compose("up", "--detach", "--no-build", "--no-deps", service)
             if started.returncode:
                 raise FaultError(f"compose cannot start {service}: {started.stdout.strip().splitlines()[-1]}")
             for container in self._containers(service):
@@ -119,18 +115,18 @@ class Compose:
 
     def _containers(self, service: str) -> list[str]:
         label = f"label=com.docker.compose.service={service}"
-        return self._seen("podman", "ps", "--all", "--filter", label, "--format={{.Names}}").stdout.split()
+        return self._podman("ps", "--all", "--filter", label, "--format={{.Names}}").stdout.split()
 
     def _wait(self, service: str, container: str) -> None:
         for _ in range(180):
             if service in _ENDING:
-                state = self._seen("podman", "inspect", "--format={{.State.Status}} {{.State.ExitCode}}", container)
+                state = self._podman("inspect", "--format={{.State.Status}} {{.State.ExitCode}}", container)
                 if state.stdout.strip() == "exited 0":
                     return
-            elif self._seen("podman", "healthcheck", "run", container).returncode == 0:
+            elif self._podman("healthcheck", "run", container).returncode == 0:
                 return
             time.sleep(1)
-        last = self._seen("podman", "logs", "--tail=3", container).stdout.strip()
+        last = self._podman("logs", "--tail=3", container).stdout.strip()
         raise FaultError(f"{service} is not {'done' if service in _ENDING else 'healthy'} after minutes: {last}")
 
     def _ask(self) -> None:
@@ -167,9 +163,9 @@ class Compose:
 
     def _search(self) -> None:
         secrets = {file.name: file.read_text().strip() for file in self.secrets.iterdir() if len(file.read_text()) < 70}
-        for container in self._seen("podman", "ps", "--all", "--format={{.Names}}").stdout.split():
+        for container in self._podman("ps", "--all", "--format={{.Names}}").stdout.split():
             for what in (("logs",), ("inspect",), ("top",)):
-                text = self._seen("podman", *what, container).stdout
+                text = self._podman(*what, container).stdout
                 shown = [name for name, value in secrets.items() if value in text]
                 if shown:
                     raise FaultError(f"`podman {what[0]} {container}` shows {', '.join(shown)}")
