@@ -94,6 +94,8 @@ def build_faults(text: str) -> list[str]:
     found += [
         "apt's cache of 75 MB stays" for step in steps if "apt-get install" in step and "apt-get clean" not in step
     ]
+    if "LDFLAGS=-Wl,--strip-debug" not in text:
+        found.append("FFCV holds the folder that it is compiled in")
     if "PYC_INVALIDATION_MODE=UNCHECKED_HASH" not in text:
         found.append("compiled bytecode holds the time of its build")
     if text.count("rm -f .venv/.lock") != 1 or text.count("rm -f /opt/package/.lock") != 1:
@@ -115,6 +117,7 @@ def test_the_build_makes_what_works() -> None:
         (" libgl1", "no libgl1"),
         (" libglib2.0-0", "no libglib2.0-0"),
         ("apt-get clean && ", "apt's cache"),
+        ("LDFLAGS=-Wl,--strip-debug", "FFCV holds"),
         ("PYC_INVALIDATION_MODE=UNCHECKED_HASH", "the time of its build"),
         ("SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt", "certificate authorities"),
         ("rm -f .venv/.lock", "a lock of uv's"),
@@ -122,6 +125,11 @@ def test_the_build_makes_what_works() -> None:
 )
 def test_a_planted_fault_of_the_build_is_found(old: str, said: str) -> None:
     assert said in "\n".join(build_faults(DOCKERFILE.replace(old, "")))
+
+
+def test_a_commit_among_the_first_layers_is_found() -> None:
+    early = DOCKERFILE.replace("\nCOPY --from=builder", "\nARG COMMIT=unknown\nCOPY --from=builder")
+    assert build_faults(early) == ["another commit makes all layers anew"]
 
 
 def compose() -> Any:

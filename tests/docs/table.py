@@ -13,7 +13,7 @@ NOT_RUN: Final[dict[str, str]] = {
     "uv run ray start *": "The cluster would outlive the tests.",
     "uv run ray job submit *": "It needs the cluster that `ray start --head` would begin.",
     "uv run --group aws ray *": "It would start machines of Amazon's, which cost money.",
-    "docker build *": "An image takes minutes and 20 GB; tests/cluster reads the Dockerfile.",
+    "docker build *": "An image takes minutes and 30 GB; `python -m tests.image` builds and uses one.",
     "docker compose *": "It needs the image; tests/cluster checks its file.",
     "kubectl *": "It needs a cluster of Kubernetes; tests/cluster builds and checks the manifests.",
     "uv run mlflow ui *": "It serves until somebody stops it.",

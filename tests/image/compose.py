@@ -66,6 +66,7 @@ class Compose:
             self.engine.buildah(
                 "bud",
                 "--format=docker",
+                "--layers",
                 f"--build-arg=BASE={BASE}",
                 f"--file={file}",
                 f"--tag={image}",
