@@ -22,6 +22,8 @@ MLFLOW_FLASK_SERVER_SECRET_KEY=$(secret mlflow_secret_key)
 if [[ $MLFLOW_BACKEND_STORE_URI == postgresql* ]]; then
     PGPASSWORD=$(secret postgres_password)
     export PGPASSWORD
+    # The driver that the image has: SQLAlchemy takes another one where none is named.
+    export MLFLOW_BACKEND_STORE_URI=${MLFLOW_BACKEND_STORE_URI/#postgresql:/postgresql+psycopg2:}
 fi
 
 MLFLOW_AUTH_CONFIG_PATH=$(mktemp)

@@ -269,6 +269,9 @@ def test_the_server_hears_secrets_by_its_environment_alone(tmp_path: Path) -> No
     variables, file = rest.split("file:\n")
     assert "--app-name basic-auth" in arguments
     assert "-value" not in arguments + file
+    driven = "postgresql+psycopg2://mlflow@postgres:5432/mlflow"
+    assert f"MLFLOW_BACKEND_STORE_URI={driven}\n" in variables
+    assert f"database_uri = {driven}\n" in file
     for variable, name in (
         ("MLFLOW_AUTH_ADMIN_PASSWORD", "mlflow_password"),
         ("MLFLOW_FLASK_SERVER_SECRET_KEY", "mlflow_secret_key"),
