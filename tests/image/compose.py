@@ -107,7 +107,8 @@ class Compose:
     def _start(self) -> float:
         began = time.monotonic()
         for service in ORDER:
-            started = self._compose("up", "--detach", "--no-build", "--no-deps", service)
+            scale = ("--scale=worker=2",) if service == "worker" else ()
+            started = self._compose("up", "--detach", "--no-build", "--no-deps", *scale, service)
             if started.returncode:
                 raise FaultError(f"compose cannot start {service}: {started.stdout.strip().splitlines()[-1]}")
             for container in self._containers(service):
@@ -160,7 +161,7 @@ class Compose:
             ended = self._run(ray, "job", "submit", "--address", _DASHBOARD, "--", *entry, **token)
             if ended.returncode:
                 raise FaultError(f"{job} ended with {ended.returncode}; {self.engine.log} has its words")
-        return "a submitted job finished over two workers, its run on S3 and in MLflow over PostgreSQL"
+        return "a submitted job finished, its run on S3 and in MLflow over PostgreSQL"
 
     def _search(self) -> None:
         secrets = {file.name: file.read_text().strip() for file in self.secrets.iterdir() if len(file.read_text()) < 70}
