@@ -24,6 +24,8 @@ if [[ $MLFLOW_BACKEND_STORE_URI == postgresql* ]]; then
     MLFLOW_BACKEND_STORE_URI=${MLFLOW_BACKEND_STORE_URI/#postgresql:/postgresql+psycopg2:}
     PGPASSWORD=$(secret postgres_password)
     export PGPASSWORD
+    # The driver that the image has: SQLAlchemy takes another one where none is named.
+    export MLFLOW_BACKEND_STORE_URI=${MLFLOW_BACKEND_STORE_URI/#postgresql:/postgresql+psycopg2:}
 fi
 
 MLFLOW_AUTH_CONFIG_PATH=$(mktemp)

@@ -44,13 +44,13 @@ def read_image(text: str) -> Image:
     work = [rest for name, rest in steps[last:] if name == "WORKDIR"]
     assert work == [str(IN_IMAGE)], f"WORKDIR is {work}, not {IN_IMAGE}"
     variables = dict(word.split("=", 1) for name, rest in steps[last:] if name == "ENV" for word in shlex.split(rest))
-    return Image(int(user.partition(":")[0]), variables["HOME"], variables, tuple(_copied(steps[:last])))
+    return Image(int(user.partition(":")[0]), variables["HOME"], variables, tuple(_copied(steps[last:])))
 
 
 def _copied(steps: list[tuple[str, ...]]) -> list[str]:
     sources = []
     for name, rest in steps:
-        if name == "COPY":
+        if name == "COPY" and not rest.startswith("--from"):
             *from_here, target = rest.split()
             into = target.endswith("/")
             sources += [f"{target}{Path(source).name}" if into else target for source in from_here]

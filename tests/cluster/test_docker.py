@@ -76,13 +76,60 @@ def test_what_is_copied_is_there_and_sent(image: Image) -> None:
     [
         ("USER 1000:1000", "USER metaug", "not root"),
         ("USER 1000:1000", "USER 0:0", "not root"),
-        ("WORKDIR /opt/metaug_ray\n# By number", "WORKDIR /app\n# By number", "WORKDIR"),
+        ("WORKDIR /opt/metaug_ray\nCOPY --from", "WORKDIR /app\nCOPY --from", "WORKDIR"),
     ],
 )
 def test_a_planted_fault_of_the_dockerfile_is_found(old: str, new: str, said: str) -> None:
     assert old in DOCKERFILE
     with pytest.raises(AssertionError, match=said):
         read_image(DOCKERFILE.replace(old, new))
+
+
+def build_faults(text: str) -> list[str]:
+    """What a build by buildah once showed: an image that could not import OpenCV, or was larger than it need be."""
+    joined = re.sub(r"\\\n\s*", "", text)
+    last = joined[joined.rindex("\nFROM ") :]
+    found = [f"OpenCV finds no {library}" for library in ("libgl1", "libglib2.0-0") if f" {library} " not in last]
+    steps = re.findall(r"^RUN .*", joined, re.MULTILINE)
+    found += [
+        "apt's cache of 75 MB stays" for step in steps if "apt-get install" in step and "apt-get clean" not in step
+    ]
+    if "LDFLAGS=-Wl,--strip-debug" not in text:
+        found.append("FFCV holds the folder that it is compiled in")
+    if "PYC_INVALIDATION_MODE=UNCHECKED_HASH" not in text:
+        found.append("compiled bytecode holds the time of its build")
+    if text.count("rm -f .venv/.lock") != 1 or text.count("rm -f /opt/package/.lock") != 1:
+        found.append("anybody may write a lock of uv's")
+    if last.index("COMMIT") < last.index("COPY"):
+        found.append("another commit makes all layers anew")
+    if "SSL_CERT_FILE=" not in text:
+        found.append("uv does not know the certificate authorities of the base")
+    return found
+
+
+def test_the_build_makes_what_works() -> None:
+    assert not build_faults(DOCKERFILE)
+
+
+@pytest.mark.parametrize(
+    ("old", "said"),
+    [
+        (" libgl1", "no libgl1"),
+        (" libglib2.0-0", "no libglib2.0-0"),
+        ("apt-get clean && ", "apt's cache"),
+        ("LDFLAGS=-Wl,--strip-debug", "FFCV holds"),
+        ("PYC_INVALIDATION_MODE=UNCHECKED_HASH", "the time of its build"),
+        ("SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt", "certificate authorities"),
+        ("rm -f .venv/.lock", "a lock of uv's"),
+    ],
+)
+def test_a_planted_fault_of_the_build_is_found(old: str, said: str) -> None:
+    assert said in "\n".join(build_faults(DOCKERFILE.replace(old, "")))
+
+
+def test_a_commit_among_the_first_layers_is_found() -> None:
+    early = DOCKERFILE.replace("\nCOPY --from=builder", "\nARG COMMIT=unknown\nCOPY --from=builder")
+    assert build_faults(early) == ["another commit makes all layers anew"]
 
 
 def compose() -> Any:
@@ -224,6 +271,9 @@ def test_the_server_hears_secrets_by_its_environment_alone(tmp_path: Path) -> No
     assert "database_uri = postgresql+psycopg2://mlflow@postgres:5432/mlflow" in file
     assert "MLFLOW_BACKEND_STORE_URI=postgresql+psycopg2://mlflow@postgres:5432/mlflow\n" in variables
     assert "-value" not in arguments + file
+    driven = "postgresql+psycopg2://mlflow@postgres:5432/mlflow"
+    assert f"MLFLOW_BACKEND_STORE_URI={driven}\n" in variables
+    assert f"database_uri = {driven}\n" in file
     for variable, name in (
         ("MLFLOW_AUTH_ADMIN_PASSWORD", "mlflow_password"),
         ("MLFLOW_FLASK_SERVER_SECRET_KEY", "mlflow_secret_key"),

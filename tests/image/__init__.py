@@ -1,0 +1,1 @@
+"""Builds the CPU image with buildah, and uses it as a cluster would: `python -m tests.image --help`."""
