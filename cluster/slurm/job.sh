@@ -32,6 +32,8 @@ export CLUSTER_OBJECT_STORE=${CLUSTER_OBJECT_STORE:-1073741824}
 # Seconds that all nodes have to join, and that the command has to end after SIGTERM.
 CLUSTER_JOIN_SECONDS=${CLUSTER_JOIN_SECONDS:-300}
 CLUSTER_STOP_SECONDS=${CLUSTER_STOP_SECONDS:-90}
+# Of these, those in which the command writes a checkpoint first.
+export METAUG_CHECKPOINT__GRACE_SECONDS=${METAUG_CHECKPOINT__GRACE_SECONDS:-60}
 # How often a job may be queued again.
 CLUSTER_MAX_REQUEUES=${CLUSTER_MAX_REQUEUES:-100}
 
