@@ -17,7 +17,7 @@ HARDENED: Final = (
     "--cap-drop=ALL",
     "--security-opt=no-new-privileges",
     "--tmpfs=/tmp:mode=1777",
-    "--tmpfs=/home/metaug:mode=1777",
+    "--volume=/home/metaug",
     "--shm-size=3g",
 )
 """As cluster/kuberay and Compose run the image: what may be written are the home and /tmp."""
