@@ -44,6 +44,7 @@ class Journal:
         self._path, self._deliver, self._wait = path, deliver, wait
         self._receiver = receiver
         self._left_out: set[bytes] = set()
+        self._left_out_once = threading.Lock()
         path.parent.mkdir(parents=True, exist_ok=True)
         self._mark = path.with_suffix(".delivered")
         self._file = path.open("ab")
@@ -129,9 +130,12 @@ class Journal:
             try:
                 records.append(from_line(line))
             except ValueError as error:
-                if line.rstrip() not in self._left_out:
+                # Whoever reads and the thread that sends may come upon it at once.
+                with self._left_out_once:
+                    new = line.rstrip() not in self._left_out
+                    self._left_out.add(line.rstrip())
+                if new:
                     _log.warning("a line of %s is left out: %s", self._path, error)
-                self._left_out.add(line.rstrip())
         return records
 
     def _changed(self, was_closing: bool) -> bool:

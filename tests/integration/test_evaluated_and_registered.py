@@ -1,6 +1,5 @@
 """From a finished run to an evaluated, registered encoder, on a Ray cluster of three CPUs."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -84,7 +83,7 @@ def test_any_number_of_workers_gives_the_same_and_it_is_kept(
     images = Images(str(test_beton), read_manifest(test_beton), 32)
 
     def on(workers: int) -> dict[str, np.ndarray]:
-        placement = Placement(workers, workers, 1, False)
+        placement = Placement((workers,), 1, False)
         found = represent(readout, images, placement, tmp_path, batch_size=8)
         return found.parts | {"labels": found.labels}
 
@@ -111,7 +110,7 @@ def test_an_interrupted_extraction_is_made_again(
     cluster: Path, run: FinishedRun, test_beton: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = find_encoder("run:small", run.storage, run.uri)
-    images, placement = Images(str(test_beton), read_manifest(test_beton), 32), Placement(1, 1, 1, False)
+    images, placement = Images(str(test_beton), read_manifest(test_beton), 32), Placement((1,), 1, False)
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
@@ -136,7 +135,7 @@ def test_representations_in_blocks_are_classified_as_in_one(cluster: Path, monke
         classify.Labelled(train, labels, np.arange(100)),
         classify.Labelled(test, judged, np.arange(41)),
         3,
-        Placement(1, 1, 1, False),
+        Placement((1,), 1, False),
     )
 
     whole = [torch.tensor(part) for part in (train, labels, test)]
@@ -156,7 +155,7 @@ def test_representations_that_are_no_numbers_are_no_result(cluster: Path, run: F
     """Neither new ones, nor those that an earlier version kept."""
     source = find_encoder("run:small", run.storage, run.uri)
     next(source.encoder.parameters()).data.fill_(1e38)
-    beton, placement = run.settings.data.beton, Placement(1, 1, 1, False)
+    beton, placement = run.settings.data.beton, Placement((1,), 1, False)
     with pytest.raises(EvaluationError, match=r"encoder: its representations are not finite numbers, so that nothing"):
         represent(Readout(source), Images(beton, read_manifest(Path(beton)), 32), placement, tmp_path, batch_size=8)
     values, labels = np.full((4, 3), np.nan, np.float32), np.arange(4)
@@ -182,7 +181,7 @@ def test_a_full_linear_evaluation_goes_on_where_its_worker_was_killed(
         )
         (tmp_path / name).mkdir()
         # Several workers are in the next test.
-        placement = Placement(1, 1, 1, False)
+        placement = Placement((1,), 1, False)
         return train_augmented_probe(settings, readout, 32, read_manifest(shapes_beton), placement)
 
     ended = threading.Event()
@@ -371,8 +370,7 @@ def test_an_evaluation_is_told_to_stop(
 
 def interrupted_at(text: str, job: list[str], number: signal.Signals) -> tuple[int, str]:
     """Exit status and errors of a job that gets a signal when it prints this."""
-    environment = os.environ | {"RAY_AUTH_MODE": "disabled"}
-    with subprocess.Popen(job, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) as process:
+    with subprocess.Popen(job, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         for line in process.stdout:
             if text in line:

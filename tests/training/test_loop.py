@@ -11,6 +11,7 @@ from PIL import Image
 from metaug_ray.config import EncodingSettings, PrepareSettings, SourceSettings
 from metaug_ray.data.prepare import prepare
 from metaug_ray.method.algorithm import Minibatch
+from metaug_ray.training import checkpoint_clock
 from metaug_ray.training.loop import StoppedError
 from metaug_ray.training.schedule import learning_rate_factor
 from metaug_ray.training.state import TrainingState
@@ -179,7 +180,8 @@ def test_the_bank_may_begin_with_features(shapes_beton: Path, initial: str, expe
     assert max(recorder.seen) == 6
 
 
-def test_checkpoints_by_the_clock(shapes_beton: Path) -> None:
+def test_checkpoints_by_the_clock(shapes_beton: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoint_clock, "_SECONDS_PER_LOOK", 0.0)
     often = {"every_steps": None, "every_minutes": 1e-6}
     recorder, _ = run_plain(0, small_settings(shapes_beton, training={"epochs": 1}, checkpoint=often))
     assert recorder.saved == [1, 2, 3, 4, 5, 6]
