@@ -21,7 +21,7 @@ os.environ.update(ENVIRONMENT)
 os.environ["RAY_ADDRESS"] = "local"
 
 # Ray's own 15 would let a job's workers wait for all other tests.
-os.environ["RAY_worker_niceness"] = "0"
+os.environ.update({"RAY_worker_niceness": "0"})
 
 # Tests run in as many processes as there are cores: more threads would only wait for one another.
 torch.set_num_threads(1)

@@ -5,6 +5,7 @@ python -m tests.hosts
 
 import argparse
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -26,6 +27,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.hosts", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--only", nargs="+", choices=list(SCENARIOS), default=list(SCENARIOS))
     options = parser.parse_args(arguments)
+    # What is on the hosts ends with them, however this is ended.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.default_int_handler)
     uv = shutil.which("uv") or str(Path(__file__).resolve().parents[2] / ".uv/bin/uv")
     if not (POSTGRES / "postgres").exists():
         parser.error("PostgreSQL is missing; apt-get install postgresql installs it")

@@ -8,7 +8,7 @@ from typing import Final
 
 from metaug_ray.runtime.run_folder import checkpoint_name
 from tests.hosts.world import STEPS, Run, World
-from tests.training.small import check_same, tensors_of
+from tests.integration.jobs import logged_losses
 
 
 @dataclass
@@ -100,6 +100,7 @@ SCENARIOS: Final[dict[str, Callable[[World, Run], None]]] = {
 
 def play(name: str, world: World) -> Outcome:
     """One scenario, at step 50 of a run of its own, to that run's end."""
+    world.wait_for_nodes()
     outcome, run = Outcome(), world.run(name)
     try:
         run.wait(lambda: run.step() >= 50, "step 50")
@@ -125,7 +126,9 @@ def play(name: str, world: World) -> Outcome:
 def _measure(outcome: Outcome, run: Run, began: float, before: int) -> None:
     after = [(when - began, line) for when, line in run.lines if when > began]
     for seconds, line in after:
-        usual = re.search(r"images/s|checkpoint_\d+ is written|kNN", line)
+        usual = re.search(
+            r"images/s|checkpoint_\d+ is written|kNN|View (run|experiment)|last checkpoint|MLflow run", line
+        )
         if not usual and outcome.noticed is None and seconds < 400 and "is finished" not in line:
             outcome.noticed, outcome.said = seconds, line
         found = re.search(r"step ([\d,]+) .*images/s", line)
@@ -145,26 +148,17 @@ def _reached(after: list[tuple[float, str]], until: float, before: int) -> int:
 
 
 def _compared(name: str, world: World) -> str:
+    """How far the run's losses are from those of the undisturbed one.
+
+    From three workers on, they differ in their last digit from the first step of a new start on: DDP orders its buckets
+    after its first step, and in another bucket three numbers are added in another order. Training lets that grow.
+    """
     last = world.last_checkpoint(name)
     if last.name != checkpoint_name(STEPS):
         return f"the last checkpoint is {last.name}"
-    kept = world.folder / "nothing.pt"
-    if name == "nothing":
-        tensors_of(last, kept)
-        return "finished"
-    import torch
-
-    ours = tensors_of(last, world.folder / f"{name}.pt")
-    theirs: dict[str, object] = {}
-
-    def walk(value: object, prefix: str) -> None:
-        if isinstance(value, dict):
-            for key, part in value.items():
-                walk(part, f"{prefix}/{key}")
-        else:
-            theirs[prefix] = value
-
-    walk(torch.load(kept, weights_only=False), "")
-    theirs.pop("/progress/seconds", None)
-    check_same(ours, theirs)
-    return "finished, the same weights"
+    theirs, ours = (logged_losses(world.shared / run) for run in ("nothing", name))
+    if list(ours) != list(range(1, STEPS + 1)):
+        return "steps are missing in the run's journal, or there twice"
+    apart = [abs(ours[step] - theirs[step]) / theirs[step] for step in theirs]
+    first = next((value for value in apart if value), 0.0)
+    return f"finished; losses apart by {first:.0e} at first, {sum(apart) / len(apart):.0e} in the mean"

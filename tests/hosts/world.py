@@ -18,7 +18,7 @@ from tests.integration.jobs import JOBS
 from tests.training.small import small_settings
 
 _TOKEN = "of-the-hosts"
-EPOCHS, BATCH, IMAGES = 40, 12, 96
+EPOCHS, BATCH, IMAGES = 20, 12, 96
 STEPS = EPOCHS * (IMAGES // BATCH)
 
 
@@ -74,6 +74,21 @@ class World:
         (folder / "home").mkdir(exist_ok=True)
         for host in hosts:
             self.start_ray(host)
+
+    def wait_for_nodes(self) -> None:
+        """Until all hosts are part of the cluster."""
+        code = (
+            f"from ray._raylet import GcsClient; nodes = GcsClient(address='{self.hosts[0].address}:6379')"
+            ".get_all_node_info(timeout=5); print(sum(node.state == 0 for node in nodes.values()))"
+        )
+        end = time.monotonic() + 180
+        while True:
+            asked = self.hosts[0].start(sys.executable, "-c", code, log=subprocess.PIPE, environment=self._environment)
+            if asked.communicate()[0].split()[-1:] == [str(len(self.hosts))]:
+                return
+            if time.monotonic() > end:
+                raise OSError(f"not all hosts became nodes of the cluster; see {self.folder}")
+            time.sleep(1)
 
     def start_ray(self, host: Host) -> None:
         """Ray's processes of a host: of the first one the head."""
