@@ -30,8 +30,9 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest file first, or it would run alone at the end."""
-    items.sort(key=lambda item: "test_killed_and_resumed" not in item.nodeid)
+    """The longest files first, or they would run alone at the end."""
+    longest = ("test_sweep", "test_killed_and_resumed")
+    items.sort(key=lambda item: next((i for i, name in enumerate(longest) if f"integration/{name}" in item.nodeid), 9))
 
 
 @pytest.fixture(scope="session")
