@@ -5,7 +5,6 @@ import re
 import signal
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from contextlib import redirect_stderr
 from difflib import get_close_matches
@@ -22,6 +21,7 @@ from metaug_ray.config.base import Settings, explain, setting_names
 from metaug_ray.errors import TEMPORARY, LostError, UserError
 from metaug_ray.runtime.log import shown_log
 from metaug_ray.runtime.parent import came_to_its_end
+from metaug_ray.runtime.signals import Repeats
 
 _C = TypeVar("_C", bound=BaseSettings)
 _P = TypeVar("_P", bound=Settings)
@@ -30,10 +30,6 @@ _S = TypeVar("_S")
 _PREFIX: Final = "METAUG_"
 _COMMANDS: Final = {"METAUG_PRESET", "METAUG_CONFIG", "METAUG_PRINT_CONFIG", "METAUG_SWEEP", "METAUG_REPORT"}
 """Variables that only command lines know, and no settings."""
-
-
-_ONE_INTERRUPTION: Final = 1.0
-"""Seconds within which further signals mean the same."""
 
 
 class CommandError(Exception):
@@ -229,8 +225,7 @@ def run_command(program: str, parsed: Callable[[], _S], run: Callable[[_S], int 
     # Paths are said in whatever letters they have, also where the terminal's encoding has not all of them.
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
-    global _interrupted
-    _interrupted = float("-inf")
+    _repeats.forget()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _interrupt)
     before, sys.unraisablehook = sys.unraisablehook, _interrupt_again
@@ -258,25 +253,19 @@ def _answered(program: str, parsed: Callable[[], _S], run: Callable[[_S], int | 
         return 130
 
 
-_interrupted = float("-inf")
-"""When the last signal came, on the monotonic clock."""
+_repeats = Repeats()
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
-    # `ray job stop` signals a command and its parent, which passes the signal on: that is one interruption.
-    global _interrupted
-    now = time.monotonic()
-    if now - _interrupted > _ONE_INTERRUPTION:
-        _interrupted = now
+    if not _repeats.again():
         raise KeyboardInterrupt
 
 
 def _interrupt_again(dropped: "sys.UnraisableHookArgs") -> None:
     """Python drops what is raised while it calls back, as for a weak reference: an interruption comes once more."""
-    global _interrupted
     main = threading.main_thread().ident
     if main is not None and isinstance(dropped.exc_value, KeyboardInterrupt):
-        _interrupted = float("-inf")
+        _repeats.forget()
         threading.Timer(0.05, signal.pthread_kill, (main, signal.SIGTERM)).start()
     else:
         sys.__unraisablehook__(dropped)

@@ -11,17 +11,14 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from metaug_ray.errors import TEMPORARY
 from metaug_ray.runtime.address import answers
 from metaug_ray.runtime.words import counted, duration
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 _log = logging.getLogger(__name__)
 
@@ -79,11 +76,11 @@ def watched(work: Callable[[int], int], restarts: Restarts) -> int:
                 return work(begun)
             ended = child.wait()
             pause = min(2 * pause, _LONGEST_PAUSE) if begun and time.monotonic() - began < _SOON else _PAUSE
-            if ended.status is not None and ended.status != TEMPORARY:
-                return ended.status
-            if ended.reason:
+            if isinstance(ended, str):
                 _in_child(restarts.lost)
-                _log.warning("%s; %s", ended.reason, "it begins again" if begun < restarts.most else _ADVICE)
+                _log.warning("%s; %s", ended, "it begins again" if begun < restarts.most else _ADVICE)
+            elif ended != TEMPORARY:
+                return ended
             if begun < restarts.most and not _wait(restarts, pause, restarts.most - begun):
                 return 130
     return TEMPORARY
@@ -95,21 +92,17 @@ _ADVICE: Final = (
 
 
 @dataclass(frozen=True)
-class _Ended:
-    status: int | None
-    """None where it did not come to its end."""
-    reason: str
-    """What the child could not say itself."""
-
-
-@dataclass(frozen=True)
 class _Child:
     pid: int
     said: int
     """Pipe, from which something comes when the work has come to its end, whatever that was."""
 
-    def wait(self) -> _Ended:
-        """Until it is no more; signals are passed on."""
+    def wait(self) -> int | str:
+        """Until it is no more; signals are passed on.
+
+        Returns:
+            Its exit status; where its work did not come to its end, what ended it.
+        """
         while True:
             got = signal.sigwaitinfo(_WATCHED)
             if got.si_signo == signal.SIGCHLD:
@@ -121,16 +114,16 @@ class _Child:
                 with suppress(ProcessLookupError):
                     os.kill(self.pid, got.si_signo)
 
-    def _ended(self, code: int) -> _Ended:
+    def _ended(self, code: int) -> int | str:
         came_to_its_end = os.read(self.said, 1)
         os.close(self.said)
         if came_to_its_end:
-            return _Ended(code, "")
+            return code
         if code >= 0:
-            return _Ended(None, f"Ray ended the driver (exit status {code}), as it does when its cluster is gone")
+            return f"Ray ended the driver (exit status {code}), as it does when its cluster is gone"
         name = signal.Signals(-code).name
         short = ", as Linux does where memory runs out" if name == "SIGKILL" else ""
-        return _Ended(None, f"the driver was ended by {name}{short}")
+        return f"the driver was ended by {name}{short}"
 
 
 def _fork() -> _Child | None:
@@ -172,7 +165,7 @@ def _die_with(parent: int) -> None:
 
 
 @contextmanager
-def _blocked() -> "Iterator[None]":
+def _blocked() -> Iterator[None]:
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _WATCHED)
     try:
         yield

@@ -3,17 +3,14 @@
 import logging
 import signal
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Final
 
+from metaug_ray.runtime.signals import Repeats
 from metaug_ray.runtime.words import duration
 
 _log = logging.getLogger(__name__)
-_SAME: Final = 1.0
-"""Seconds within which further signals are the same one: it reaches a driver from its parent too."""
 
 
 class Stopping:
@@ -31,7 +28,7 @@ class Stopping:
     def __init__(self, grace: float = 0.0, now: threading.Event | None = None) -> None:
         self.grace = grace
         self.soon, self.now = threading.Event(), now or threading.Event()
-        self._came = float("-inf")
+        self._repeats = Repeats()
 
     @contextmanager
     def by_sigterm(self) -> Iterator[None]:
@@ -51,9 +48,8 @@ class Stopping:
             self.now.set()
 
     def _take(self, number: int, frame: FrameType | None) -> None:
-        if time.monotonic() - self._came < _SAME:
+        if self._repeats.again():
             return
-        self._came = time.monotonic()
         if self.soon.is_set():
             self.now.set()
             return

@@ -12,14 +12,17 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
 from metaug_ray.config.prepare import EncodingSettings, PrepareSettings, SourceSettings
 from metaug_ray.data.prepare import prepare
 from metaug_ray.evaluation.results import markdown
-from tests.hosts.network import hosts
 from tests.hosts.scenarios import SCENARIOS, play
 from tests.hosts.services import POSTGRES, Services
 from tests.hosts.world import IMAGES, World
+from tests.namespaces import hosts
+
+_NAMES: Final = ("head", "second", "third", "services")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -41,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
     prepare(PrepareSettings(source=source, encoding=encoding, output=beton, workers=1))
     rows, faults = [], 0
     try:
-        with _small_disk(folder / "shared") as shared, hosts(folder, "head", "second", "third", "services") as made:
+        with _small_disk(folder / "shared") as shared, hosts(folder, _NAMES, "10.89.0") as made:
             print("PostgreSQL, S3 and MLflow", flush=True)
             services = Services(made[3], uv)
             world = World(folder, made[:3], services, shared, beton)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from metaug_ray.runtime.run_folder import checkpoint_name
-from tests.hosts.world import STEPS, Run, World
+from tests.hosts.world import STEPS, Run, World, logged_step
 from tests.integration.jobs import logged_losses
 
 
@@ -123,28 +123,24 @@ def play(name: str, world: World) -> Outcome:
     return outcome
 
 
+_USUAL: Final = re.compile(
+    r"images/s|checkpoint_\d+ is written|kNN|View (run|experiment)|last checkpoint|MLflow run|is finished"
+)
+
+
 def _measure(outcome: Outcome, run: Run, began: float, before: int) -> None:
-    after = [(when - began, line) for when, line in run.lines if when > began]
-    for seconds, line in after:
-        usual = re.search(
-            r"images/s|checkpoint_\d+ is written|kNN|View (run|experiment)|last checkpoint|MLflow run", line
-        )
-        if not usual and outcome.noticed is None and seconds < 400 and "is finished" not in line:
+    reached = before
+    for when, line in run.lines:
+        if (seconds := when - began) <= 0:
+            continue
+        if not _USUAL.search(line) and outcome.noticed is None and seconds < 400:
             outcome.noticed, outcome.said = seconds, line
-        found = re.search(r"step ([\d,]+) .*images/s", line)
-        if found and int(found[1].replace(",", "")) > before + 1 and outcome.trains is None:
+        step = logged_step(line) or 0
+        if step > before + 1 and outcome.trains is None:
             outcome.trains = seconds
+        reached = max(reached, step)
         if (again := re.search(r"goes on from step ([\d,]+)", line)) is not None:
-            outcome.twice += max(0, _reached(after, seconds, before) - int(again[1].replace(",", "")))
-
-
-def _reached(after: list[tuple[float, str]], until: float, before: int) -> int:
-    steps = [
-        int(found[1].replace(",", ""))
-        for seconds, line in after
-        if seconds < until and (found := re.search(r"step ([\d,]+) .*images/s", line))
-    ]
-    return max([before, *steps])
+            outcome.twice += max(0, reached - int(again[1].replace(",", "")))
 
 
 def _compared(name: str, world: World) -> str:

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Final
 
-from tests.hosts.network import Host
+from tests.namespaces import Host
 
 POSTGRES: Final = max(Path("/usr/lib/postgresql").glob("*/bin"), default=Path("/usr/lib/postgresql/bin"))
 _ROOT: Final = Path(__file__).resolve().parents[2]

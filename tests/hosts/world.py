@@ -12,14 +12,20 @@ from pathlib import Path
 import yaml
 
 from metaug_ray.runtime.run_folder import RunFolder
-from tests.hosts.network import Host
 from tests.hosts.services import Services
 from tests.integration.jobs import JOBS
+from tests.namespaces import Host
 from tests.training.small import small_settings
 
 _TOKEN = "of-the-hosts"
 EPOCHS, BATCH, IMAGES = 20, 12, 96
 STEPS = EPOCHS * (IMAGES // BATCH)
+
+
+def logged_step(line: str) -> int | None:
+    """The step that a line is of; None for other lines."""
+    found = re.search(r"step ([\d,]+) .*images/s", line)
+    return None if found is None else int(found[1].replace(",", ""))
 
 
 class Run:
@@ -35,8 +41,8 @@ class Run:
         for when, line in reversed(self.lines):
             if when < since:
                 break
-            if (found := re.search(r"step ([\d,]+) .*images/s", line)) is not None:
-                return int(found[1].replace(",", ""))
+            if (step := logged_step(line)) is not None:
+                return step
         return 0
 
     def wait(self, true: Callable[[], bool], what: str, seconds: float = 600) -> None:

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from metaug_ray.runtime import stopping as module
+from metaug_ray.runtime import signals
 from metaug_ray.runtime.stopping import Stopping
 from tests.log import Log
 
@@ -21,7 +21,7 @@ def test_sigterm_asks_for_a_checkpoint_first_and_a_second_one_for_the_end(
         # The same one, by way of the driver's parent.
         signal.raise_signal(signal.SIGTERM)
         assert not stopping.now.is_set()
-        monkeypatch.setattr(module, "_SAME", 0.0)
+        monkeypatch.setattr(signals, "_ONCE", 0.0)
         signal.raise_signal(signal.SIGTERM)
         assert stopping.now.is_set()
     assert signal.getsignal(signal.SIGTERM) is before

@@ -6,7 +6,6 @@ folder, and ends with :func:`slurm`.
 
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import time
@@ -16,8 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from tests.namespaces import PATH, hosts
+
 PROGRAMS: Final = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol", "squeue", "ip", "nsenter", "unshare")
-_PATH: Final = f"{os.environ['PATH']}:/usr/sbin:/sbin"
 _NETWORK: Final = "10.88.0"
 _CPUS: Final = 2
 
@@ -66,7 +66,7 @@ class Slurm:
 
     def call(self, *command: str, environment: dict[str, str] | None = None, cwd: Path | None = None) -> str:
         """What a command of Slurm's prints."""
-        variables = os.environ | {"PATH": _PATH, "SLURM_CONF": str(self.folder / "slurm.conf")} | (environment or {})
+        variables = os.environ | {"PATH": PATH, "SLURM_CONF": str(self.folder / "slurm.conf")} | (environment or {})
         done = subprocess.run(command, env=variables, cwd=cwd, capture_output=True, text=True)
         if done.returncode:
             raise RuntimeError(f"{' '.join(command)}: {done.stderr.strip()}")
@@ -78,7 +78,7 @@ class Slurm:
 
 def check_machine() -> None:
     """Raises `MissingError` where this machine has not what it takes."""
-    if missing := [program for program in PROGRAMS if shutil.which(program, path=_PATH) is None]:
+    if missing := [program for program in PROGRAMS if shutil.which(program, path=PATH) is None]:
         raise MissingError(f"{', '.join(missing)} are missing; apt-get install slurm-wlm munge iproute2 installs them")
     if os.geteuid():
         raise MissingError("only root makes nodes with addresses of their own; run it as root")
@@ -98,26 +98,21 @@ def slurm(folder: Path, count: int) -> Iterator[Slurm]:
     check_machine()
     nodes = tuple(f"node{number}" for number in range(1, count + 1))
     lines = [f"NodeName={n} NodeAddr={_NETWORK}.{i} CPUs={_CPUS} State=UNKNOWN" for i, n in enumerate(nodes, 1)]
-    for part in ("munge", "state", *(f"{node}/{name}" for node in nodes for name in ("spool", "tmp"))):
+    for part in ("munge", "state", *(f"{node}/spool" for node in nodes)):
         (folder / part).mkdir(parents=True)
     (folder / "slurm.conf").write_text(
         _CONFIGURATION.format(folder=folder, host=socket.gethostname(), network=_NETWORK, nodes="\n".join(lines))
     )
-    (folder / "hosts").write_text(
-        "127.0.0.1 localhost\n" + "".join(f"{_NETWORK}.{i} {node}\n" for i, node in enumerate(nodes, 1))
-    )
     made = Slurm(folder, nodes)
     with ExitStack() as stack:
         _munge(stack, folder)
-        names = _networks(stack, nodes)
+        try:
+            there = stack.enter_context(hosts(folder, nodes, _NETWORK, gateway=True))
+        except OSError as error:
+            raise MissingError(str(error)) from error
         _daemon(stack, folder, "slurmctld", "slurmctld", "-D")
-        for node in nodes:
-            host = f"hostname {node}; mount --bind {folder}/hosts /etc/hosts; mount --bind {folder}/{node}/tmp /tmp; "
-            _daemon(
-                stack, folder, node,
-                "nsenter", f"--net=/run/netns/{names[node]}", "unshare", "--uts", "--mount", "sh", "-c",
-                f"{host} exec slurmd -D -N {node}",
-            )  # fmt: skip
+        for host in there:
+            _daemon(stack, folder, host.name, *host.command("slurmd", "-D", "-N", host.name))
         _wait_until_idle(made)
         yield made
 
@@ -133,56 +128,12 @@ def _munge(stack: ExitStack, folder: Path) -> None:
     _wait(lambda: (place / "socket").exists(), "munged did not start", folder / "munged.out")
 
 
-def _networks(stack: ExitStack, nodes: tuple[str, ...]) -> dict[str, str]:
-    """A bridge, and a namespace on it for each node; their names by node."""
-    if f" {_NETWORK}." in _ip("-o", "-4", "address"):
-        raise MissingError(
-            f"this machine has addresses {_NETWORK}.x already, perhaps of another `python -m tests.slurm`"
-        )
-    bridge = f"ms{os.getpid()}"
-    _ip("link", "add", bridge, "type", "bridge")
-    stack.callback(_ip, "link", "del", bridge)
-    _ip("addr", "add", f"{_NETWORK}.254/24", "dev", bridge)
-    _ip("link", "set", bridge, "up")
-    names = {}
-    for number, node in enumerate(nodes, 1):
-        name = names[node] = f"{bridge}-{number}"
-        _ip("netns", "add", name)
-        stack.callback(_ip, "netns", "del", name)
-        _ip("link", "add", name, "type", "veth", "peer", "name", "eth0", "netns", name)
-        _ip("link", "set", name, "master", bridge, "up")
-        _ip("-n", name, "addr", "add", f"{_NETWORK}.{number}/24", "dev", "eth0")
-        for device in ("eth0", "lo"):
-            _ip("-n", name, "link", "set", device, "up")
-        # Before the namespace goes: the jobs of the node, which are nobody's children here.
-        stack.callback(_kill_all_in, name)
-    return names
-
-
-def _kill_all_in(namespace: str) -> None:
-    for _ in range(20):
-        pids = _ip("netns", "pids", namespace).split()
-        if not pids:
-            return
-        for pid in pids:
-            with suppress(ProcessLookupError):
-                os.kill(int(pid), signal.SIGKILL)
-        time.sleep(0.1)
-
-
-def _ip(*arguments: str) -> str:
-    done = subprocess.run(["ip", *arguments], env=os.environ | {"PATH": _PATH}, capture_output=True, text=True)
-    if done.returncode:
-        raise MissingError(f"ip {' '.join(arguments)}: {done.stderr.strip()}; containers may not make networks")
-    return done.stdout
-
-
 def _daemon(stack: ExitStack, folder: Path, name: str, *command: str) -> None:
     """A process that ends with the stack; its output is `name`.out."""
     with (folder / f"{name}.out").open("w") as output:
         process = subprocess.Popen(
             command,
-            env=os.environ | {"PATH": _PATH, "SLURM_CONF": str(folder / "slurm.conf")},
+            env=os.environ | {"PATH": PATH, "SLURM_CONF": str(folder / "slurm.conf")},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,

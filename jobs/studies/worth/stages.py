@@ -130,10 +130,10 @@ def stages(changed: Mapping[str, Any] | None = None) -> dict[str, Callable[[Resu
             "worth-diagnosis",
             {
                 "trained by the meta gradient": mag,
-                "at every step": mag | {"method.meta.every": 1},
-                "frozen at random": mag | {"training.generator.learning_rate": _NEVER},
-                "trained by alpha R alone": mag | {"method.meta.virtual_learning_rate": _NEVER, "method.alpha": 1.0},
-                "trained to raise the loss": mag | {"training.generator.maximize": True, "method.alpha": 0.0},
+                "at every step": mag | _EACH_STEP,
+                "frozen at random": mag | _FROZEN,
+                "trained by alpha R alone": mag | _BY_R_ALONE,
+                "trained to raise the loss": mag | _TO_RAISE,
                 "delta 0": mag | {"method.delta": 0.0},
                 "delta 1": mag | {"method.delta": 1.0},
                 "delta 10": mag | {"method.delta": 10.0},
@@ -155,12 +155,11 @@ def stages(changed: Mapping[str, Any] | None = None) -> dict[str, Callable[[Resu
                 "delta 0": found | {"method.delta": 0.0},
                 "delta 1": felt,
                 "delta 10": found | {"method.delta": 10.0},
-                "delta 1, at every step": felt | {"method.meta.every": 1},
-                "delta 1, frozen at random": felt | {"training.generator.learning_rate": _NEVER},
+                "delta 1, at every step": felt | _EACH_STEP,
+                "delta 1, frozen at random": felt | _FROZEN,
                 "delta 1, trained by the meta gradient alone": felt | {"method.alpha": 0.0},
-                "delta 1, trained by alpha R alone": felt
-                | {"method.meta.virtual_learning_rate": _NEVER, "method.alpha": 1.0},
-                "delta 1, trained to raise the loss": felt | {"training.generator.maximize": True, "method.alpha": 0.0},
+                "delta 1, trained by alpha R alone": felt | _BY_R_ALONE,
+                "delta 1, trained to raise the loss": felt | _TO_RAISE,
             },
         )
 
@@ -187,6 +186,11 @@ _GENERATORS: Final = {
     "method.alpha": {"log_uniform": (1e-6, 1.0)},
     "method.meta.virtual_learning_rate": {"log_uniform": (1e-4, 1e-1)},
 }
+_EACH_STEP: Final = {"method.meta.every": 1}
+_FROZEN: Final = {"training.generator.learning_rate": _NEVER}
+_BY_R_ALONE: Final = {"method.meta.virtual_learning_rate": _NEVER, "method.alpha": 1.0}
+_TO_RAISE: Final = {"training.generator.maximize": True, "method.alpha": 0.0}
+"""How generators may be trained otherwise."""
 _RELEASED: Final = {
     "method.contrast": "unified_eq8",
     "method.unified_eq8.beta": 16.0,

@@ -4,14 +4,13 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Final
 
-_PATH = f"{os.environ['PATH']}:/usr/sbin:/sbin"
-_NETWORK = "10.89.0"
+PATH: Final = f"{os.environ['PATH']}:/usr/sbin:/sbin"
 
 
 @dataclass(frozen=True)
@@ -28,27 +27,21 @@ class Host:
         self, *command: str, log: IO[str] | int, environment: Mapping[str, str] | None = None
     ) -> "subprocess.Popen[str]":
         """A process on this host."""
-        there = f"hostname {self.name}; mount --bind {self.folder.parent}/hosts /etc/hosts; "
-        there += f'mount --bind {self.folder}/tmp /tmp; exec "$@"'
         return subprocess.Popen(
-            [
-                "nsenter",
-                f"--net=/run/netns/{self.link}",
-                "unshare",
-                "--uts",
-                "--mount",
-                "sh",
-                "-c",
-                there,
-                "sh",
-                *command,
-            ],
-            env=os.environ | {"PATH": _PATH} | dict(environment or {}),
+            self.command(*command),
+            env=os.environ | {"PATH": PATH} | dict(environment or {}),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
             text=True,
         )
+
+    def command(self, *command: str) -> list[str]:
+        """What to call for a command to run on this host."""
+        there = f"hostname {self.name}; mount --bind {self.folder.parent}/hosts /etc/hosts; "
+        there += f'mount --bind {self.folder}/tmp /tmp; exec "$@"'
+        inside = ["nsenter", f"--net=/run/netns/{self.link}", "unshare", "--uts", "--mount", "sh", "-c", there, "sh"]
+        return [*inside, *command]
 
     def cut(self) -> None:
         """Pull its cable."""
@@ -79,21 +72,31 @@ class Host:
 
 
 @contextmanager
-def hosts(folder: Path, *names: str) -> Iterator[list[Host]]:
+def hosts(folder: Path, names: Sequence[str], network: str, *, gateway: bool = False) -> Iterator[list[Host]]:
     """Hosts that are there until the end, with whatever runs on them. Only root makes them.
+
+    Args:
+        folder: where each has a folder of its own.
+        names: of the hosts.
+        network: first three numbers of their addresses, which end in 1, 2 and so on.
+        gateway: whether this machine is in the network too, at 254.
 
     Raises:
         OSError: this machine cannot.
     """
-    made = [Host(name, f"{_NETWORK}.{n}", f"mh{os.getpid()}-{n}", folder / name) for n, name in enumerate(names, 1)]
+    bridge = f"mh{os.getpid()}"
+    made = [Host(name, f"{network}.{n}", f"{bridge}-{n}", folder / name) for n, name in enumerate(names, 1)]
     (folder / "hosts").write_text("127.0.0.1 localhost\n" + "".join(f"{host.address} {host.name}\n" for host in made))
     with ExitStack() as stack:
-        bridge = f"mh{os.getpid()}"
+        if gateway and f" {network}." in _ip("-o", "-4", "address"):
+            raise OSError(f"this machine has addresses {network}.x already, perhaps of another of these commands")
         _ip("link", "add", bridge, "type", "bridge")
         stack.callback(_ip, "link", "del", bridge)
+        if gateway:
+            _ip("addr", "add", f"{network}.254/24", "dev", bridge)
         _ip("link", "set", bridge, "up")
         for host in made:
-            (host.folder / "tmp").mkdir(parents=True)
+            (host.folder / "tmp").mkdir(parents=True, exist_ok=True)
             _ip("netns", "add", host.link)
             stack.callback(_ip, "netns", "del", host.link)
             _ip("link", "add", host.link, "type", "veth", "peer", "name", "eth0", "netns", host.link)
@@ -101,6 +104,7 @@ def hosts(folder: Path, *names: str) -> Iterator[list[Host]]:
             _ip("-n", host.link, "addr", "add", f"{host.address}/24", "dev", "eth0")
             for device in ("eth0", "lo"):
                 _ip("-n", host.link, "link", "set", device, "up")
+            # Before the namespace goes: what was begun there may be nobody's child here.
             stack.callback(host.kill_all)
         yield made
 
@@ -112,7 +116,7 @@ def _arguments(pid: int) -> str:
 
 
 def _ip(*arguments: str) -> str:
-    done = subprocess.run(["ip", *arguments], env=os.environ | {"PATH": _PATH}, capture_output=True, text=True)
+    done = subprocess.run(["ip", *arguments], env=os.environ | {"PATH": PATH}, capture_output=True, text=True)
     if done.returncode:
-        raise OSError(f"ip {' '.join(arguments)}: {done.stderr.strip()}")
+        raise OSError(f"ip {' '.join(arguments)}: {done.stderr.strip()}; containers may not make networks")
     return done.stdout
