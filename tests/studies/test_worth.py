@@ -158,6 +158,45 @@ def run_of(committed: Ledger, task: Task) -> Outcome:
     return Outcome(list(done.series), 1.0, 0.5, dict(done.judged))
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["run", "--stages", "nosuch"], "--stages: there is no nosuch; expected some of contrasts,"),
+        (["report", "--results", "/no/such.jsonl"], "--results: there is no /no/such.jsonl; `run` makes one"),
+        (["run", "--images", "/no/such.parquet"], "there is no /no/such.parquet; `pack` makes it"),
+        (["report", "--training.epohcs", "1"], "training.epohcs: there is no such setting (got 1)"),
+        (["report", "--training.epochs", "1", "--epochs", "1"], "--epochs: is no option, and no setting with a value"),
+        (["report", "--compare.seeds", "-1"], "compare.seeds: got -1; expected at least 1"),
+    ],
+)
+def test_wrong_words_are_answered_in_a_sentence(
+    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words) == 2
+    answer = capsys.readouterr().err
+    assert answer.startswith("python -m jobs.studies.worth: ")
+    assert said in answer
+    assert answer.count("\n") == 1
+
+
+def test_a_line_that_is_no_result_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    whole = (FOLDER / "results.jsonl").read_text().splitlines()[0]
+    file = tmp_path / "results.jsonl"
+    for broken in (whole[:200], '{"a": 1}', "[1, 2]"):
+        file.write_text(f"{whole}\n{broken}\n")
+        assert main(["report", "--results", str(file)]) == 1
+        assert f"{file} line 2: is no result of this study (" in capsys.readouterr().err
+
+
+def test_a_report_is_of_the_stages_that_are_wanted(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["report", "--stages", "half"]) == 0
+    text = capsys.readouterr().out
+    assert text.startswith("# half: 35 runs")
+    assert "half: Eq. 10 centered | 5 |" in text
+    assert "# contrasts" not in text
+    assert "contrasts: " not in text
+
+
 def test_the_report_has_what_the_docs_say(committed: Ledger, capsys: pytest.CaptureFixture[str]) -> None:
     text = report(stages(), committed.results)
     assert main(["report"]) == 0

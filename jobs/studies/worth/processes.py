@@ -1,6 +1,7 @@
 """Runs side by side on one device, each process one at a time; what is done is kept in a file, line by line."""
 
 import json
+import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -16,7 +17,9 @@ from jobs.studies.worth.images import Parts
 from jobs.studies.worth.run import Outcome, run
 from jobs.studies.worth.stages import Done, Results, Task, tasks
 from metaug_ray.config.sweep import SweepSettings
+from metaug_ray.errors import UserError
 from metaug_ray.runtime.device import prepare_device
+from metaug_ray.runtime.words import first_line
 from metaug_ray.training.loop import StoppedError
 from metaug_ray.tuning.points import TrialRun
 
@@ -30,6 +33,9 @@ class Ledger:
 
     Args:
         file: that is added to; what it holds is not done again.
+
+    Raises:
+        UserError: a line is none of the study's.
     """
 
     def __init__(self, file: Path) -> None:
@@ -38,8 +44,14 @@ class Ledger:
         self._keys: set[tuple[Any, ...]] = set()
         self._by_fingerprint: dict[str, dict[str, Any]] = {}
         if file.exists():
-            for line in file.read_text().splitlines():
-                self._take(json.loads(line))
+            for number, line in enumerate(file.read_text().splitlines(), 1):
+                try:
+                    self._take(json.loads(line))
+                except (ValueError, KeyError, TypeError) as error:
+                    raise UserError(
+                        f"{file} line {number}: is no result of this study ({first_line(error)}); remove that line, "
+                        "and its run is made again"
+                    ) from error
 
     def add(self, task: Task, outcome: Outcome, failure: str, device: str) -> None:
         """Keep what became of a task."""
@@ -135,7 +147,7 @@ def work_off(
             if borrowed and not running:
                 continue
             if not running:
-                return not late
+                return not late and all(stages[name](ledger.results) is not None for name in names)
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 task = running.pop(future)
                 # A run that diverges is a result; what else fails ends the study, and is no result.
@@ -166,6 +178,8 @@ def _to_do(
 
 def _open(images: Path, device: torch.device) -> None:
     global _parts
+    # Without a traceback of each process.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     prepare_device(device, 1, tune=True)
     torch.set_num_threads(1)
     _parts = Parts.read(images, device)

@@ -14,7 +14,8 @@ from metaug_ray.tuning.space import shown, spaces
 def report(stages: dict[str, Callable[[Results], SweepSettings | None]], results: Results) -> str:
     """All stages that have something, in Markdown, and what was judged in any of them beside CMC."""
     parts = [_stage(name, build(results), results) for name, build in stages.items()]
-    return "\n\n".join(filter(None, [*parts, _against_cmc(results)]))
+    told = {name: done for name, done in results.items() if name in stages}
+    return "\n\n".join(filter(None, [*parts, _against_cmc(told)]))
 
 
 def draw(stages: dict[str, Callable[[Results], SweepSettings | None]], results: Results, folder: Path) -> None:
