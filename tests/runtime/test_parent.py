@@ -56,13 +56,13 @@ class Program:
         file = self.folder / name
         return [int(line) for line in file.read_text().split()] if file.exists() else []
 
-    def working(self) -> int:
-        """The process that works, once it does."""
+    def working(self, place: str = "began") -> int:
+        """The process that works, once it has come to a place."""
         end = time.monotonic() + 20
-        while not self.noted("began"):
+        while not self.noted(place):
             assert time.monotonic() < end
             time.sleep(0.01)
-        return self.noted("began")[-1]
+        return self.noted(place)[-1]
 
     def finish(self) -> tuple[int, str]:
         said, _ = self.process.communicate(timeout=30)
@@ -127,6 +127,7 @@ def test_a_cluster_that_was_lost_is_waited_for(tmp_path: Path) -> None:
 def test_a_signal_reaches_the_work_once(tmp_path: Path, number: signal.Signals) -> None:
     body = """
         try:
+            note("amid")
             time.sleep(20)
         except KeyboardInterrupt:
             time.sleep(0.5)
@@ -134,7 +135,7 @@ def test_a_signal_reaches_the_work_once(tmp_path: Path, number: signal.Signals) 
             raise
     """
     program = Program(tmp_path, body, restarts=3)
-    working = program.working()
+    working = program.working("amid")
     # As `ray job stop` does: the command, and all that is below it.
     for process in (working, program.process.pid):
         os.kill(process, number)
