@@ -38,9 +38,10 @@ class Cluster:
         """The head, then the nodes."""
         self._head = self._ray("--head", f"--port={self.address.rpartition(':')[2]}", "--num-cpus=0")
         self._until(lambda: bool(self.alive()))
+        # One after the other: two that start at once on one machine take the same files of their session.
         for _ in range(self._count):
             self.add_node()
-        self._until(lambda: len(self.alive()) == 1 + self._count)
+            self._until(lambda: len(self.alive()) == 1 + len(self._nodes))
 
     def add_node(self) -> None:
         name = f"node{self._starts}"
