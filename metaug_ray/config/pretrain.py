@@ -27,6 +27,8 @@ class DataSettings(Settings):
     """side in pixels of the square that the encoders see"""
     augmentation: AugmentationSettings = AugmentationSettings(crop_scale=(0.08, 1.0))
     """changes that an image undergoes before the encoders see it"""
+    second_augmentation: AugmentationSettings | None = None
+    """changes that the second crop undergoes, given whole; default: as the first"""
 
 
 class ComputeSettings(MachineSettings):

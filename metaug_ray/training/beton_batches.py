@@ -4,6 +4,7 @@ from pathlib import Path
 
 import torch
 
+from metaug_ray.config.augmentation import AugmentationSettings
 from metaug_ray.config.pretrain import PretrainSettings
 from metaug_ray.data.loader import PretrainingLoader
 from metaug_ray.training.batches import Batches, batches_of
@@ -32,7 +33,7 @@ def open_batches(
             beton,
             share,
             settings.data.image_size,
-            settings.data.augmentation,
+            augmentations(settings),
             seed=seed,
             cpus=cpus,
             device=device,
@@ -41,3 +42,8 @@ def open_batches(
         )
 
     return batches_of(settings, make_loader)
+
+
+def augmentations(settings: PretrainSettings) -> tuple[AugmentationSettings, ...]:
+    """What is done to each crop of an image that a run's views show."""
+    return (settings.data.augmentation,)
