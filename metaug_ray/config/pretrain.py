@@ -28,6 +28,8 @@ class DataSettings(Settings):
     """side in pixels of the square that the encoders see"""
     augmentation: AugmentationSettings = AugmentationSettings(crop_scale=(0.08, 1.0))
     """changes that an image undergoes before the encoders see it"""
+    second_augmentation: AugmentationSettings | None = None
+    """changes that the second crop undergoes, given whole; default: as the first"""
 
 
 class ComputeSettings(MachineSettings):
@@ -196,6 +198,11 @@ class PretrainSettings(StorageSettings):
                     f"{group}.{name}: {value} is a setting of method.targets {owner}, and method.targets is {targets}; "
                     "leave one of them out"
                 )
+        if self.data.second_augmentation is not None and self.model.crops == 1:
+            raise ValueError(
+                "data.second_augmentation: no view shows the second crop (model.views is "
+                f"{','.join(self.model.views)}); leave it out, or add a view such as {self.model.views[0]}.2"
+            )
         if targets != "bank" and self.method.contrast == "nce":
             raise ValueError(
                 f"method.contrast: nce tells images from draws of the memory bank, and method.targets is {targets}; "
@@ -206,6 +213,12 @@ class PretrainSettings(StorageSettings):
                 f"support.size: {self.support.size} features are fewer than the {self.training.batch_size} of a batch "
                 "(training.batch_size), which enter it at each step"
             )
+
+    @property
+    def crop_augmentations(self) -> tuple[AugmentationSettings, ...]:
+        """What is done to each crop of an image that the views show."""
+        first, second = self.data.augmentation, self.data.second_augmentation
+        return (first, second or first)[: self.model.crops]
 
     def tracked_at(self, uri: str) -> Self:
         """The same with MLflow at another address."""
@@ -251,7 +264,7 @@ class PretrainSettings(StorageSettings):
                 f"training.batch_size: {batch} images among {_workers(workers)}{parts} leave each "
                 f"{batch / (workers * accumulation):g}; expected a whole number{short}, such as {nearest}{fewer}"
             )
-        if self.data.augmentation.mixup < 1 and share * accumulation % 2:
+        if min(augmentation.mixup for augmentation in self.crop_augmentations) < 1 and share * accumulation % 2:
             raise ValueError(
                 f"training.batch_size: mixup blends neighbours, and {batch} images among {workers} workers leave each "
                 f"{share * accumulation}, an odd number; use a multiple of {2 * workers}"

@@ -1,6 +1,6 @@
 """What a rank reads: endless rows of minibatches, from any step of a run on. Knows neither Ray nor FFCV."""
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Final, Protocol
@@ -19,8 +19,8 @@ class Images(Protocol):
     """A part of a step, as a loader gives it."""
 
     @property
-    def images(self) -> Tensor:
-        """uint8 [B, 3, S, S] on the rank's device."""
+    def crops(self) -> Sequence[Tensor]:
+        """Crops of the same images, each uint8 [B, 3, S, S] on the rank's device."""
 
     @property
     def indices(self) -> Tensor:
@@ -80,7 +80,7 @@ def _minibatches(loader: Loader, views: tuple[View, ...], updates: int, start: i
     epoch, step = divmod(batch, loader.steps_per_epoch)
     while True:
         for each in loader.epoch(epoch, step):
-            minibatch = Minibatch(split_views([each.images], views), each.indices)
+            minibatch = Minibatch(split_views(each.crops, views), each.indices)
             for _ in range(made, updates):
                 yield minibatch
             made = 0
