@@ -2,7 +2,15 @@
 
 import pytest
 
-from metaug_ray.view_names import View, encoder_names, encoder_numbers, first_views, frozen_views, parse_view, parse_views
+from metaug_ray.view_names import (
+    View,
+    encoder_names,
+    encoder_numbers,
+    first_views,
+    frozen_views,
+    parse_view,
+    parse_views,
+)
 
 
 @pytest.mark.parametrize(

@@ -33,8 +33,9 @@ class MethodSettings(Contrasts):
     """unified: OUCL, Eq. 10; unified_eq8, unified_attenuated: its ablations, Eq. 8 and 9; info_nce, nce: CMC;
     debiased_info_nce, hard_info_nce: CMC + Debiased, CMC + Hard"""
     targets: TargetKind = "bank"
-    """what each image is compared with: bank: rows of the memory bank (CMC, MetAug); batch: the other view of all images
-    of the batch (SimCLR); neighbours: the nearest neighbours of the other view in a support set (NNCLR, MetAug*)"""
+    """what each image is compared with: bank: rows of the memory bank (CMC, MetAug); batch: the other view of all
+    images of the batch (SimCLR); neighbours: the nearest neighbours of the other view in a support set (NNCLR,
+    MetAug*)"""
     generators: bool = True
     """train meta feature augmentation generators (MAG)"""
     generator_per: Literal["encoder", "view"] = "encoder"
@@ -84,7 +85,11 @@ class MethodSettings(Contrasts):
             if not self.generators:
                 return "only OUCL" + kind + (f" on {basis}" if basis else "")
             # The paper's name for MetAug on NNCLR.
-            return f"MetAug*{kind}" if self.targets == "neighbours" else "MetAug" + kind + (f" on {basis}" if basis else "")
+            return (
+                f"MetAug*{kind}"
+                if self.targets == "neighbours"
+                else "MetAug" + kind + (f" on {basis}" if basis else "")
+            )
         baseline = chosen.baseline.replace("CMC", basis) if basis else chosen.baseline
         if not self.generators:
             return baseline

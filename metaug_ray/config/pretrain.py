@@ -271,7 +271,6 @@ class PretrainSettings(StorageSettings):
             )
         return share * accumulation
 
-
     def _least_images(self, workers: int) -> int:
         """Images that a part of a worker's share must have at least, for batch norm."""
         synchronized = self.training.sync_batch_norm and workers > 1

@@ -12,11 +12,11 @@ from torch.optim import Optimizer
 from metaug_ray.choices import MetaSchedule, check_choice
 from metaug_ray.method import distributed
 from metaug_ray.method.buffers import SavedBuffers
-from metaug_ray.method.targets import MemoryBank, Sample, Targets
 from metaug_ray.method.meta_gradient import meta_gradient, model_gradient
 from metaug_ray.method.model import Model
 from metaug_ray.method.objective import Losses
 from metaug_ray.method.similarities import Similarities
+from metaug_ray.method.targets import MemoryBank, Sample, Targets
 
 
 class Minibatch(NamedTuple):

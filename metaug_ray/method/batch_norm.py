@@ -41,11 +41,11 @@ class SynchronizedBatchNorm(_BatchNorm):
         super().__init__(features, eps, momentum, affine, track_running_stats)
         self.group = group
 
-    def _check_input_dim(self, input: Tensor) -> None:
+    def _check_input_dim(self, input: Tensor) -> None:  # noqa: A002 (PyTorch's name)
         if input.ndim < 2:
             raise ValueError(f"batch norm takes inputs [B, C, ...], got {list(input.shape)}")
 
-    def forward(self, input: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (PyTorch's name)
         ranks = distributed.world_size(self.group)
         if not self.training or ranks == 1:
             return super().forward(input)

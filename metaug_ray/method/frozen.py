@@ -24,7 +24,7 @@ class FrozenEncoder(nn.Module):
         encoder, width, small_images: arguments of :func:`~metaug_ray.method.encoders.build_encoder`.
 
     Attributes:
-        views: what each encoder reads.
+        views: what each encoder reads, by the names of views.
         encoders: each :class:`~metaug_ray.method.encoders.Encoder` by its name.
         representation_size: E * H, numbers in an image's representation, of E encoders.
         minimum_size: least side of an image that it takes, px.
@@ -39,11 +39,12 @@ class FrozenEncoder(nn.Module):
         self, views: Sequence[str], encoder: EncoderName, *, width: float = 1.0, small_images: bool = False
     ) -> None:
         super().__init__()
-        self.views = frozen_views(parse_views(views))
+        reads = frozen_views(parse_views(views))
+        self.views = tuple(map(str, reads))
         self.encoders = EncoderDict()
         self.representation_size = 0
         self.minimum_size = 1
-        for view in self.views:
+        for view in reads:
             f = build_encoder(encoder, view.channels, width=width, small_images=small_images)
             self.encoders[view.encoder] = f
             self.representation_size += f.representation_size

@@ -1,5 +1,6 @@
 """Projection heads g, from representations to features, and prediction heads q, from one view's to the other's."""
 
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
@@ -77,7 +78,7 @@ class PredictionHead(nn.Module):
 def _perceptron(sizes: list[int], *, output_norm: bool) -> nn.Sequential:
     """Linear layers with batch norm and ReLU between; a bias that batch norm takes out again is left out."""
     layers: list[nn.Module] = []
-    for place, (before, after) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+    for place, (before, after) in enumerate(pairwise(sizes)):
         last = place == len(sizes) - 2
         normed = output_norm or not last
         layers.append(nn.Linear(before, after, bias=not normed))

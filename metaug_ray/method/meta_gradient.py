@@ -138,7 +138,7 @@ def _backward(
     omega: list[nn.Parameter],
     accumulation: int,
 ) -> ModelGradient:
-    """Forward and backward pass of a minibatch: adds the gradient of the objective to the `.grad` of theta and omega."""
+    """Forward and backward pass of a minibatch: adds the objective's gradient to the `.grad` of theta and omega."""
     parts = _parts(images, accumulation)
     if accumulation > 1 and not sample.divisible:
         return _backward_from_features(model, parts, sample, objective, theta, omega)

@@ -16,7 +16,7 @@ class Similarities(NamedTuple):
 
 
 def similarity(dot: Tensor) -> Tensor:
-    """d from a scalar product of unit vectors."""
+    """D from a scalar product of unit vectors."""
     return (1 + dot) / 2
 
 

@@ -24,8 +24,6 @@ def build_networks(settings: PretrainSettings) -> tuple[MultiViewEncoder, Genera
             head=chosen.head.model_dump() | {"prediction_hidden_size": prediction},
         )
         generators = (
-            Generators(of_views, chosen.feature_size, method.generator_hidden_size)
-            if method.generators
-            else None
+            Generators(of_views, chosen.feature_size, method.generator_hidden_size) if method.generators else None
         )
     return networks, generators

@@ -93,9 +93,10 @@ def _check_memory(
         here = min(workers, workers_that_fit(node, cpus, gpu=False))
         memory = node.get("memory", float("inf"))
         if here * share > memory:
+            are = "is" if here == 1 else "are"
             raise TrainingError(
-                f"{_rows(settings, samples)}, over {workers} workers, take {share / _GIB:.1f} GiB for each, and {here} "
-                f"of them are on a node of {memory / _GIB:.1f} GiB; add nodes, or use {_smaller(settings)}"
+                f"{_rows(settings, samples)}, over {counted(workers, 'worker')}, take {share / _GIB:.1f} GiB for each, "
+                f"and {here} of them {are} on a node of {memory / _GIB:.1f} GiB; add nodes, or use {_smaller(settings)}"
             )
 
 

@@ -30,7 +30,5 @@ def representations(model: Model, images: Tensor) -> Tensor:
     encoders = model.eager_encoder.encoders
     views = frozen_views(model.eager_encoder.views)
     with autocast(images.device, model.autocast):
-        found = [
-            encoders[view.encoder](image) for view, image in zip(views, split_views(images, views), strict=True)
-        ]
+        found = [encoders[view.encoder](image) for view, image in zip(views, split_views(images, views), strict=True)]
     return torch.cat(found, 1).float()

@@ -26,7 +26,6 @@ from metaug_ray.runtime.networks import build_networks
 from metaug_ray.training.contrasts import make_contrast
 from metaug_ray.training.optimizers import make_optimizer
 
-
 STATE_OF_TARGETS: Final[dict[TargetKind, str | None]] = {"bank": "bank", "batch": None, "neighbours": "support_set"}
 """Name in a checkpoint of what targets keep; None for those that keep nothing."""
 

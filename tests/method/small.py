@@ -10,9 +10,9 @@ from metaug_ray.encoder_table import EncoderName
 from metaug_ray.method.contrast import unified_contrast
 from metaug_ray.method.encoders import MultiViewEncoder
 from metaug_ray.method.generators import Generators
-from metaug_ray.method.targets.memory_bank import MemoryBank
 from metaug_ray.method.model import Model
 from metaug_ray.method.objective import Objective
+from metaug_ray.method.targets.memory_bank import MemoryBank
 
 VIEWS = ("l", "ab")
 IMAGES = 203  # of the data set: divides by neither 2 nor 4

@@ -11,9 +11,9 @@ from metaug_ray.choices import MetaSchedule, NegativeSampling
 from metaug_ray.method.algorithm import MetaStep, MetAug, Minibatch
 from metaug_ray.method.contrast import NoiseContrastiveEstimation
 from metaug_ray.method.generators import Generators
-from metaug_ray.method.targets.memory_bank import MemoryBank
 from metaug_ray.method.model import Model
 from metaug_ray.method.objective import Objective
+from metaug_ray.method.targets.memory_bank import MemoryBank
 from metaug_ray.method.unit_vectors import unit
 from tests.method.double_backward import double_backward
 from tests.method.small import freeze_batch_norm, make_bank, make_images, make_model

@@ -13,7 +13,7 @@ def test_representations_of_the_views_lie_side_by_side() -> None:
     encoder = FrozenEncoder(("ab", "rgb"), "conv", width=0.5, small_images=True)
     representations = encoder(IMAGES)
     parts = [
-        encoder.encoders[view.encoder](x) for view, x in zip(encoder.views, split_views(IMAGES, encoder.views), strict=True)
+        encoder.encoders[view](x) for view, x in zip(encoder.views, split_views(IMAGES, encoder.views), strict=True)
     ]
     torch.testing.assert_close(representations, torch.cat(parts, 1))
     assert representations.shape == (2, encoder.representation_size)

@@ -15,9 +15,9 @@ from metaug_ray.method import distributed
 from metaug_ray.method.algorithm import MetaStep, MetAug, Minibatch
 from metaug_ray.method.contrast import NoiseContrastiveEstimation
 from metaug_ray.method.margins import injected_margins
-from metaug_ray.method.targets.memory_bank import MemoryBank
 from metaug_ray.method.model import Model
 from metaug_ray.method.objective import Objective
+from metaug_ray.method.targets.memory_bank import MemoryBank
 from tests.method.small import IMAGES, freeze_batch_norm, make_bank, make_images, make_model
 from tests.ranks import run_ranks
 

@@ -4,6 +4,7 @@ Batch norm is synchronised over the ranks, in the generator too. The one process
 back-propagation besides.
 """
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -124,9 +125,7 @@ def test_the_meta_gradient_is_that_of_double_backward(form: TargetKind, fused: b
     crops = make_crops(BATCH)
     output = model.encode(crops)
     keys = targets.sample(torch.arange(BATCH), 0).keys(output.projections)
-    torch.autograd.backward(
-        model.compare(output.features, keys).losses.total, inputs=list(model.encoder.parameters())
-    )
+    torch.autograd.backward(model.compare(output.features, keys).losses.total, inputs=list(model.encoder.parameters()))
     features = output.features if fused else None
     sample = keys if fused else targets.sample(torch.arange(BATCH), 0)
     meta_gradient(model, crops, sample, virtual_learning_rate=RATE, features=features)
@@ -157,5 +156,5 @@ def test_parts_of_a_minibatch_are_compared_with_all_of_it(form: TargetKind) -> N
 
 def test_the_support_set_moved(one: dict[str, Any]) -> None:
     rows = [one["steps"]["neighbours, fused"][f"support set {step}"] for step in range(3)]
-    assert [int((a != b).any(-1).sum()) for a, b in zip(rows, rows[1:], strict=False)] == [BATCH, BATCH]
+    assert [int((a != b).any(-1).sum()) for a, b in pairwise(rows)] == [BATCH, BATCH]
     assert one["steps"]["neighbours, fused"]["omega gradient 0"].norm() > 1e-4

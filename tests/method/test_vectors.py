@@ -11,9 +11,9 @@ from torch import Tensor
 
 from metaug_ray.method.contrast import unified_contrast, unified_contrast_attenuated, unified_contrast_eq8
 from metaug_ray.method.margins import injected_margins, margin_regularization
-from metaug_ray.method.targets.bank_sample import BankSample
 from metaug_ray.method.objective import Objective
 from metaug_ray.method.similarities import Similarities
+from metaug_ray.method.targets.bank_sample import BankSample
 
 CASES = json.loads((Path(__file__).parent / "vectors.json").read_text())["cases"]
 

@@ -169,7 +169,9 @@ def test_the_bank_may_begin_with_features(shapes_beton: Path, initial: str, expe
             assert state.step == 0
             filled.extend(minibatch.indices.tolist())
             fill(minibatch)
-            assert not torch.equal(state.metaug.targets.state_dict()["rows"][minibatch.indices], begin[minibatch.indices])
+            assert not torch.equal(
+                state.metaug.targets.state_dict()["rows"][minibatch.indices], begin[minibatch.indices]
+            )
 
         state.metaug.fill_bank = fill_bank  # type: ignore[method-assign]
 

@@ -60,7 +60,9 @@ def test_a_warm_start_takes_networks_alone(shapes_beton: Path, tmp_path: Path) -
     for bank in (True, False):
         new = build_state(small_settings(shapes_beton, seed=5, method={"unified": {"beta": 2.0}}), 96, CPU)
         fresh = new.metaug.targets.state_dict()["rows"].clone()
-        WarmStart("", "old", "checkpoint", bank=bank, generators=True).load(new, tmp_path / "checkpoint")
+        WarmStart("", "old", "checkpoint", targets=bank, predictors=True, generators=True).load(
+            new, tmp_path / "checkpoint"
+        )
         assert new.step == 0
         assert not any(optimizer.state for _, optimizer in new.optimizers.values())
         for a, b in zip(old.networks()["encoder"].values(), new.networks()["encoder"].values(), strict=True):

@@ -86,7 +86,8 @@ class BankSample(NamedTuple):
             positives = similarity(torch.einsum("pbd,pbd->bp", queried, stacked(bank_positives, keys)))
             if self.negatives.ndim == 4:
                 dots = [
-                    torch.einsum("bd,bkd->bk", anchor, bank_negatives[v]) for anchor, v in zip(queried, keys, strict=True)
+                    torch.einsum("bd,bkd->bk", anchor, bank_negatives[v])
+                    for anchor, v in zip(queried, keys, strict=True)
                 ]
                 return Similarities(positives, similarity(torch.stack(dots, dim=1)))
             half = queried.new_full((1, 1, 1), 0.5)

@@ -64,7 +64,7 @@ class BatchKeys:
         return self
 
     def similarities(self, anchors: Tensor, features: Tensor) -> Similarities:
-        """Positives d(e_u[i], z_v[i]) and negatives d(e_u[i], z_w[k]), w of the pair's two views, k of all images but i.
+        """Positives d(e_u[i], z_v[i]) and negatives d(e_u[i], z_w[k]), w both views of the pair, k all images but i.
 
         Args:
             anchors: e_u or a_u(e_u), unit vectors [V, B, D] of this rank.

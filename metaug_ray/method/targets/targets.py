@@ -42,6 +42,7 @@ class Targets(Protocol):
     """V."""
     feature_size: int
     """D."""
+
     def sample(self, index: Tensor, step: int, *, stream: str = "regular") -> Sample:
         """Draw, or ask other ranks for, what a minibatch is compared with. A collective call.
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from metaug_ray.method import meta_gradient as module
-from metaug_ray.method.targets.bank_sample import BankSample
 from metaug_ray.method.model import Model
+from metaug_ray.method.targets.bank_sample import BankSample
 from tests.gpu.case import Case, make_bank, make_minibatch, make_model
 from tests.gpu.setting import Row, Setting, held
 from tests.gpu.switches import switched

@@ -41,7 +41,9 @@ def test_neighbours_are_lightlys_over_several_batches() -> None:
     asked = features(9)
     found = targets.neighbours(asked)
     # Theirs are kept in the type and order of its own; the rows tell.
-    torch.testing.assert_close(found, torch.stack([queue(view.float()) for view in asked]).double(), rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(
+        found, torch.stack([queue(view.float()) for view in asked]).double(), rtol=1e-6, atol=1e-7
+    )
 
 
 def test_nnclr_is_the_softmax_over_neighbours_times_predictions() -> None:
