@@ -5,6 +5,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -23,9 +24,10 @@ class RefusedError(Exception):
 class Journal:
     """Appends records to a file and delivers them in order, from a thread of its own.
 
-    What cannot be delivered stays in the file, and is delivered when the receiver is back or by the next `Journal` of
-    the same file. Nothing is ever taken out, so the file is also a record of the whole run. A record may be delivered
-    twice, if this process dies in between.
+    What cannot be written, as where the disk is full, waits in memory until it can be. What cannot be delivered stays
+    in the file, and is delivered when the receiver is back or by the next `Journal` of the same file. Nothing is ever
+    taken out, so the file is also a record of the whole run. A record may be delivered twice, if this process dies in
+    between.
 
     Args:
         path: of the file; beside it lies a small one that says how much of it was delivered.
@@ -47,7 +49,8 @@ class Journal:
         self._left_out_once = threading.Lock()
         path.parent.mkdir(parents=True, exist_ok=True)
         self._mark = path.with_suffix(".delivered")
-        self._file = path.open("ab")
+        self._file = path.open("ab", buffering=0)
+        self._unwritten, self._full = b"", False
         self._repair()
         self._delivered = self._read_mark()
         self._news = threading.Condition()
@@ -58,20 +61,22 @@ class Journal:
     def append(self, record: Record) -> None:
         """Keep a record. Never waits for the receiver."""
         with self._news:
-            self._file.write(to_line(record))
-            self._file.flush()
+            self._unwritten += to_line(record)
+            self._write()
             self._news.notify()
 
     def read(self) -> list[Record]:
         """All records, from the beginning of the run."""
-        return self._records(self._path.read_bytes().splitlines())
+        with self._news:
+            content = self._path.read_bytes() + self._unwritten
+        return self._records(content.splitlines())
 
     @property
     def waiting(self) -> int:
         """Number of records that are not delivered yet."""
         with self._path.open("rb") as file:
             file.seek(self._delivered)
-            return sum(1 for _ in file)
+            return (file.read() + self._unwritten).count(b"\n")
 
     def close(self, patience: float) -> int:
         """Stop, after up to `patience` seconds for delivering what is left.
@@ -94,13 +99,11 @@ class Journal:
         wait, away = self._wait, False
         while not self._abandoned:
             with self._news:
-                while self._delivered == self._path.stat().st_size:
-                    if self._closing:
+                while not (lines := self._undelivered()):
+                    if self._is_over():
                         return
                     self._news.wait(1.0)
-            with self._path.open("rb") as file:
-                file.seek(self._delivered)
-                lines = [line for line, _ in zip(file, range(_BATCH), strict=False) if line.endswith(b"\n")]
+                    self._write()
             try:
                 self._deliver_all(self._records(lines))
             except Exception as error:
@@ -118,10 +121,40 @@ class Journal:
                     wait = self._wait if self._closing else min(2 * wait, _LONGEST_WAIT)
                 continue
             self._delivered += sum(map(len, lines))
-            self._write_mark()
+            # Without it, what was delivered is delivered again by the next journal.
+            with suppress(OSError):
+                self._write_mark()
             if away:
                 _log.info("MLflow is back; what was measured meanwhile is being sent")
             wait, away = self._wait, False
+
+    def _is_over(self) -> bool:
+        return self._abandoned or (self._closing and not self._unwritten)
+
+    def _undelivered(self) -> list[bytes]:
+        """Some lines that are to be delivered next."""
+        with self._path.open("rb") as file:
+            file.seek(self._delivered)
+            return [line for line, _ in zip(file, range(_BATCH), strict=False) if line.endswith(b"\n")]
+
+    def _write(self) -> None:
+        """Write what is not written yet; a line that the disk took a part of goes on from there."""
+        try:
+            while self._unwritten:
+                written = self._file.write(self._unwritten)
+                self._unwritten = self._unwritten[written:]
+        except OSError as error:
+            if not self._full:
+                _log.warning(
+                    "%s cannot be written (%s); training goes on, and measurements wait in memory; make room there",
+                    self._path,
+                    error,
+                )
+            self._full = True
+            return
+        if self._full:
+            _log.info("%s is written again", self._path)
+        self._full = False
 
     def _records(self, lines: Sequence[bytes]) -> list[Record]:
         """The records of some lines, but for those that cannot be read: a later version's, or a damaged disk's."""

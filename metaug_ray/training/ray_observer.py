@@ -1,11 +1,14 @@
 """What the loop tells others, by Ray: measurements to the driver, checkpoints to the run's storage."""
 
+import errno
+import logging
+import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import ray
 import ray.exceptions
@@ -19,7 +22,15 @@ from metaug_ray.runtime.checkpoint import snapshot, write
 from metaug_ray.runtime.mailbox import post
 from metaug_ray.runtime.messages import Histograms, Measured, Message, Note
 from metaug_ray.runtime.run_folder import checkpoint_name
+from metaug_ray.runtime.words import duration
 from metaug_ray.training.state import TrainingState
+
+_log = logging.getLogger(__name__)
+
+ROOM_PATIENCE: Final = 3600.0
+"""Seconds that a checkpoint waits for room on the storage; training goes on until the next one is due."""
+_FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 30.0
+_FULL: Final = {errno.ENOSPC, errno.EDQUOT}
 
 
 class RayObserver:
@@ -79,12 +90,34 @@ class RayObserver:
     ) -> Checkpoint:
         try:
             write(copied, self._partial, record, self._group, rank=self._rank)
-            stored: Checkpoint = self._storage.persist_current_checkpoint(local, name)
+            stored = self._stored(local, name)
         except BaseException as error:
             done.set_exception(error)
             raise
         done.set_result(None)
         return stored
+
+    def _stored(self, local: Checkpoint, name: str) -> Checkpoint:
+        """The checkpoint on the run's storage; where that is full, once there is room."""
+        began, pause = time.monotonic(), _FIRST_PAUSE
+        while True:
+            try:
+                stored: Checkpoint = self._storage.persist_current_checkpoint(local, name)
+                return stored
+            except OSError as error:
+                if error.errno not in _FULL or time.monotonic() - began > ROOM_PATIENCE:
+                    raise
+                if pause == _FIRST_PAUSE:
+                    self._warn(
+                        f"WARNING: the run's storage is full, and {name} waits for room, for {duration(ROOM_PATIENCE)} "
+                        f"at most ({error}); training goes on until the next checkpoint is due; make room there"
+                    )
+            time.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE)
+
+    def _warn(self, text: str) -> None:
+        _log.warning(text)
+        self.note(text)
 
     def _send(self, message: Message) -> None:
         if self._rank == 0:

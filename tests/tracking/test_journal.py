@@ -1,3 +1,4 @@
+import resource
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -102,6 +103,32 @@ def test_another_receiver_gets_everything(receiver: Receiver, tmp_path: Path) ->
     assert receiver.taken == records
     assert receiver.open(tmp_path / "j.jsonl", "two").close(10) == 0
     assert receiver.taken == records + records
+
+
+def test_what_a_full_disk_does_not_take_waits_in_memory(receiver: Receiver, tmp_path: Path, log: Log) -> None:
+    path = tmp_path / "j.jsonl"
+    journal = receiver.open(path)
+    # So large that no other file of this process meets the limit below.
+    records = [record(n, text="x" * 10_000) for n in range(100)]
+    for entry in records[:98]:
+        journal.append(entry)
+    until(lambda: receiver.taken == records[:98])
+    size, limits = path.stat().st_size, resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size + 100, limits[1]))
+    try:
+        for entry in records[98:]:
+            journal.append(entry)
+        assert path.stat().st_size == size + 100
+        assert journal.read() == records
+        assert journal.waiting == 2
+        assert receiver.taken == records[:98]
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    until(lambda: receiver.taken == records)
+    assert journal.close(10) == 0
+    assert path.read_bytes() == b"".join(map(to_line, records))
+    assert [message for message in log.messages if "measurements wait in memory; make room there" in message]
+    assert len(log.messages) == 2
 
 
 def test_what_is_refused_does_not_stop_the_rest(receiver: Receiver, tmp_path: Path, log: Log) -> None:
