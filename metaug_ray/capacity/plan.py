@@ -49,8 +49,8 @@ def make_plan(settings: CapacitySettings) -> Plan:
     run = settings.run
     if run.method.targets != "bank":
         raise PlanError(
-            f"method.targets: {run.method.targets}, and what a step of it takes is known of a memory bank only; plan it "
-            "by a short run on the cluster itself"
+            f"method.targets: {run.method.targets}, and what a step of it takes is known of a memory bank only; plan "
+            "it by a short run on the cluster itself"
         )
     known = Known(settings, data_set_of(settings), sizes_of(run), worker_of(settings))
     lines = [line_of(known, gpus) for gpus in sorted(settings.plan.gpus)]

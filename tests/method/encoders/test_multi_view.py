@@ -33,3 +33,16 @@ def test_features_are_unit_in_float32_under_autocast() -> None:
         features = encoder([torch.randn(4, 1, 32, 32), torch.randn(4, 2, 32, 32)]).features
     assert features.dtype == torch.float32
     torch.testing.assert_close(features.norm(dim=-1), torch.ones(2, 4), rtol=0, atol=1e-6)
+
+
+def test_views_of_two_crops_share_an_encoder_and_its_heads() -> None:
+    head = {"layers": 2, "hidden_size": 8, "prediction_hidden_size": 8}
+    encoder = MultiViewEncoder(("rgb", "l", "rgb.2"), "conv", small_images=True, feature_size=16, head=head)
+    assert list(encoder.encoders) == list(encoder.heads) == ["rgb", "l"]
+    images = [torch.randn(4, channels, 32, 32) for channels in (3, 1, 3)]
+    output = encoder(images)
+    assert output.features.shape == output.projections.shape == (3, 4, 16)
+    for place, name in enumerate(("rgb", "l", "rgb")):
+        h = encoder.encoders[name](images[place])
+        torch.testing.assert_close(output.representations[place], h)
+        torch.testing.assert_close((output.features[place], output.projections[place]), encoder.heads[name].compared(h))

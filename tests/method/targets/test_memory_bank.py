@@ -224,3 +224,23 @@ def test_rows_are_filled_as_they_are() -> None:
         ValueError, match=r"(anchors|features) \[2, 3, 4\] do not fit 2 indices in a bank of 2 views and 4 numbers"
     ):
         bank.fill(torch.tensor([7, 0]), features)
+
+
+def test_views_that_share_an_encoder_share_a_slot_which_the_first_refreshes() -> None:
+    bank = MemoryBank(10, (0, 1, 0), 8, negatives=4)
+    rows = bank.state_dict()["rows"]
+    assert rows.shape == (10, 2, 8)
+    index = torch.tensor([3, 7])
+    sample = bank.sample(index, 0)
+    z = unit(torch.randn(3, 2, 8))
+    similarities = sample.similarities(z)
+    pairs = [(u, v) for u in range(3) for v in range(3) if u != v]
+    for place, (u, v) in enumerate(pairs):
+        expected = (1 + (z[u] * rows[index, (0, 1, 0)[v]]).sum(-1)) / 2
+        torch.testing.assert_close(similarities.positives[:, place], expected)
+    before = rows.clone()
+    bank.update(sample, z)
+    torch.testing.assert_close(rows[index, 0], unit(before[index, 0] + z[0]))
+    torch.testing.assert_close(rows[index, 1], unit(before[index, 1] + z[1]))
+    bank.fill(index, z)
+    torch.testing.assert_close(rows[index].transpose(0, 1), z[:2])
