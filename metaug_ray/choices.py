@@ -2,10 +2,10 @@
 
 from typing import Any, Final, Literal, get_args
 
-View = Literal["rgb", "l", "ab", "y", "dbdr"]
+Color = Literal["rgb", "l", "ab", "y", "dbdr"]
 
-VIEW_CHANNELS: Final[dict[View, int]] = {"rgb": 3, "l": 1, "ab": 2, "y": 1, "dbdr": 2}
-"""Channels of every view."""
+COLOR_CHANNELS: Final[dict[Color, int]] = {"rgb": 3, "l": 1, "ab": 2, "y": 1, "dbdr": 2}
+"""Channels of every colour space, or part of one, that an encoder may see."""
 
 WIDTHS: Final = (0.5, 1.0, 2.0)
 """Multiples of all channels: those of CMC's ResNet v1, v2 and v3."""
@@ -24,6 +24,10 @@ SPLITS: Final[dict[SourceKind, tuple[str, ...]]] = {
 """Parts of the data sets that have some, the default first."""
 
 NegativeSampling = Literal["shared", "per_anchor"]
+
+TargetKind = Literal["bank", "batch", "neighbours"]
+"""What anchors are compared with: rows of the memory bank; the other views of the global batch (SimCLR); or the nearest
+neighbours of the other view's features in a support set (NNCLR)."""
 
 MetaSchedule = Literal["fused", "separate"]
 """`fused`: the meta step takes the regular step's minibatch and shares its gradient; encoders and generators step

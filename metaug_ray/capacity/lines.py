@@ -156,7 +156,7 @@ def _reading_seconds(known: Known, images: float, gpus: int) -> float:
 
 def exchange_seconds(run: PretrainSettings, settings: CapacitySettings, images: int, gpus: int) -> float:
     """Seconds of a step in which a worker looks through the rows that each other one wants
-    (:mod:`metaug_ray.method.sharded_rows`)."""
+    (:mod:`metaug_ray.method.targets.sharded_rows`)."""
     if gpus == 1:
         return 0.0
     wanted = images * (1 + run.bank.negatives) if run.bank.sampling == "per_anchor" else 2 * images + run.bank.negatives

@@ -66,7 +66,7 @@ def sizes_of(settings: PretrainSettings) -> Sizes:
         replicated=replicated,
         tensors=tensors,
         row=bank_bytes(settings, 1, 1),
-        feature=len(settings.model.views) * settings.model.feature_size * torch.float32.itemsize,
+        feature=len(settings.model.encoders) * settings.model.feature_size * torch.float32.itemsize,
     )
 
 

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Final
 
 from metaug_ray.capacity.errors import PlanError
-from metaug_ray.choices import VIEW_CHANNELS
 from metaug_ray.config.plan import CapacitySettings
 from metaug_ray.config.pretrain import PretrainSettings
 
@@ -57,7 +56,7 @@ class Worker:
         if self.memory is None:
             return None
         part = images // run.training.accumulation
-        channels = sum(VIEW_CHANNELS[view] for view in run.model.views)
+        channels = sum(view.channels for view in run.model.parsed_views)
         waiting = (images - part) * channels * run.data.image_size**2 * 4
         return _on_the_line(self.memory, part) + waiting / _GIB
 

@@ -61,7 +61,7 @@ class PretrainCommand(PretrainSettings, BaseSettings):
 
     preset: PresetName = "imagenet_resnet50"
     """starting point: imagenet_resnet50; recommended: CMC with a slow memory bank, the best of a small study; demo:
-    five minutes on two CPU cores, on drawn shapes"""
+    five minutes on two CPU cores, on drawn shapes; others: two crops through one encoder (docs/methods.md)"""
     config: LocalPath | None = None
     """YAML file of settings, such as --print-config writes"""
     print_config: bool = False

@@ -48,6 +48,10 @@ class AugmentationSettings(Settings):
     """random colours; off by default"""
     grayscale: Probability = 0.0
     """share of the images that lose their colour"""
+    blur: Probability = 0.0
+    """share of the images that are blurred by a Gaussian of random width, as SimCLR and BYOL do"""
+    solarize: Probability = 0.0
+    """share of the images whose values from 128 on are inverted, as BYOL does"""
     rand_augment: RandAugmentSettings | None = None
     """RandAugment; off by default"""
     mixup: float = Field(1.0, ge=0.5, le=1)

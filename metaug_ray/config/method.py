@@ -1,10 +1,10 @@
 """The loss and the generators: what makes MetAug of CMC."""
 
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from pydantic import Field
 
-from metaug_ray.choices import MarginKind, MarginScope, MetaSchedule
+from metaug_ray.choices import MarginKind, MarginScope, MetaSchedule, TargetKind
 from metaug_ray.config.base import NotNegative, Positive, Settings
 from metaug_ray.config.contrasts import CONTRASTS, Contrast, ContrastName, Contrasts
 
@@ -20,18 +20,26 @@ class MetaSettings(Settings):
     """train the generators on each n-th step"""
 
 
+_BASES: Final = {"bank": "", "batch": "SimCLR", "neighbours": "NNCLR"}
 _OUCL: Final = {"unified": "", "unified_eq8": " (Eq. 8)", "unified_attenuated": " (Eq. 9)"}
 
 
 class MethodSettings(Contrasts):
     """The loss and the generators. MetAug is unified + generators; without generators it is "only OUCL"; info_nce +
-    generators is "only MAG"; nce or info_nce without them is CMC."""
+    generators is "only MAG"; nce or info_nce without them is CMC. With targets batch CMC becomes SimCLR, with targets
+    neighbours NNCLR, and MetAug MetAug*."""
 
     contrast: ContrastName = "unified"
     """unified: OUCL, Eq. 10; unified_eq8, unified_attenuated: its ablations, Eq. 8 and 9; info_nce, nce: CMC;
     debiased_info_nce, hard_info_nce: CMC + Debiased, CMC + Hard"""
+    targets: TargetKind = "bank"
+    """what each image is compared with: bank: rows of the memory bank (CMC, MetAug); batch: the other view of all
+    images of the batch (SimCLR); neighbours: the nearest neighbours of the other view in a support set (NNCLR,
+    MetAug*)"""
     generators: bool = True
-    """train meta feature augmentation generators (MAG), one per view"""
+    """train meta feature augmentation generators (MAG)"""
+    generator_per: Literal["encoder", "view"] = "encoder"
+    """whose generator each is: views that share an encoder share it too, or each view has its own"""
     generator_hidden_size: int = Field(2048, ge=8, le=65_536)
     """units of the generators' two hidden layers"""
     delta: NotNegative = 1e-5
@@ -69,11 +77,20 @@ class MethodSettings(Contrasts):
 
     @property
     def variant(self) -> str:
-        """The paper's name for this combination of contrast and generators."""
-        chosen = self.chosen_contrast
+        """The papers' name for this combination of contrast, generators and targets."""
+        chosen, basis = self.chosen_contrast, _BASES[self.targets]
         if chosen.baseline is None:
-            name = ("MetAug" if self.generators else "only OUCL") + _OUCL.get(self.contrast, f" ({self.contrast})")
-            return f"{name}, centered" if getattr(chosen, "centered", False) else name
+            kind = _OUCL.get(self.contrast, f" ({self.contrast})")
+            kind += ", centered" if getattr(chosen, "centered", False) else ""
+            if not self.generators:
+                return "only OUCL" + kind + (f" on {basis}" if basis else "")
+            # The paper's name for MetAug on NNCLR.
+            return (
+                f"MetAug*{kind}"
+                if self.targets == "neighbours"
+                else "MetAug" + kind + (f" on {basis}" if basis else "")
+            )
+        baseline = chosen.baseline.replace("CMC", basis) if basis else chosen.baseline
         if not self.generators:
-            return chosen.baseline
-        return "only MAG" if self.contrast == "info_nce" else f"only MAG on {chosen.baseline}"
+            return baseline
+        return "only MAG" if baseline == "CMC" else f"only MAG on {baseline}"

@@ -3,11 +3,28 @@
 from typing import Any, Final, Literal
 
 from metaug_ray.choices import check_complete
+from metaug_ray.config.two_crops import cifar10, imagenet
 
-PresetName = Literal["imagenet_resnet50", "recommended", "demo"]
+PresetName = Literal[
+    "imagenet_resnet50",
+    "imagenet_metaug_star",
+    "imagenet_nnclr",
+    "imagenet_simclr",
+    "cifar10_metaug_star",
+    "cifar10_nnclr",
+    "cifar10_simclr",
+    "recommended",
+    "demo",
+]
 
 PRESETS: Final[dict[PresetName, dict[str, Any]]] = {
     "imagenet_resnet50": {},
+    "imagenet_metaug_star": imagenet("imagenet_metaug_star", "neighbours"),
+    "imagenet_nnclr": imagenet("imagenet_nnclr", "neighbours", plain=True),
+    "imagenet_simclr": imagenet("imagenet_simclr", "batch", plain=True),
+    "cifar10_metaug_star": cifar10("cifar10_metaug_star", "neighbours"),
+    "cifar10_nnclr": cifar10("cifar10_nnclr", "neighbours", plain=True),
+    "cifar10_simclr": cifar10("cifar10_simclr", "batch", plain=True),
     # CMC as it did best in docs/results.md, for at most half of MetAug's time; else as the paper. Found with a small
     # encoder, 10,000 images and 20 epochs: a place to begin from, not one that was tried at this size.
     "recommended": {

@@ -14,6 +14,7 @@ from metaug_ray.config.machines import MachineSettings
 from metaug_ray.config.method import MethodSettings
 from metaug_ray.config.model import ModelSettings
 from metaug_ray.config.storage import StorageSettings
+from metaug_ray.config.support import SupportSettings
 from metaug_ray.config.tracking import TrackingSettings
 from metaug_ray.config.training import TrainingSettings
 
@@ -27,6 +28,8 @@ class DataSettings(Settings):
     """side in pixels of the square that the encoders see"""
     augmentation: AugmentationSettings = AugmentationSettings(crop_scale=(0.08, 1.0))
     """changes that an image undergoes before the encoders see it"""
+    second_augmentation: AugmentationSettings | None = None
+    """changes that the second crop undergoes, given whole; default: as the first"""
 
 
 class ComputeSettings(MachineSettings):
@@ -140,7 +143,9 @@ class PretrainSettings(StorageSettings):
     method: MethodSettings = MethodSettings()
     """loss and generators"""
     bank: BankSettings = BankSettings()
-    """memory bank"""
+    """memory bank, of method.targets bank"""
+    support: SupportSettings = SupportSettings()
+    """support set, of method.targets neighbours"""
     training: TrainingSettings = TrainingSettings()
     """optimisation"""
     compute: ComputeSettings = ComputeSettings()
@@ -167,6 +172,7 @@ class PretrainSettings(StorageSettings):
                 f"data.image_size: the {self.model.encoder} encoder needs {least} px"
                 f"{'' if self.model.small_images else ' or model.small_images'} (got {self.data.image_size})"
             )
+        self._check_form()
         compute = self.compute
         if compute.min_workers is not None and (compute.workers is None or compute.min_workers > compute.workers):
             raise ValueError(
@@ -176,6 +182,43 @@ class PretrainSettings(StorageSettings):
         most = compute.workers or 1
         self.dividing(range(compute.min_workers or most, most + 1))
         return self
+
+    def _check_form(self) -> None:
+        """Whether what is set is of the form that is trained."""
+        targets = self.method.targets
+        prediction = self.model.model_dump(include={"prediction_hidden_size"}, exclude_defaults=True)
+        for owner, group, given in (
+            ("bank", "bank", self.bank.model_dump(exclude_defaults=True)),
+            ("neighbours", "support", self.support.model_dump(exclude_defaults=True)),
+            ("neighbours", "model", prediction),
+        ):
+            if given and targets != owner:
+                name, value = next(iter(given.items()))
+                raise ValueError(
+                    f"{group}.{name}: {value} is a setting of method.targets {owner}, and method.targets is {targets}; "
+                    "leave one of them out"
+                )
+        if self.data.second_augmentation is not None and self.model.crops == 1:
+            raise ValueError(
+                "data.second_augmentation: no view shows the second crop (model.views is "
+                f"{','.join(self.model.views)}); leave it out, or add a view such as {self.model.views[0]}.2"
+            )
+        if targets != "bank" and self.method.contrast == "nce":
+            raise ValueError(
+                f"method.contrast: nce tells images from draws of the memory bank, and method.targets is {targets}; "
+                "use info_nce"
+            )
+        if targets == "neighbours" and self.support.size < self.training.batch_size:
+            raise ValueError(
+                f"support.size: {self.support.size} features are fewer than the {self.training.batch_size} of a batch "
+                "(training.batch_size), which enter it at each step"
+            )
+
+    @property
+    def crop_augmentations(self) -> tuple[AugmentationSettings, ...]:
+        """What is done to each crop of an image that the views show."""
+        first, second = self.data.augmentation, self.data.second_augmentation
+        return (first, second or first)[: self.model.crops]
 
     def tracked_at(self, uri: str) -> Self:
         """The same with MLflow at another address."""
@@ -210,7 +253,7 @@ class PretrainSettings(StorageSettings):
         """
         batch, accumulation = self.training.batch_size, self.training.accumulation
         share, rest = divmod(batch, workers * accumulation)
-        least = 2 if self.method.generators or self.model.one_value_per_channel(self.data.image_size) else 1
+        least = self._least_images(workers)
         if rest or share < least:
             parts = f" in {accumulation} parts" if accumulation > 1 else ""
             short = f" and at least {least} images for batch norm" if least > 1 else ""
@@ -221,12 +264,19 @@ class PretrainSettings(StorageSettings):
                 f"training.batch_size: {batch} images among {_workers(workers)}{parts} leave each "
                 f"{batch / (workers * accumulation):g}; expected a whole number{short}, such as {nearest}{fewer}"
             )
-        if self.data.augmentation.mixup < 1 and share * accumulation % 2:
+        if min(augmentation.mixup for augmentation in self.crop_augmentations) < 1 and share * accumulation % 2:
             raise ValueError(
                 f"training.batch_size: mixup blends neighbours, and {batch} images among {workers} workers leave each "
                 f"{share * accumulation}, an odd number; use a multiple of {2 * workers}"
             )
         return share * accumulation
+
+    def _least_images(self, workers: int) -> int:
+        """Images that a part of a worker's share must have at least, for batch norm."""
+        synchronized = self.training.sync_batch_norm and workers > 1
+        head = self.model.head.has_batch_norm or self.method.targets == "neighbours"
+        encoder = self.model.one_value_per_channel(self.data.image_size)
+        return 2 if not synchronized and (self.method.generators or head or encoder) else 1
 
 
 def _workers(count: int) -> str:

@@ -58,6 +58,8 @@ class TrainingSettings(Settings):
     accumulation: int = Field(1, ge=1)
     """parts in which each worker takes its share of a batch through the encoders, to save memory; batch norm sees a
     part"""
+    sync_batch_norm: bool = False
+    """let batch norm see the images of all workers, not of each by itself: where a worker has few of them"""
     precision: Precision = "bfloat16"
     """arithmetic of the encoders; bfloat16 is mixed precision (autocast)"""
     encoder: OptimizerSettings = OptimizerSettings()

@@ -1,4 +1,4 @@
-"""Augmentations after decoding: geometry and colour of whole batches, on the device, each image by its own draws."""
+"""Augmentations after decoding: whole batches, on the device, each image by its own draws."""
 
 import math
 from collections.abc import Callable
@@ -11,6 +11,7 @@ from kornia.enhance import adjust_brightness_accumulative, adjust_hue, adjust_sa
 from kornia.geometry.transform import rotate
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.functional import pad
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
@@ -19,10 +20,12 @@ from metaug_ray.data.errors import DataError
 from metaug_ray.data.randomness import Draws
 
 _MAGNITUDES = 31
+_BLUR_SIGMAS = (0.1, 2.0)
+_SOLARIZE_FROM = 128
 
 
 def augment(images: Tensor, draws: Draws, settings: AugmentationSettings) -> Tensor:
-    """Rotation, colour jitter, random grey, RandAugment and mixup, in this order, where they are switched on.
+    """Rotation, colour jitter, grey, blur, solarisation, RandAugment and mixup, in this order, where switched on.
 
     The result for an image depends on its own pixels and draws alone, but for mixup, which adds its neighbour.
 
@@ -35,7 +38,7 @@ def augment(images: Tensor, draws: Draws, settings: AugmentationSettings) -> Ten
         uint8 [B, 3, H, W].
     """
     jitter = settings.color_jitter
-    if settings.rotation or jitter or settings.grayscale:
+    if settings.rotation or jitter or settings.grayscale or settings.blur:
         pixels = images.float() / 255
         if settings.rotation:
             pixels = _rotate(pixels, draws, settings.rotation)
@@ -47,7 +50,13 @@ def augment(images: Tensor, draws: Draws, settings: AugmentationSettings) -> Ten
             pixels = _each_chosen(
                 pixels, draws, "grayscale", settings.grayscale, lambda part, _: rgb_to_grayscale(part).expand_as(part)
             )
+        if settings.blur:
+            pixels = _each_chosen(pixels, draws, "blur", settings.blur, _blur)
         images = _to_uint8(pixels)
+    if settings.solarize:
+        images = _each_chosen(
+            images, draws, "solarize", settings.solarize, lambda part, _: F.solarize(part, _SOLARIZE_FROM)
+        )
     if settings.rand_augment:
         images = _rand_augment(images, draws, settings.rand_augment)
     if settings.mixup < 1:
@@ -66,7 +75,7 @@ def _to_uint8(pixels: Tensor) -> Tensor:
 
 
 def _values(values: NDArray[np.float64], like: Tensor) -> Tensor:
-    """Numbers [B] as float32 on the device of `like`."""
+    """Numbers, of any shape, as float32 on the device of `like`."""
     return torch.from_numpy(values.astype(np.float32)).to(like.device, non_blocking=True)
 
 
@@ -124,6 +133,27 @@ def _contrast(pixels: Tensor, factor: Tensor) -> Tensor:
     mean = levels / (255 * pixels[0, 0].numel())
     factor = factor.view(-1, 1, 1, 1)
     return (pixels * factor + mean * (1 - factor)).clamp(0, 1)
+
+
+def _blur(pixels: Tensor, draws: Draws) -> Tensor:
+    """Gaussian blur as SimCLR's and BYOL's, its sigma drawn for each image; edges are mirrored, as torchvision does.
+
+    The kernel is a tenth of the side, made odd: 23 pixels at 224, and never less than 3. One axis after the other is a
+    sum of shifted images. A convolution with a group for each image, such as kornia's, takes hundreds of times as long
+    for small images on a CPU, and on a GPU its last digit may depend on the batch.
+    """
+    radius = max(1, pixels.shape[-1] // 20)
+    sigma = draws.uniform("blur sigma", *_BLUR_SIGMAS)
+    half = np.exp(-0.5 * (np.arange(radius + 1) / sigma[:, None]) ** 2)
+    half /= half[:, :1] + 2 * half[:, 1:].sum(1, keepdims=True)
+    middle, *weights = _values(half, pixels).view(*half.shape, 1, 1, 1).unbind(1)
+    for axis, padding in ((2, (0, 0, radius, radius)), (3, (radius, radius, 0, 0))):
+        size, padded = pixels.shape[axis], pad(pixels, padding, mode="reflect")
+        pixels = padded.narrow(axis, radius, size) * middle
+        for distance, weight in enumerate(weights, 1):
+            for step in (-distance, distance):
+                pixels.addcmul_(padded.narrow(axis, radius + step, size), weight)
+    return pixels
 
 
 def _rand_augment(images: Tensor, draws: Draws, settings: RandAugmentSettings) -> Tensor:

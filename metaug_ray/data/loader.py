@@ -1,9 +1,8 @@
 """Batches of images on a worker's device, from a beton, the same on every run."""
 
-from collections.abc import Generator, Iterator
-from contextlib import closing, suppress
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
-from queue import Empty
 from typing import NamedTuple
 
 import numpy as np
@@ -16,9 +15,10 @@ from metaug_ray.data.augmentation import augment, check_mixup
 from metaug_ray.data.beton import IMAGE_FIELD, LABEL_FIELD, beton_labels, beton_sizes, open_beton
 from metaug_ray.data.cpus import available_cpus
 from metaug_ray.data.crops import central_crops, random_resized_crops
+from metaug_ray.data.decoded import decoded_batches
 from metaug_ray.data.decoder import CroppedImageDecoder, decoding_rows
 from metaug_ray.data.errors import DataError
-from metaug_ray.data.ffcv_api import EpochIterator, Loader, ToTensor
+from metaug_ray.data.ffcv_api import Loader, ToTensor
 from metaug_ray.data.manifest import read_manifest
 from metaug_ray.data.order import check_natural, check_part, evaluation_steps, training_step_count, training_steps
 from metaug_ray.data.randomness import Draws
@@ -30,30 +30,37 @@ class Batch(NamedTuple):
     """One rank's part of a step. Its tensors are its own: they stay as they are when the loader goes on.
 
     Attributes:
-        images: uint8 [B, 3, S, S] on the loader's device, in channels_last memory format.
+        crops: each uint8 [B, 3, S, S] on the loader's device, in channels_last memory format: one of each image, or as
+            many as the loader was asked for.
         labels: int64 [B] on the device, -1 where the image has none.
         indices: int64 [B] data set indices, on the CPU, where the memory bank wants them.
         valid: bool [B] on the device; False where an evaluation batch is padded. All True in pre-training.
     """
 
-    images: Tensor
+    crops: tuple[Tensor, ...]
     labels: Tensor
     indices: Tensor
     valid: Tensor
+
+    @property
+    def images(self) -> Tensor:
+        """The first crop of each image, which is the only one unless more were asked for."""
+        return self.crops[0]
 
 
 class PretrainingLoader:
     """Shuffled, augmented batches of one rank, without replacement over all ranks; an epoch's remainder is dropped.
 
-    What an image looks like in an epoch depends on (seed, epoch, index) alone, and which images a step holds on
-    (seed, epoch, step) and the global batch size, so that neither a restart nor another number of ranks changes either.
+    What a crop of an image looks like in an epoch depends on (seed, epoch, index, crop) alone, and which images a step
+    holds on (seed, epoch, step) and the global batch size, so that neither a restart nor another number of ranks
+    changes either. However many crops there are, an image is decoded once.
     The first batch that a machine ever decodes takes a second or two more, while the decoding is compiled.
 
     Args:
         beton: local file with its manifest beside it, as `prepare` writes and `stage` copies them.
         batch_size: images per step on this rank.
         image_size: side S of the batches' images, in pixels.
-        augmentation: what is done to each image.
+        augmentation: what is done to each image; in a sequence, what is done to each of as many crops of it.
         seed: of order and augmentations.
         cpus: the worker's share of CPUs; no more threads decode, nor more than the process may use.
         device: where batches go; on CUDA they are copied from pinned memory while the batch before is in use.
@@ -62,7 +69,7 @@ class PretrainingLoader:
     Raises:
         DataError: a beton that is missing, unfinished or broken, fewer images than a global batch, or mixup with an odd
             `batch_size`.
-        ValueError: a size, share, rank, seed or device out of range.
+        ValueError: a size, share, rank, seed or device out of range, or an empty sequence of augmentations.
         TypeError: one that is no integer.
     """
 
@@ -71,7 +78,7 @@ class PretrainingLoader:
         beton: Path,
         batch_size: int,
         image_size: int,
-        augmentation: AugmentationSettings,
+        augmentation: AugmentationSettings | Sequence[AugmentationSettings],
         *,
         seed: int,
         cpus: int,
@@ -80,10 +87,13 @@ class PretrainingLoader:
         world_size: int = 1,
     ) -> None:
         check_part(batch_size, rank, world_size)
-        check_mixup(augmentation, batch_size)
         check_natural("seed", seed)
-        self._reader = _BetonReader(beton, batch_size, image_size, cpus, device)
-        self._augmentation = augmentation
+        self._crops = (augmentation,) if isinstance(augmentation, AugmentationSettings) else tuple(augmentation)
+        if not self._crops:
+            raise ValueError("augmentation is empty, expected one for each crop of an image")
+        for each in self._crops:
+            check_mixup(each, batch_size)
+        self._reader = _BetonReader(beton, batch_size, image_size, cpus, device, crops=len(self._crops))
         self._seed = seed
         self.samples = len(self._reader.labels)
         self._part = (self.samples, batch_size, rank, world_size)
@@ -108,19 +118,23 @@ class PretrainingLoader:
     def _batches(self, epoch: int, start_step: int) -> Iterator[Batch]:
         steps = training_steps(*self._part, self._seed, epoch)[start_step:]
         flat = steps.reshape(-1)
-        draws = Draws(self._seed, epoch, flat)
-        boxes = random_resized_crops(
-            draws,
-            self._reader.heights[flat],
-            self._reader.widths[flat],
-            self._augmentation.crop_scale,
-            self._augmentation.crop_ratio,
-        )
-        rows = decoding_rows(flat, boxes, draws.happens("flip", self._augmentation.flip))
+        rows = decoding_rows(flat, (self._placed(draws, each) for draws, each in self._drawn(epoch, flat)))
         with closing(self._reader.read(rows)) as decoded:
-            for indices, images in zip(steps, decoded, strict=True):
-                augmented = augment(images, Draws(self._seed, epoch, indices), self._augmentation)
+            for indices, crops in zip(steps, decoded, strict=True):
+                drawn = zip(crops, self._drawn(epoch, indices), strict=True)
+                augmented = [augment(images, draws, each) for images, (draws, each) in drawn]
                 yield self._reader.batch(augmented, indices, np.ones(len(indices), dtype=bool))
+
+    def _drawn(self, epoch: int, indices: NDArray[np.int64]) -> Iterator[tuple[Draws, AugmentationSettings]]:
+        """The draws of each crop of these images, and what they are for."""
+        for crop, augmentation in enumerate(self._crops):
+            yield Draws(self._seed, epoch, indices, crop), augmentation
+
+    def _placed(self, draws: Draws, augmentation: AugmentationSettings) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """Which part of each image a crop shows, and whether mirrored, as `decoding_rows` takes it."""
+        heights, widths = self._reader.heights[draws.indices], self._reader.widths[draws.indices]
+        boxes = random_resized_crops(draws, heights, widths, augmentation.crop_scale, augmentation.crop_ratio)
+        return boxes, draws.happens("flip", augmentation.flip)
 
 
 class EvaluationLoader:
@@ -172,16 +186,18 @@ class EvaluationLoader:
         steps = self._images[steps]
         flat = steps.reshape(-1)
         boxes = central_crops(self._reader.heights[flat], self._reader.widths[flat], self._crop)
-        rows = decoding_rows(flat, boxes, np.zeros(len(flat), dtype=bool))
+        rows = decoding_rows(flat, [(boxes, np.zeros(len(flat), dtype=bool))])
         with closing(self._reader.read(rows)) as decoded:
-            for indices, validity, images in zip(steps, valid, decoded, strict=True):
-                yield self._reader.batch(images, indices, validity)
+            for indices, validity, crops in zip(steps, valid, decoded, strict=True):
+                yield self._reader.batch(crops, indices, validity)
 
 
 class _BetonReader:
     """A beton opened by FFCV, and its images by the rows that ask for them."""
 
-    def __init__(self, beton: Path, batch_size: int, image_size: int, cpus: int, device: torch.device) -> None:
+    def __init__(
+        self, beton: Path, batch_size: int, image_size: int, cpus: int, device: torch.device, crops: int = 1
+    ) -> None:
         check_natural("image_size", image_size, 1)
         check_natural("cpus", cpus, 1)
         if device.type not in ("cpu", "cuda") or (device.type == "cuda" and not torch.cuda.is_available()):
@@ -202,106 +218,23 @@ class _BetonReader:
             batch_size,
             num_workers=min(cpus, available_cpus()),
             os_cache=True,
-            pipelines={IMAGE_FIELD: [CroppedImageDecoder(image_size), ToTensor()], LABEL_FIELD: None},
+            pipelines={IMAGE_FIELD: [CroppedImageDecoder(image_size, crops), ToTensor()], LABEL_FIELD: None},
             batches_ahead=_BATCHES_AHEAD,
         )
         # FFCV sets torch's threads along with its own; they are the training's to choose.
         torch.set_num_threads(torch_threads)
 
-    def read(self, rows: NDArray[np.int64]) -> Generator[Tensor]:
-        """Images uint8 [B, 3, S, S] on the device, B at a time, for rows [steps * B, 6]."""
-        with closing(_EpochThread(self._loader, rows, reuse=self._device.type == "cuda")) as decoded:
-            for images in _to_device(decoded, self._device):
-                yield images.permute(0, 3, 1, 2)
+    def read(self, rows: NDArray[np.int64]) -> Generator[tuple[Tensor, ...]]:
+        """Crops, each uint8 [B, 3, S, S] on the device, of B images at a time, for the rows of steps * B images."""
+        with closing(decoded_batches(self._loader, rows, self._device)) as decoded:
+            for crops in decoded:
+                yield crops.permute(0, 1, 4, 2, 3).unbind()
 
-    def batch(self, images: Tensor, indices: NDArray[np.int64], valid: NDArray[np.bool_]) -> Batch:
-        """The batch of these images."""
+    def batch(self, crops: Iterable[Tensor], indices: NDArray[np.int64], valid: NDArray[np.bool_]) -> Batch:
+        """The batch of these crops of its images."""
         return Batch(
-            images.contiguous(memory_format=torch.channels_last),
+            tuple(images.contiguous(memory_format=torch.channels_last) for images in crops),
             torch.from_numpy(self.labels[indices]).to(self._device),
             torch.from_numpy(indices.copy()),
             torch.from_numpy(valid.copy()).to(self._device),
         )
-
-
-class _NewMemory:
-    """Stands where FFCV has a ring buffer, one batch in each slot, and is new memory at every turn."""
-
-    def __init__(self, ring: NDArray[np.uint8]) -> None:
-        self._shape = ring.shape[1:]
-
-    def __getitem__(self, slot: int) -> NDArray[np.uint8]:
-        return np.empty(self._shape, np.uint8)
-
-
-class _EpochThread(EpochIterator):  # type: ignore[misc]
-    """FFCV's decoding thread, which here hands on its errors and ends when it is closed.
-
-    Args:
-        loader: of FFCV.
-        rows: of `decoding_rows`.
-        reuse: decode into FFCV's ring of pinned buffers; otherwise each batch is memory of its own, which spares a
-        copy.
-    """
-
-    failure: BaseException | None = None
-
-    def __init__(self, loader: Loader, rows: NDArray[np.int64], reuse: bool) -> None:
-        self._reuse = reuse
-        super().__init__(loader, rows)
-
-    def start(self) -> None:
-        if not self._reuse:
-            buffers = self.memory_allocations["operation"]
-            buffers.update({node: _NewMemory(ring) for node, ring in buffers.items() if ring is not None})
-        super().start()
-
-    def run(self) -> None:
-        try:
-            super().run()
-        except BaseException as error:
-            self.failure = error
-            self.output_queue.put(None)
-
-    def __next__(self) -> Tensor:
-        try:
-            images: Tensor = super().__next__()[0]
-        except StopIteration:
-            if self.failure is not None:
-                raise RuntimeError(f"decoding {self.loader.fname} failed: {self.failure}") from self.failure
-            raise
-        return images
-
-    def close(self) -> None:
-        """Stops the thread before its next batch, and waits for it."""
-        self.iter_ixes = iter(())
-        while self.is_alive():
-            # It may be waiting to hand over a batch.
-            with suppress(Empty):
-                self.output_queue.get_nowait()
-            self.join(0.002)
-        super().close()
-
-
-def _to_device(decoded: Iterator[Tensor], device: torch.device) -> Iterator[Tensor]:
-    """Batches on the device, the next one on its way while one is used.
-
-    On CUDA they come from FFCV's ring of pinned buffers, where a batch is decoded over once the one after it is taken.
-    """
-    if device.type != "cuda":
-        yield from decoded
-        return
-    copying = torch.cuda.Stream(device)
-    ahead: Tensor | None = None
-    for images in decoded:
-        with torch.cuda.stream(copying):
-            copy = images.to(device, non_blocking=True)
-        copied = copying.record_event()
-        if ahead is not None:
-            yield ahead
-        # Waits for the copy alone, not for the training that runs beside it.
-        copied.synchronize()
-        copy.record_stream(torch.cuda.current_stream(device))
-        ahead = copy
-    if ahead is not None:
-        yield ahead

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import yaml
 
+from metaug_ray.config.model import ModelSettings
 from metaug_ray.evaluation.results import in_a_cell
 from metaug_ray.runtime.words import counted
 from metaug_ray.tracking.description import EncoderDescription
@@ -34,12 +35,12 @@ def write_card(
     lines = [
         f"# {name}",
         "",
-        f"{description.variant}: a {model.encoder} (width {model.width:g}{small}) for each of the views "
-        f"{', '.join(model.views)}, pre-trained without labels for "
+        f"{description.variant}: a {model.encoder} (width {model.width:g}{small}) for {_shared(model)}, pre-trained "
+        "without labels for "
         f"{counted(description.epochs, 'epoch')} on {description.data_name} at {description.image_size} px.",
         "",
         "Input: a batch of RGB images, uint8 [B, 3, H, W]; any number of them, and any size that the encoder takes. "
-        "Output: representations, float32 [B, H], the views' side by side. Frozen; batch norm uses its running "
+        "Output: representations, float32 [B, H], the encoders' side by side. Frozen; batch norm uses its running "
         "statistics.",
         "",
         "```python",
@@ -49,7 +50,7 @@ def write_card(
         "representations = encoder(images)  # a uint8 tensor",
         "```",
         "",
-        "The weights of each view lie in `extra_files/<view>.safetensors`.",
+        "The weights of each encoder lie in `extra_files/<encoder>.safetensors`.",
         "",
         "## Results",
         "",
@@ -85,3 +86,11 @@ def write_card(
         f"```yaml\n{settings}```",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _shared(model: ModelSettings) -> str:
+    """Which views have which encoder, in words."""
+    views = ", ".join(model.views)
+    if len(model.encoders) == len(model.views):
+        return f"each of the views {views}"
+    return f"the views {views} together, which it reads as {' and '.join(model.encoders)}"

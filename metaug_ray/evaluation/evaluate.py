@@ -196,11 +196,11 @@ class _Judge:
         )
 
     def _selections(self, parts: Representations) -> list[tuple[str, str, slice]]:
-        """What is judged: part, name of the views, and which of them along the second axis."""
+        """What is judged: part, name of the encoders, and which of them along the second axis."""
         chosen = [(REPRESENTATIONS, ALL, slice(None))]
-        if self._settings.views:
-            views = self._readout.encoder.views
-            chosen += [(REPRESENTATIONS, view, slice(i, i + 1)) for i, view in enumerate(views)]
+        encoders = list(self._readout.encoder.encoders)
+        if self._settings.views and len(encoders) > 1:
+            chosen += [(REPRESENTATIONS, encoder, slice(i, i + 1)) for i, encoder in enumerate(encoders)]
         return chosen + [(part, ALL, slice(None)) for part in parts.parts if part != REPRESENTATIONS]
 
     def _classify(self, part: str, views: str, learnt: Labelled, judged: Labelled) -> None:

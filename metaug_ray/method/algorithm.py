@@ -12,11 +12,11 @@ from torch.optim import Optimizer
 from metaug_ray.choices import MetaSchedule, check_choice
 from metaug_ray.method import distributed
 from metaug_ray.method.buffers import SavedBuffers
-from metaug_ray.method.memory_bank import BankSample, MemoryBank
 from metaug_ray.method.meta_gradient import meta_gradient, model_gradient
 from metaug_ray.method.model import Model
 from metaug_ray.method.objective import Losses
 from metaug_ray.method.similarities import Similarities
+from metaug_ray.method.targets import MemoryBank, Sample, Targets
 
 
 class Minibatch(NamedTuple):
@@ -72,7 +72,7 @@ class StepOutcome(NamedTuple):
     augmented: Similarities | None
     """Similarities of its augmented features; None without generators."""
     features: Tensor
-    """Its features z, [V, B, D]."""
+    """Its features e, [V, B, D]."""
     norms: GradientNorms
     applied: bool
     """Whether all that the step trains moved. Where a loss or a gradient is not finite, nothing does; where the
@@ -80,22 +80,23 @@ class StepOutcome(NamedTuple):
 
 
 class MetAug:
-    """The training of a model against a memory bank, a step at a time.
+    """The training of a model against its targets, a step at a time.
 
     Args:
         model: encoders, generators (None for the variants without) and objective. The generators of all ranks are made
             equal to the first rank's here, as DDP does with the encoder.
-        bank: the memory bank.
+        targets: what anchors are compared with: a memory bank, the batch, or neighbours.
         encoder_optimizer: optimiser of the encoder's parameters.
         generator_optimizer: optimiser of the generators' parameters; None without generators.
         meta: how the generators are trained.
         head_optimizer: optimiser of the projection heads' parameters, if the encoder's leaves them out.
         clip_norm: greatest l2 norm of the gradient of encoders and heads together, and of that of the generators.
-        accumulation: parts that each minibatch is taken through the encoder in, to save memory; batch norm and the
-            margins of R_sigma see a part, contrast and bank the whole.
+        accumulation: parts that each minibatch is taken through the encoder in, to save memory; batch norm sees a part,
+            contrast and targets the whole. With a memory bank the margins of R_sigma see a part too; other targets
+            compare each anchor with the whole global batch, and take one forward pass more.
 
     Raises:
-        ValueError: generators without their optimiser, or the other way round; encoder, generators and bank of
+        ValueError: generators without their optimiser, or the other way round; encoder, generators and targets of
             different views or feature sizes; several ranks and an encoder that is not in DDP; `clip_norm` not above 0
             or `accumulation` below 1.
     """
@@ -103,7 +104,7 @@ class MetAug:
     def __init__(
         self,
         model: Model,
-        bank: MemoryBank,
+        targets: Targets,
         encoder_optimizer: Optimizer,
         generator_optimizer: Optimizer | None = None,
         meta: MetaStep = MetaStep(),
@@ -112,12 +113,12 @@ class MetAug:
         clip_norm: float | None = None,
         accumulation: int = 1,
     ) -> None:
-        _check_fit(model, bank, generator_optimizer)
+        _check_fit(model, targets, generator_optimizer)
         if clip_norm is not None and not 0 < clip_norm < math.inf:
             raise ValueError(f"clip_norm is {clip_norm}: it must be positive, or None for no clipping")
         if accumulation < 1:
             raise ValueError(f"accumulation is {accumulation}: a minibatch has at least 1 part")
-        self.model, self.bank, self.meta = model, bank, meta
+        self.model, self.targets, self.meta = model, targets, meta
         self.encoder_optimizer, self.generator_optimizer = encoder_optimizer, generator_optimizer
         self.head_optimizer, self.clip_norm, self.accumulation = head_optimizer, clip_norm, accumulation
         if model.generators is not None:
@@ -129,7 +130,7 @@ class MetAug:
         return self.model.generators is not None and step % self.meta.every == 0
 
     def step(self, step: int, minibatch: Minibatch, meta_minibatch: Minibatch | None = None) -> StepOutcome:
-        """Train on one minibatch (two with the `separate` schedule), and refresh the bank's rows of `minibatch`.
+        """Train on one minibatch (two with the `separate` schedule), and let the targets take over what it made.
 
         A collective call: every rank passes its part of the global minibatch, parts of one size. The regular forward
         pass is the only one that moves batch-norm running statistics. Where a loss or a gradient of any rank is not
@@ -144,17 +145,18 @@ class MetAug:
             ValueError: `meta_minibatch` is missing, or given where none is used; a minibatch is too small (generators
                 have batch norm and need two images in each part), does not divide into the parts of `accumulation`, or
                 has another number of indices than of images.
-            IndexError: see :meth:`~metaug_ray.method.memory_bank.MemoryBank.sample`.
+            IndexError: see :meth:`~metaug_ray.method.targets.memory_bank.MemoryBank.sample`.
         """
         self._check_step(step, minibatch, meta_minibatch)
         takes_meta_step = self.takes_meta_step(step)
         fused = takes_meta_step and meta_minibatch is None
         statistics = SavedBuffers(self.model.eager_encoder, self.model.generators)
         theta = [parameter for parameter in self.model.encoder.parameters() if parameter.requires_grad]
-        sample = self.bank.sample(minibatch.indices, step)
-        features, seen = model_gradient(self.model, minibatch.images, sample, theta, self.accumulation)
+        sample = self.targets.sample(minibatch.indices, step)
+        output, keys, seen = model_gradient(self.model, minibatch.images, sample, theta, self.accumulation)
+        features = output.features
         if fused:
-            self._meta_gradient(minibatch, sample, features)
+            self._meta_gradient(minibatch, keys, features)
         norms = self._norms(fused, features)
         # The host waits for the device here, and for a meta step of its own once more, but nowhere else.
         if not self._finite(seen.losses.total, *norms):
@@ -163,10 +165,10 @@ class MetAug:
             return StepOutcome(*seen, features, norms, applied=False)
 
         self._move_encoders(theta, norms)
-        self.bank.refresh(sample, features)
+        self.targets.update(keys, output.projections)
         applied = True
         if meta_minibatch is not None:
-            self._meta_gradient(meta_minibatch, self.bank.sample(meta_minibatch.indices, step, stream="meta"), None)
+            self._meta_gradient(meta_minibatch, self.targets.sample(meta_minibatch.indices, step, stream="meta"), None)
             norms = norms._replace(generator=_norm(self.model.generators))
             applied = self._finite(norms.generator)
         if takes_meta_step and applied:
@@ -178,15 +180,18 @@ class MetAug:
         minibatch's statistics, as in training, and its running ones stay as they are.
 
         Raises:
+            TypeError: the targets are no memory bank.
             ValueError, IndexError: as :meth:`step`.
         """
+        if not isinstance(self.targets, MemoryBank):
+            raise TypeError("only a memory bank can be filled with features")
         self._check_minibatch(minibatch)
         statistics = SavedBuffers(self.model.eager_encoder)
         with torch.no_grad():
             parts = zip(*(view.chunk(self.accumulation) for view in minibatch.images), strict=True)
-            features = torch.cat([self.model.encode(part) for part in parts], 1)
+            features = torch.cat([self.model.encode(part).projections for part in parts], 1)
         statistics.restore()
-        self.bank.fill(minibatch.indices, features)
+        self.targets.fill(minibatch.indices, features)
 
     def _check_step(self, step: int, minibatch: Minibatch, meta_minibatch: Minibatch | None) -> None:
         needed = self.takes_meta_step(step) and self.meta.schedule == "separate"
@@ -211,7 +216,7 @@ class MetAug:
             parts = f" in {self.accumulation} parts" if self.accumulation > 1 else ""
             raise ValueError(f"a minibatch of {size}{parts} is too small: give each rank at least {least}")
 
-    def _meta_gradient(self, minibatch: Minibatch, sample: BankSample, features: Tensor | None) -> None:
+    def _meta_gradient(self, minibatch: Minibatch, sample: Sample, features: Tensor | None) -> None:
         meta_gradient(
             self.model,
             minibatch.images,
@@ -253,7 +258,7 @@ class MetAug:
             torch.nn.utils.clip_grads_with_norm_(parameters, self.clip_norm, norm)
 
 
-def _check_fit(model: Model, bank: MemoryBank, generator_optimizer: Optimizer | None) -> None:
+def _check_fit(model: Model, targets: Targets, generator_optimizer: Optimizer | None) -> None:
     if (model.generators is None) != (generator_optimizer is None):
         raise ValueError(
             "a model with generators needs a generator_optimizer, and one without takes none: "
@@ -267,7 +272,7 @@ def _check_fit(model: Model, bank: MemoryBank, generator_optimizer: Optimizer | 
             f"the encoder of {ranks} ranks is not wrapped in DistributedDataParallel: "
             "without it each rank would train an encoder of its own"
         )
-    shapes = {"encoder": (len(encoder.views), encoder.feature_size), "bank": (bank.views, bank.feature_size)}
+    shapes = {"encoder": (len(encoder.views), encoder.feature_size), "targets": (targets.views, targets.feature_size)}
     if generators is not None:
         shapes["generators"] = (generators.views, generators.feature_size)
     if len(set(shapes.values())) > 1:

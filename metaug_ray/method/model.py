@@ -1,6 +1,6 @@
 """The networks and the objective of one run, and the forward pass from images to losses."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -10,16 +10,16 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from metaug_ray.method.encoders import MultiViewEncoder
+from metaug_ray.method.encoders import MultiViewEncoder, MultiViewOutput
 from metaug_ray.method.generators import Generators
-from metaug_ray.method.memory_bank import BankSample
 from metaug_ray.method.objective import Losses, Objective
 from metaug_ray.method.precision import autocast
-from metaug_ray.method.similarities import Similarities, pair_similarities
+from metaug_ray.method.similarities import Similarities
+from metaug_ray.method.targets.targets import Keys
 
 
 class Comparison(NamedTuple):
-    """What the features of one minibatch give against the memory bank."""
+    """What the features of one minibatch give against their targets."""
 
     losses: Losses
     original: Similarities
@@ -88,28 +88,20 @@ class Model:
         wrappers = (m for m in self.encoder.modules() if isinstance(m, DistributedDataParallel))
         return next(wrappers, None)
 
-    def parts(
-        self, images: Sequence[Tensor], sample: BankSample, count: int
-    ) -> Iterator[tuple[list[Tensor], BankSample, AbstractContextManager[None]]]:
-        """A minibatch in `count` parts, each with the context that its forward and backward pass run in: DDP averages
-        the gradients of all parts in the last one's."""
-        size = len(images[0]) // count
+    def local_unless(self, last: bool) -> AbstractContextManager[None]:
+        """The context of the forward and backward pass of one part of a minibatch: DDP averages the gradients of all
+        parts in the last one's."""
         wrapper = self.distributed_encoder
-        for part in range(count):
-            start, stop = part * size, (part + 1) * size
-            last = part == count - 1
-            local = nullcontext() if last or wrapper is None else wrapper.no_sync()
-            seen = sample if count == 1 else sample.anchors(start, stop)
-            yield [view[start:stop] for view in images], seen, local
+        return nullcontext() if last or wrapper is None else wrapper.no_sync()
 
-    def encode(self, images: Sequence[Tensor]) -> Tensor:
-        """Unit features z [V, B, D] of one tensor [B, C_v, H, W] per view, through DDP where there is one."""
+    def encode(self, images: Sequence[Tensor]) -> MultiViewOutput:
+        """Representations and features of one tensor [B, C_v, H, W] per view, through DDP where there is one."""
         with autocast(images[0].device, self.autocast):
-            features: Tensor = self.encoder(images).features
-        return features
+            output: MultiViewOutput = self.encoder(images)
+        return output
 
     def augment(self, features: Tensor) -> Tensor:
-        """Augmented features a_v(z_v), [V, B, D].
+        """Augmented features a_v(e_v), [V, B, D].
 
         Raises:
             ValueError: there are no generators.
@@ -119,10 +111,10 @@ class Model:
         augmented: Tensor = self.generators(features)
         return augmented
 
-    def compare(self, features: Tensor, sample: BankSample) -> Comparison:
-        """Losses and similarities of features z [V, B, D] against their bank rows, differentiable in z, theta and
-        omega."""
+    def compare(self, features: Tensor, keys: Keys) -> Comparison:
+        """Losses and similarities of features e [V, B, D] against their targets, differentiable in e, theta and omega.
+        A collective call."""
         with autocast(features.device, None):
-            original = pair_similarities(features, sample)
-            augmented = None if self.generators is None else pair_similarities(self.augment(features), sample)
+            original = keys.similarities(features, features)
+            augmented = None if self.generators is None else keys.similarities(self.augment(features), features)
             return Comparison(self.objective(original, augmented), original, augmented)

@@ -1,14 +1,12 @@
-"""Views of one image: the colour decompositions that MetAug and CMC contrast (paper, section 4.1)."""
+"""Views of an image: the crops and colour decompositions that are contrasted (paper, section 4.1)."""
 
 from collections.abc import Sequence
-from typing import cast
 
 import torch
 from torch import Tensor
 
-from metaug_ray.choices import VIEW_CHANNELS, View, check_choice
-
-__all__ = ["VIEW_CHANNELS", "split_views", "validate_views"]
+from metaug_ray.choices import Color
+from metaug_ray.view_names import View, parse_view, parse_views
 
 # IEC 61966-2-1 linear sRGB to CIE XYZ, one row each for X, Y and Z.
 _XYZ_FROM_RGB = (
@@ -24,45 +22,54 @@ _DBDR_RANGE = 1.333
 
 
 def validate_views(names: Sequence[str]) -> tuple[View, ...]:
-    """Return `names` as a tuple if they are a usable choice of views.
+    """The views of these names, if they can be contrasted.
 
     Raises:
-        ValueError: a name is unknown or repeated, or there are fewer than two of them.
+        ValueError: see :func:`~metaug_ray.view_names.parse_views`; or there are fewer than two of them.
     """
-    views = cast("tuple[View, ...]", tuple(names))
-    for name in views:
-        check_choice("view", name, View)
-        if views.count(name) > 1:
-            raise ValueError(f"view {name!r} is given {views.count(name)} times in {views}: name each view once")
+    views = parse_views(names)
     if len(views) < 2:
-        raise ValueError(f"contrast needs at least two views, got {views}: choose from {', '.join(VIEW_CHANNELS)}")
+        raise ValueError(f"contrast needs at least two views, got {', '.join(map(str, views)) or 'none'}")
     return views
 
 
-def split_views(images: Tensor, names: Sequence[str]) -> tuple[Tensor, ...]:
-    """Split RGB images into views, each normalised to about [-1, 1].
+def split_views(crops: Tensor | Sequence[Tensor], views: Sequence[View | str]) -> tuple[Tensor, ...]:
+    """The views of RGB images, each normalised to about [-1, 1].
 
     `l` and `ab` are CIE Lab (D65), `y` and `dbdr` are YDbDr (CMC's two settings).
 
     Args:
-        images: uint8 sRGB, [B, 3, H, W], on any device.
-        names: the views, in the order wanted.
+        crops: uint8 sRGB, [B, 3, H, W], on any device: one tensor for each crop of the images, or one alone.
+        views: the views, or their names, in the order wanted.
 
     Returns:
-        One float32 tensor [B, C_v, H, W] for each name, in the images' memory format.
+        One float32 tensor [B, C_v, H, W] for each view, in its crop's memory format.
 
     Raises:
-        ValueError: `names` is no valid choice (:func:`validate_views`), or `images` is not uint8 [B, 3, H, W].
+        ValueError: a name is unknown, a view is of a crop that is not there, or a crop is not uint8 [B, 3, H, W].
     """
-    views = validate_views(names)
+    crops = (crops,) if isinstance(crops, Tensor) else crops
+    wanted = [parse_view(view) if isinstance(view, str) else view for view in views]
+    for view in wanted:
+        if view.crop > len(crops):
+            raise ValueError(f"view {view} is of crop {view.crop}, and the images have {len(crops)}")
+    made: dict[tuple[int, Color], Tensor] = {}
+    for crop, images in enumerate(crops, 1):
+        for color, pixels in _colors(images, {view.color for view in wanted if view.crop == crop}).items():
+            made[crop, color] = pixels
+    return tuple(made[view.crop, view.color] for view in wanted)
+
+
+def _colors(images: Tensor, wanted: set[Color]) -> dict[Color, Tensor]:
+    """The colour spaces of uint8 sRGB images [B, 3, H, W] that are wanted."""
     if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
         raise ValueError(f"images must be uint8 [B, 3, H, W], got {images.dtype} {list(images.shape)}")
-    made: dict[View, Tensor] = {}
-    if "rgb" in views:
+    made: dict[Color, Tensor] = {}
+    if "rgb" in wanted:
         made["rgb"] = (images * (1 / 127.5)).sub_(1.0)
-    if "l" in views or "ab" in views:
+    if "l" in wanted or "ab" in wanted:
         made["l"], made["ab"] = _lab(images)
-    if "y" in views or "dbdr" in views:
+    if "y" in wanted or "dbdr" in wanted:
         ydbdr = _linear_map(images.float() / 255.0, _YDBDR_FROM_RGB)
         made["y"] = ydbdr[:, :1] * 2.0 - 1.0
         made["dbdr"] = ydbdr[:, 1:] / _DBDR_RANGE
@@ -71,7 +78,7 @@ def split_views(images: Tensor, names: Sequence[str]) -> tuple[Tensor, ...]:
         if images.is_contiguous(memory_format=torch.channels_last) and not images.is_contiguous()
         else torch.contiguous_format
     )
-    return tuple(made[name].contiguous(memory_format=memory_format) for name in views)
+    return {color: made[color].contiguous(memory_format=memory_format) for color in sorted(wanted)}
 
 
 def _lab(images: Tensor) -> tuple[Tensor, Tensor]:

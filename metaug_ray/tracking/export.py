@@ -3,7 +3,7 @@
 A logged encoder is a folder:
 
     data/model.pt2             the network as a graph (torch.export): what `mlflow.pytorch.load_model` gives
-    extra_files/<view>.safetensors   the weights of each view, for fine-tuning
+    extra_files/<encoder>.safetensors the weights of each encoder, for fine-tuning
     extra_files/encoder.json         its `EncoderDescription`
     extra_files/card.md              the model card
 """
@@ -123,8 +123,8 @@ def check_computes(encoder: FrozenEncoder, image_size: int) -> None:
 
 
 def _write_files(encoder: FrozenEncoder, description: EncoderDescription, card: str, folder: Path) -> list[Path]:
-    for view, network in encoder.encoders.items():
-        save_file(network.state_dict(), folder / f"{view}.safetensors", metadata={"view": view, "run": description.run})
+    for (name, network), view in zip(encoder.encoders.items(), encoder.views, strict=True):
+        save_file(network.state_dict(), folder / f"{name}.safetensors", metadata={"view": view, "run": description.run})
     (folder / DESCRIPTION).write_text(description.model_dump_json(indent=2) + "\n", encoding="utf-8")
     (folder / _CARD).write_text(card, encoding="utf-8")
     return sorted(folder.iterdir())

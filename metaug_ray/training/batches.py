@@ -1,6 +1,6 @@
 """What a rank reads: endless rows of minibatches, from any step of a run on. Knows neither Ray nor FFCV."""
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Final, Protocol
@@ -10,6 +10,7 @@ from torch import Tensor
 from metaug_ray.config.pretrain import PretrainSettings
 from metaug_ray.method.algorithm import Minibatch
 from metaug_ray.method.views import split_views
+from metaug_ray.view_names import View
 
 _META_SEED: Final = 2**31  # past every seed that a user can give, so the meta minibatches are an order of their own
 
@@ -18,8 +19,8 @@ class Images(Protocol):
     """A part of a step, as a loader gives it."""
 
     @property
-    def images(self) -> Tensor:
-        """uint8 [B, 3, S, S] on the rank's device."""
+    def crops(self) -> Sequence[Tensor]:
+        """Crops of the same images, each uint8 [B, 3, S, S] on the rank's device."""
 
     @property
     def indices(self) -> Tensor:
@@ -61,7 +62,7 @@ def batches_of(settings: PretrainSettings, make_loader: Callable[[int], Loader])
         settings: of the run.
         make_loader: gives this rank's loader for a seed.
     """
-    views, updates = settings.model.views, settings.training.updates_per_batch
+    views, updates = settings.model.parsed_views, settings.training.updates_per_batch
     loader = make_loader(settings.seed)
     separate = settings.method.generators and settings.method.meta.schedule == "separate"
     return Batches(
@@ -72,14 +73,14 @@ def batches_of(settings: PretrainSettings, make_loader: Callable[[int], Loader])
     )
 
 
-def _minibatches(loader: Loader, views: tuple[str, ...], updates: int, start: int = 0) -> Generator[Minibatch]:
+def _minibatches(loader: Loader, views: tuple[View, ...], updates: int, start: int = 0) -> Generator[Minibatch]:
     """This rank's minibatches from the run's step `start` on, each for so many steps in a row: those that an
     uninterrupted run would still have had."""
     batch, made = divmod(start, updates)
     epoch, step = divmod(batch, loader.steps_per_epoch)
     while True:
         for each in loader.epoch(epoch, step):
-            minibatch = Minibatch(split_views(each.images, views), each.indices)
+            minibatch = Minibatch(split_views(each.crops, views), each.indices)
             for _ in range(made, updates):
                 yield minibatch
             made = 0

@@ -32,7 +32,7 @@ def open_batches(
             beton,
             share,
             settings.data.image_size,
-            settings.data.augmentation,
+            settings.crop_augmentations,
             seed=seed,
             cpus=cpus,
             device=device,

@@ -6,12 +6,14 @@ from typing import TYPE_CHECKING, Final
 
 from metaug_ray.config.pretrain import PretrainSettings
 from metaug_ray.runtime.placement import Placement, Resources, place_workers, workers_that_fit
+from metaug_ray.runtime.words import counted
 from metaug_ray.training.errors import TrainingError
 
 if TYPE_CHECKING:
     import torch
 
 _GIB: Final = 2.0**30
+_BYTES: Final = {"float32": 4, "bfloat16": 2}
 
 
 def place(settings: PretrainSettings, nodes: Sequence[Resources], samples: int) -> Placement:
@@ -50,9 +52,15 @@ def place(settings: PretrainSettings, nodes: Sequence[Resources], samples: int) 
 
 
 def bank_bytes(settings: PretrainSettings, samples: int, workers: int) -> int:
-    """Memory of the bank's rows that each of so many workers owns."""
-    number = {"float32": 4, "bfloat16": 2}[settings.bank.precision]
-    return -(-samples // workers) * len(settings.model.views) * settings.model.feature_size * number
+    """Memory of the rows of bank or support set that each of so many workers holds."""
+    row = len(settings.model.encoders) * settings.model.feature_size
+    match settings.method.targets:
+        case "bank":
+            return -(-samples // workers) * row * _BYTES[settings.bank.precision]
+        case "neighbours":
+            return settings.support.size * row * _BYTES[settings.support.precision]
+        case "batch":
+            return 0
 
 
 def check_gpu_memory(settings: PretrainSettings, samples: int, workers: int, device: "torch.device") -> None:
@@ -72,8 +80,8 @@ def check_gpu_memory(settings: PretrainSettings, samples: int, workers: int, dev
     if needed > room:
         gpu, more = ("its GPU has", "more workers") if share == 1 else (f"{share:g} of its GPU have", "a larger share")
         raise TrainingError(
-            f"bank: this worker's rows of {samples:,} images take {needed / _GIB:.1f} GiB and {gpu} "
-            f"{room / _GIB:.1f} GiB free; use {more}, bank.precision bfloat16, or a smaller model.feature_size"
+            f"{_rows(settings, samples)} take {needed / _GIB:.1f} GiB of this worker's memory, and {gpu} "
+            f"{room / _GIB:.1f} GiB free; use {more}, {_smaller(settings)}"
         )
 
 
@@ -85,8 +93,23 @@ def _check_memory(
         here = min(workers, workers_that_fit(node, cpus, gpu=False))
         memory = node.get("memory", float("inf"))
         if here * share > memory:
+            are = "is" if here == 1 else "are"
             raise TrainingError(
-                f"bank: {samples:,} images x {len(settings.model.views)} views x {settings.model.feature_size} numbers "
-                f"/ {workers} workers = {share / _GIB:.1f} GiB for each, and {here} of them on a node of "
-                f"{memory / _GIB:.1f} GiB; add nodes, or set bank.precision bfloat16 or model.feature_size lower"
+                f"{_rows(settings, samples)}, over {counted(workers, 'worker')}, take {share / _GIB:.1f} GiB for each, "
+                f"and {here} of them {are} on a node of {memory / _GIB:.1f} GiB; add nodes, or use {_smaller(settings)}"
             )
+
+
+def _rows(settings: PretrainSettings, samples: int) -> str:
+    """What takes the memory, in words."""
+    if settings.method.targets == "neighbours":
+        return f"support.size: {settings.support.size:,} features, of which each worker has all,"
+    row = f"{counted(len(settings.model.encoders), 'view')} x {settings.model.feature_size} numbers"
+    return f"bank: the rows of {samples:,} images x {row}"
+
+
+def _smaller(settings: PretrainSettings) -> str:
+    """What makes it less."""
+    if settings.method.targets == "neighbours":
+        return "support.precision bfloat16, or a smaller support.size or model.feature_size"
+    return "bank.precision bfloat16, or a smaller model.feature_size"

@@ -114,7 +114,7 @@ class _Loop:
             return
         if self._measure_every:
             self._evaluate()
-        if self._settings.bank.initial == "features":
+        if self._settings.method.targets == "bank" and self._settings.bank.initial == "features":
             self._fill_bank()
         self._window.pause(time.perf_counter() - self._began)
 
@@ -167,8 +167,7 @@ class _Loop:
     def _look_at(self, minibatch: Minibatch) -> None:
         """Say at the first batch of each start which views hold nothing to learn from."""
         self._looked = True
-        views = self._settings.model.views
-        empty = empty_views(minibatch.images, views, self._group)
+        empty = empty_views(minibatch.images, self._settings.model.views, self._group)
         if not empty:
             return
         images = counted(self._settings.training.batch_size, "image")

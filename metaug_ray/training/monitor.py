@@ -74,7 +74,7 @@ class Monitor:
         if "loss/total" in values:
             _log.info(progress_line(step, values))
         if RANKME in values:
-            _log.info(evaluation_line(step, values, self._settings.model.views))
+            _log.info(evaluation_line(step, values, self._settings.model.encoders))
         for view in self._settings.model.views:
             self._watch_spread(step, view, values.get(f"{SPREAD}_{view}", 1.0))
 

@@ -53,7 +53,7 @@ class OnlineEvaluation:
         world_size: int = 1,
         group: dist.ProcessGroup | None = None,
     ) -> None:
-        self._settings, self._views, self._group = settings.health.knn, settings.model.views, group
+        self._settings, self._encoders, self._group = settings.health.knn, settings.model.encoders, group
         self._classes = len(read_manifest(references).classes)
 
         def opened(chosen: _Images) -> EvaluationLoader:
@@ -78,7 +78,7 @@ class OnlineEvaluation:
 
         Returns:
             `knn/accuracy`, the share of the queries that the vote of their nearest references gets right, if there are
-            labels; `rankme/<view>`, the effective rank of the references' representations, and `rankme/mean`.
+            labels; `rankme/<encoder>`, the effective rank of the references' representations, and `rankme/mean`.
         """
         # After a step each rank has batch-norm statistics of its own; the first one's are those that are saved.
         distributed.broadcast_buffers(model.eager_encoder, self._group)
@@ -89,8 +89,8 @@ class OnlineEvaluation:
         metrics = {}
         if self._queries is not None:
             metrics[KNN_ACCURACY] = self._accuracy(references, labels, *self._representations(model, self._queries))
-        ranks = [effective_rank(view) for view in references.chunk(len(self._views), dim=1)]
-        metrics |= {f"rankme/{view}": rank for view, rank in zip(self._views, ranks, strict=True)}
+        ranks = [effective_rank(part) for part in references.chunk(len(self._encoders), dim=1)]
+        metrics |= {f"rankme/{encoder}": rank for encoder, rank in zip(self._encoders, ranks, strict=True)}
         return metrics | {RANKME: sum(ranks) / len(ranks)}
 
     def _accuracy(
@@ -110,7 +110,7 @@ class OnlineEvaluation:
         return float(right / total)
 
     def _representations(self, model: Model, loader: EvaluationLoader) -> tuple[Tensor, Tensor, Tensor]:
-        """Representations of all views side by side [n, V H], labels [n] and validity [n] of this rank's images."""
+        """Representations of all encoders side by side [n, E H], labels [n] and validity [n] of this rank's images."""
         with frozen_encoder(model):
             parts = [(representations(model, batch.images), batch.labels, batch.valid) for batch in loader]
         features, labels, valid = (torch.cat(column) for column in zip(*parts, strict=True))

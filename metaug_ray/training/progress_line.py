@@ -27,8 +27,8 @@ def progress_line(step: int, values: Mapping[str, float]) -> str:
     return " | ".join(parts)
 
 
-def evaluation_line(step: int, values: Mapping[str, float], views: Sequence[str]) -> str:
+def evaluation_line(step: int, values: Mapping[str, float], encoders: Sequence[str]) -> str:
     """What the online evaluation after `step` steps found."""
     accuracy = f"kNN accuracy {values[KNN_ACCURACY]:.1%}, " if KNN_ACCURACY in values else ""
-    each = ", ".join(f"{view} {values[f'rankme/{view}']:.1f}" for view in views)
+    each = ", ".join(f"{name} {values[f'rankme/{name}']:.1f}" for name in encoders)
     return f"{accuracy}RankMe {values[RANKME]:.1f} ({each}) after {step:,} steps"

@@ -9,6 +9,7 @@ from torch import Tensor
 from metaug_ray.method.model import Model
 from metaug_ray.method.precision import autocast
 from metaug_ray.method.views import split_views
+from metaug_ray.view_names import frozen_views
 
 
 @contextmanager
@@ -25,9 +26,9 @@ def frozen_encoder(model: Model) -> Iterator[None]:
 
 
 def representations(model: Model, images: Tensor) -> Tensor:
-    """Representations of all views side by side, float32 [B, V H], of uint8 images [B, 3, S, S]."""
-    encoder = model.eager_encoder
-    views = split_views(images, encoder.views)
-    with autocast(views[0].device, model.autocast):
-        found: Tensor = encoder(views).representations
-    return found.transpose(0, 1).flatten(1).float()
+    """Representations of all encoders side by side, float32 [B, E H], of uint8 images [B, 3, S, S]."""
+    encoders = model.eager_encoder.encoders
+    views = frozen_views(model.eager_encoder.views)
+    with autocast(images.device, model.autocast):
+        found = [encoders[view.encoder](image) for view, image in zip(views, split_views(images, views), strict=True)]
+    return torch.cat(found, 1).float()

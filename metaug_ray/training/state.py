@@ -1,7 +1,7 @@
 """Everything that a run is: built from settings, saved in a checkpoint, loaded from one."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import torch
 import torch.distributed as dist
@@ -10,18 +10,24 @@ from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, se
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
+from metaug_ray.choices import TargetKind
 from metaug_ray.config.method import MethodSettings
 from metaug_ray.config.pretrain import PretrainSettings
 from metaug_ray.method import distributed
 from metaug_ray.method.algorithm import MetaStep, MetAug
+from metaug_ray.method.batch_norm import synchronize_batch_norm
 from metaug_ray.method.encoders import MultiViewEncoder
-from metaug_ray.method.memory_bank import MemoryBank
 from metaug_ray.method.model import Model
 from metaug_ray.method.objective import Objective
+from metaug_ray.method.targets import BatchTargets, MemoryBank, NeighbourTargets, Targets
+from metaug_ray.method.targets.support_set import SupportSet
 from metaug_ray.runtime.device import autocast_dtype
 from metaug_ray.runtime.networks import build_networks
 from metaug_ray.training.contrasts import make_contrast
 from metaug_ray.training.optimizers import make_optimizer
+
+STATE_OF_TARGETS: Final[dict[TargetKind, str | None]] = {"bank": "bank", "batch": None, "neighbours": "support_set"}
+"""Name in a checkpoint of what targets keep; None for those that keep nothing."""
 
 
 @dataclass
@@ -30,6 +36,7 @@ class TrainingState:
     and step."""
 
     metaug: MetAug
+    targets: TargetKind = "bank"
     step: int = 0
     """Steps made, skipped ones among them."""
     skipped: int = 0
@@ -59,9 +66,12 @@ class TrainingState:
                 group["lr"] = factor * self.base_rates[name]
 
     def networks(self) -> dict[str, Any]:
-        """Weights and statistics of encoders, heads and generators, and the bank's rows: what a warm start takes."""
-        model = self.metaug.model
-        networks = {"encoder": model.eager_encoder.state_dict(), "bank": self.metaug.bank.state_dict()}
+        """Weights and statistics of encoders, heads and generators, and the rows of bank or support set: what a warm
+        start takes."""
+        model, name = self.metaug.model, STATE_OF_TARGETS[self.targets]
+        networks = {"encoder": model.eager_encoder.state_dict()}
+        if name is not None:
+            networks[name] = self.metaug.targets.state_dict()
         if model.generators is not None:
             networks["generators"] = model.generators.state_dict()
         return networks
@@ -89,7 +99,9 @@ class TrainingState:
         model.eager_encoder.load_state_dict(state["encoder"])
         if model.generators is not None:
             model.generators.load_state_dict(state["generators"])
-        self.metaug.bank.load_state_dict(state["bank"])
+        name = STATE_OF_TARGETS[self.targets]
+        if name is not None:
+            self.metaug.targets.load_state_dict(state[name])
         model.objective.load_state_dict(state["objective"])
         for name, (module, optimizer) in self.optimizers.items():
             set_optimizer_state_dict(module, optimizer, state["optimizers"][name])
@@ -110,8 +122,11 @@ def build_state(
     """
     chosen, training = settings.model, settings.training
     networks, generators = build_networks(settings)
-    networks = networks.to(device)
-    generators = generators if generators is None else generators.to(device)
+    for module in (networks, generators):
+        if module is not None:
+            if training.sync_batch_norm:
+                synchronize_batch_norm(module, group)
+            module.to(device)
     if settings.compute.channels_last:
         networks = networks.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     encoder_optimizer = make_optimizer([networks.encoders], training.encoder)
@@ -121,7 +136,7 @@ def build_state(
     objective = _objective(settings.method, len(chosen.views), group).to(device)
     metaug = MetAug(
         Model(encoder, generators, objective, autocast_dtype(training.precision), group),
-        _bank(settings, samples, device, group),
+        _targets(settings, samples, device, group),
         encoder_optimizer,
         generator_optimizer,
         MetaStep(**settings.method.meta.model_dump()),
@@ -130,7 +145,7 @@ def build_state(
         accumulation=training.accumulation,
     )
     rates = {name: getattr(training, name).learning_rate for name in ("encoder", "head", "generator")}
-    return TrainingState(metaug, base_rates=rates)
+    return TrainingState(metaug, settings.method.targets, base_rates=rates)
 
 
 def _objective(settings: MethodSettings, views: int, group: dist.ProcessGroup | None) -> Objective:
@@ -146,21 +161,32 @@ def _objective(settings: MethodSettings, views: int, group: dist.ProcessGroup | 
     )
 
 
-def _bank(
+def _targets(
     settings: PretrainSettings, samples: int, device: torch.device, group: dist.ProcessGroup | None
-) -> MemoryBank:
-    return MemoryBank(
-        samples,
-        len(settings.model.views),
-        settings.model.feature_size,
-        negatives=settings.bank.negatives,
-        sampling=settings.bank.sampling,
-        momentum=settings.bank.momentum,
-        seed=settings.seed,
-        dtype=getattr(torch, settings.bank.precision),
-        device=device,
-        group=group,
-    )
+) -> Targets:
+    model, bank, support = settings.model, settings.bank, settings.support
+    match settings.method.targets:
+        case "bank":
+            return MemoryBank(
+                samples,
+                model.encoder_numbers,
+                model.feature_size,
+                negatives=bank.negatives,
+                sampling=bank.sampling,
+                momentum=bank.momentum,
+                seed=settings.seed,
+                dtype=getattr(torch, bank.precision),
+                device=device,
+                group=group,
+            )
+        case "batch":
+            return BatchTargets(len(model.views), model.feature_size, group=group)
+        case "neighbours":
+            dtype = getattr(torch, support.precision)
+            rows = SupportSet(
+                support.size, len(model.encoders), model.feature_size, seed=settings.seed, dtype=dtype, device=device
+            )
+            return NeighbourTargets(model.encoder_numbers, rows, model.feature_size, group=group)
 
 
 def _wrapped(

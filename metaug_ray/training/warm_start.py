@@ -23,14 +23,16 @@ class WarmStart:
 
     Attributes:
         storage, name, checkpoint: of the other run.
-        bank: whether its bank's rows are of the same data.
+        targets: whether its bank's rows are of the same data, or its support set of the same size.
+        predictors: whether it has prediction heads, if any are wanted.
         generators: whether its generators, if any are wanted, are of the same size.
     """
 
     storage: str
     name: str
     checkpoint: str
-    bank: bool
+    targets: bool
+    predictors: bool
     generators: bool
 
     def download(self) -> Path:
@@ -45,9 +47,14 @@ class WarmStart:
         """
         from metaug_ray.runtime.checkpoint import load_part
 
-        fits = {"bank": self.bank, "generators": self.generators}
-        load_part({part: value for part, value in state.networks().items() if fits.get(part, True)}, folder)
-        new = [part for part, same in fits.items() if not same]
+        networks = state.networks()
+        fits = {"bank": self.targets, "support_set": self.targets, "generators": self.generators}
+        new = [part for part, same in fits.items() if part in networks and not same]
+        taken = {part: value for part, value in networks.items() if part not in new}
+        if not self.predictors:
+            taken["encoder"] = {name: value for name, value in taken["encoder"].items() if ".predictor." not in name}
+            new.append("prediction heads")
+        load_part(taken, folder)
         anew = f", but new {' and '.join(new)}" if new else ""
         return f"begins with the weights of {self.name}, {self.checkpoint}{anew}"
 
@@ -69,12 +76,16 @@ def find_warm_start(settings: PretrainSettings, name: str, manifest: Manifest) -
     old, new = recorded["model"], fixed_settings(settings)["model"]
     if old != new:
         raise TrainingError(f"fork: the networks of {name!r} are others: {old}, not {new}; keep model.* as it was")
-    method, size = recorded["method"], "generator_hidden_size"
-    same_generators = method["generators"] and method[size] == settings.method.generator_hidden_size
+    method, targets = recorded["method"], settings.method.targets
+    sizes = ("generator_hidden_size", "generator_per")
+    same_generators = method["generators"] and all(method[size] == getattr(settings.method, size) for size in sizes)
+    same_data = record["data"]["sha256"] == manifest.sha256
+    same_size = recorded["support"]["size"] == settings.support.size
     return WarmStart(
         settings.storage,
         name,
         names[-1],
-        bank=record["data"]["sha256"] == manifest.sha256,
+        targets=method["targets"] == targets and (same_data if targets == "bank" else same_size),
+        predictors=targets != "neighbours" or method["targets"] == targets,
         generators=same_generators or not settings.method.generators,
     )

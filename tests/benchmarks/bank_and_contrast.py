@@ -17,8 +17,7 @@ from torch import Tensor
 
 from metaug_ray.choices import NegativeSampling
 from metaug_ray.method.contrast import unified_contrast
-from metaug_ray.method.memory_bank import MemoryBank
-from metaug_ray.method.similarities import pair_similarities
+from metaug_ray.method.targets.memory_bank import MemoryBank
 from metaug_ray.method.unit_vectors import unit
 
 BETA, GAMMA = 16.0, 0.25
@@ -33,7 +32,7 @@ def ours(
         sample = bank.sample(index, number)
         for _ in range(args.contrasts):
             z = features.detach().requires_grad_()
-            unified_contrast(*pair_similarities(z, sample), beta=BETA, gamma=GAMMA).backward()
+            unified_contrast(*sample.similarities(z), beta=BETA, gamma=GAMMA).backward()
         bank.refresh(sample, features)
 
     return step

@@ -19,7 +19,7 @@ from torch.distributed.checkpoint.default_planner import create_default_global_s
 
 from metaug_ray.config import HostSettings
 from metaug_ray.data.order import training_steps
-from metaug_ray.method.sharded_rows import ShardedRows
+from metaug_ray.method.targets.sharded_rows import ShardedRows
 
 IMAGES = 10_000_000
 READER_IMAGES = 1_000_000
@@ -64,7 +64,7 @@ class Beton:
 
 
 def exchange() -> float:
-    """What a fetch and a refresh look through, as `metaug_ray.method.sharded_rows` does."""
+    """What a fetch and a refresh look through, as `metaug_ray.method.targets.sharded_rows` does."""
     per_rank = 5000
     wanted = [torch.randint(per_rank * PEERS, (ROWS,)) for _ in range(PEERS)]
     began = time.process_time()

@@ -19,14 +19,14 @@ from pathlib import Path
 
 import torch
 
-from metaug_ray.choices import VIEW_CHANNELS
+from metaug_ray.choices import COLOR_CHANNELS
 from metaug_ray.method.algorithm import MetaStep, MetAug, Minibatch
 from metaug_ray.method.contrast import unified_contrast
 from metaug_ray.method.encoders import MultiViewEncoder
 from metaug_ray.method.generators import Generators
-from metaug_ray.method.memory_bank import MemoryBank
 from metaug_ray.method.model import Model
 from metaug_ray.method.objective import Objective
+from metaug_ray.method.targets.memory_bank import MemoryBank
 from tests.method.double_backward import double_backward
 
 VIEWS = ("rgb", "l", "ab")
@@ -55,7 +55,7 @@ def make_step(
 
     def minibatch(seed: int) -> Minibatch:
         generator = torch.Generator().manual_seed(seed)
-        images = [torch.randn(batch, VIEW_CHANNELS[v], size, size, generator=generator).to(device) for v in VIEWS]
+        images = [torch.randn(batch, COLOR_CHANNELS[v], size, size, generator=generator).to(device) for v in VIEWS]
         return Minibatch(images, torch.randint(50_000, (batch,), generator=generator))
 
     first, second = minibatch(1), minibatch(2)

@@ -23,8 +23,8 @@ import torch
 from metaug_ray.config import EncodingSettings, PrepareSettings, PretrainSettings, SourceSettings
 from metaug_ray.data.prepare import prepare
 from metaug_ray.method import algorithm, distributed
-from metaug_ray.method.memory_bank import MemoryBank
 from metaug_ray.method.model import Model
+from metaug_ray.method.targets.memory_bank import MemoryBank
 from metaug_ray.training import online_evaluation
 from metaug_ray.training.state import TrainingState
 from tests.ranks import run_ranks

@@ -204,3 +204,8 @@ def test_the_report_has_a_line_for_each_number_and_json_the_same() -> None:
     assert [line["gpus"] for line in read["lines"]] == [1, 8, 1024]
     assert math.isclose(read["lines"][0]["step"], 0.353)
     assert read["disk"]["checkpoint"] == plan.disk.checkpoint
+
+
+def test_a_run_without_a_memory_bank_is_not_planned() -> None:
+    with pytest.raises(PlanError, match=r"method.targets: neighbours, .* is known of a memory bank only"):
+        make_plan(capacity({"model": {"views": ("rgb", "rgb.2")}, "method": {"targets": "neighbours"}}))

@@ -107,7 +107,7 @@ def test_every_field_is_an_option_with_words_and_default() -> None:
         ([], "data.beton: is missing, and has no default"),
         ([*BETON, "--method.unified.beta", "0"], "method.unified.beta: got '0'; expected more than 0"),
         ([*BETON, "--method.unified.beta", "x"], "method.unified.beta: got 'x'; expected a number"),
-        ([*BETON, "--preset", "cifar"], "preset: got 'cifar'; expected 'imagenet_resnet50', 'recommended' or 'demo'"),
+        ([*BETON, "--preset", "cifar"], "preset: got 'cifar'; expected 'imagenet_resnet50', 'imagenet_metaug_star',"),
         ([*BETON, "--config", "/nowhere.yaml"], "config: /nowhere.yaml cannot be read"),
         ([*BETON, "--config", "~nobody-here/x.yaml"], "~nobody-here/x.yaml cannot be read"),
     ],
@@ -143,7 +143,7 @@ def test_a_file_is_named_for_what_it_alone_says(tmp_path: Path, monkeypatch: pyt
     with pytest.raises(CommandError) as caught:
         parse([*BETON, f"--config={file}", "--bank.negatives", "-1"])
     assert str(caught.value).splitlines() == [
-        f"{file}: model.views.1: got 'red'; expected 'rgb', 'l', 'ab', 'y' or 'dbdr'",
+        f"{file}: model.views.1: unknown view 'red': choose from rgb, l, ab, y, dbdr",
         "bank.negatives: got '-1'; expected at least 1",
         f"{file}: training.epochs: got 0; expected at least 1",
         "METAUG_TRAINING__BATCH_SIZE: got '0'; expected at least 2",

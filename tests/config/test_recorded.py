@@ -67,7 +67,17 @@ def test_every_new_name_is_a_setting() -> None:
                 value = value[part]
 
 
-@pytest.mark.parametrize("missing", ["method.delta", "training.accumulation", "bank", "data.augmentation.mixup"])
+@pytest.mark.parametrize(
+    "missing",
+    [
+        "method.delta",
+        "training.accumulation",
+        "bank",
+        "data.augmentation.mixup",
+        "data.augmentation.blur",
+        "data.second_augmentation",
+    ],
+)
 def test_a_setting_that_is_newer_than_the_record_is_no_difference(missing: str) -> None:
     recorded = fixed_settings(RUN)
     *parts, name = missing.split(".")

@@ -16,16 +16,18 @@ from metaug_ray.data.loader import Batch, PretrainingLoader
 AUGMENTED = AugmentationSettings(
     rotation=15, color_jitter=ColorJitterSettings(), grayscale=0.2, rand_augment=RandAugmentSettings(), mixup=0.8
 )
+SECOND = AugmentationSettings(crop_scale=(0.08, 0.5), blur=0.5, solarize=0.5, mixup=0.9)
+CROPS = (AUGMENTED, SECOND)
 
 
 def loader(beton: Path, batch_size: int, size: int, cpus: int = 2, augmented: bool = False) -> PretrainingLoader:
-    settings = AUGMENTED if augmented else AugmentationSettings()
+    settings = CROPS if augmented else AugmentationSettings()
     return PretrainingLoader(beton, batch_size, size, settings, seed=3, cpus=cpus, device=torch.device("cpu"))
 
 
 def fingerprint(batch: Batch) -> list[int]:
-    """Checksums of the pixels and the rest of a batch."""
-    parts = (batch.images.contiguous(), batch.labels, batch.indices, batch.valid)
+    """Checksums of each crop's pixels and the rest of a batch."""
+    parts = (*(crop.contiguous() for crop in batch.crops), batch.labels, batch.indices, batch.valid)
     return [zlib.crc32(part.numpy().tobytes()) for part in parts]
 
 

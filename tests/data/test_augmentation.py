@@ -13,12 +13,20 @@ from tests.data.images import picture
 
 B = 24
 EVERYTHING = AugmentationSettings(
-    rotation=30, color_jitter=ColorJitterSettings(), grayscale=0.3, rand_augment=RandAugmentSettings(), mixup=0.7
+    rotation=30,
+    color_jitter=ColorJitterSettings(),
+    grayscale=0.3,
+    blur=0.5,
+    solarize=0.3,
+    rand_augment=RandAugmentSettings(),
+    mixup=0.7,
 )
 EACH = {
     "rotation": AugmentationSettings(rotation=30),
     "jitter": AugmentationSettings(color_jitter=ColorJitterSettings(probability=0.7)),
     "grayscale": AugmentationSettings(grayscale=0.5),
+    "blur": AugmentationSettings(blur=0.5),
+    "solarize": AugmentationSettings(solarize=0.5),
     "randaugment": AugmentationSettings(rand_augment=RandAugmentSettings()),
     "mixup": AugmentationSettings(mixup=0.5),
     "everything": EVERYTHING,
@@ -116,6 +124,52 @@ def test_grayscale_against_torchvision() -> None:
     batch = images()
     result = augment(batch, draws(), AugmentationSettings(grayscale=1))
     assert (result.int() - F.rgb_to_grayscale(batch, 3).int()).abs().max() <= 1
+
+
+@pytest.mark.parametrize(("size", "kernel"), [(16, 3), (32, 3), (48, 5), (224, 23)])
+def test_blur_against_torchvision(size: int, kernel: int) -> None:
+    batch = torch.randint(0, 256, (B, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    result = augment(batch, draws(), AugmentationSettings(blur=0.7))
+    chosen, sigma = draws().happens("blur", 0.7), draws().uniform("blur sigma", 0.1, 2)
+    assert 10 < chosen.sum() < B
+    for row in range(B):
+        expected = F.gaussian_blur(batch[row], [kernel, kernel], [float(sigma[row])]) if chosen[row] else batch[row]
+        difference = (result[row].int() - expected.int()).abs()
+        assert difference.max() <= 1
+        assert (difference > 0).float().mean() < 1e-3  # what lies half-way between two levels
+
+
+def test_blur_keeps_what_is_even_and_the_mean() -> None:
+    noise = torch.randint(0, 256, (8, 3, 48, 48), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    blurred = augment(noise, draws(8), AugmentationSettings(blur=1))
+    assert (blurred.float().mean((2, 3)) - noise.float().mean((2, 3))).abs().max() < 2
+    assert (blurred.float().var((1, 2, 3)) < 1.01 * noise.float().var((1, 2, 3))).all()
+    even = torch.full_like(noise, 77)
+    assert torch.equal(augment(even, draws(8), AugmentationSettings(blur=1)), even)
+
+
+def test_solarize_against_torchvision() -> None:
+    batch = images()
+    result = augment(batch, draws(), AugmentationSettings(solarize=0.5))
+    chosen = draws().happens("solarize", 0.5)
+    assert 5 < chosen.sum() < B - 5
+    for row in range(B):
+        assert torch.equal(result[row], F.solarize(batch[row], 128) if chosen[row] else batch[row])
+
+
+def test_solarize_inverts_from_128_on() -> None:
+    values = torch.tensor([0, 127, 128, 255], dtype=torch.uint8).expand(1, 3, 1, 4)
+    assert augment(values, draws(1), AugmentationSettings(solarize=1))[0, 0, 0].tolist() == [0, 127, 127, 0]
+
+
+def test_blur_follows_grey_and_solarisation_follows_both() -> None:
+    batch = images()
+    grey, blur, solarize = ({name: 1.0} for name in ("grayscale", "blur", "solarize"))
+    together = augment(batch, draws(), AugmentationSettings(**grey, **blur, **solarize))
+    blurred = augment(batch, draws(), AugmentationSettings(**grey, **blur))
+    assert torch.equal(together, augment(blurred, draws(), AugmentationSettings(**solarize)))
+    one_by_one = augment(augment(batch, draws(), AugmentationSettings(**grey)), draws(), AugmentationSettings(**blur))
+    assert (blurred.int() - one_by_one.int()).abs().max() <= 1
 
 
 def test_rotation_against_torchvision() -> None:

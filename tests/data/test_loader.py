@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,10 @@ from metaug_ray.data.prepare import open_source, prepare
 from metaug_ray.data.randomness import Draws
 from metaug_ray.data.sources.record import Record
 from tests.data.images import image_tree, picture, settings
-from tests.data.probe import AUGMENTED, fingerprint
+from tests.data.probe import AUGMENTED, CROPS, SECOND, fingerprint
 
 CPU = torch.device("cpu")
+PLAIN = AugmentationSettings()
 
 
 @pytest.fixture(scope="module")
@@ -37,14 +39,17 @@ def beton(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def pretraining(
-    beton: Path, batch_size: int, augmentation: AugmentationSettings | None = None, **more: Any
+    beton: Path,
+    batch_size: int,
+    augmentation: AugmentationSettings | Sequence[AugmentationSettings] = PLAIN,
+    **more: Any,
 ) -> PretrainingLoader:
     options = {"seed": 3, "cpus": 2, "device": CPU} | more
-    return PretrainingLoader(beton, batch_size, 32, augmentation or AugmentationSettings(), **options)
+    return PretrainingLoader(beton, batch_size, 32, augmentation, **options)
 
 
-def by_index(batches: list[Batch]) -> dict[int, torch.Tensor]:
-    pairs = [(int(n), image) for batch in batches for n, image in zip(batch.indices, batch.images, strict=True)]
+def by_index(batches: list[Batch], crop: int = 0) -> dict[int, torch.Tensor]:
+    pairs = [(int(n), image) for batch in batches for n, image in zip(batch.indices, batch.crops[crop], strict=True)]
     assert len(dict(pairs)) == len(pairs), "an image comes once an epoch"
     return dict(pairs)
 
@@ -55,6 +60,8 @@ def test_a_batch_is_what_it_says(beton: Path) -> None:
     assert len(batches) == loader.steps_per_epoch == 9
     labels = np.repeat([0, 1, 2], 25)
     for batch in batches:
+        assert len(batch.crops) == 1
+        assert batch.images is batch.crops[0]
         assert batch.images.shape == (8, 3, 32, 32)
         assert batch.images.dtype == torch.uint8
         assert batch.images.is_contiguous(memory_format=torch.channels_last)
@@ -75,39 +82,72 @@ def test_pixels_are_the_crops_that_were_drawn(tmp_path: Path) -> None:
     source = open_source(SourceSettings(kind="imagefolder", path=str(tree)))
     pixels = [np.asarray(Image.open(record.name)) for record in source]
     heights, widths = (np.array([image.shape[axis] for image in pixels]) for axis in (0, 1))
-    draws = Draws(3, 4, np.arange(30))
-    boxes = random_resized_crops(draws, heights, widths, (0.2, 1), (3 / 4, 4 / 3))
-    flips = draws.happens("flip", 0.5)
-    assert 5 < flips.sum() < 25
-    images = by_index(list(pretraining(tmp_path / "x.beton", 10).epoch(4)))
-    for n in range(30):
-        expected = cropped(pixels[n], boxes[n], bool(flips[n]), 32)
-        # FFCV links another OpenCV than Python's, whose rounding may differ by a level.
-        assert np.abs(images[n].permute(1, 2, 0).numpy().astype(int) - expected).max() <= 1
+    small = AugmentationSettings(crop_scale=(0.1, 0.3), crop_ratio=(1, 2))
+    batches = list(pretraining(tmp_path / "x.beton", 10, (PLAIN, small)).epoch(4))
+    for crop, (scale, ratio) in enumerate((((0.2, 1.0), (3 / 4, 4 / 3)), ((0.1, 0.3), (1.0, 2.0)))):
+        draws = Draws(3, 4, np.arange(30), crop)
+        boxes = random_resized_crops(draws, heights, widths, scale, ratio)
+        flips = draws.happens("flip", 0.5)
+        assert 5 < flips.sum() < 25
+        images = by_index(batches, crop)
+        for n in range(30):
+            expected = cropped(pixels[n], boxes[n], bool(flips[n]), 32)
+            # FFCV links another OpenCV than Python's, whose rounding may differ by a level.
+            assert np.abs(images[n].permute(1, 2, 0).numpy().astype(int) - expected).max() <= 1
+
+
+def test_each_crop_is_augmented_by_its_own_draws_and_settings(beton: Path) -> None:
+    both = list(pretraining(beton, 8, CROPS).epoch(2))
+    for batch in both:
+        for crop in batch.crops:
+            assert crop.shape == (8, 3, 32, 32)
+            assert crop.dtype == torch.uint8
+            assert crop.is_contiguous(memory_format=torch.channels_last)
+    # The first crop is what it is alone, and the second what it is beside another first one.
+    alone = list(pretraining(beton, 8, AUGMENTED).epoch(2))
+    beside = list(pretraining(beton, 8, (SECOND, SECOND)).epoch(2))
+    for batch, single, equal in zip(both, alone, beside, strict=True):
+        assert torch.equal(batch.indices, single.indices)
+        assert torch.equal(batch.crops[0], single.images)
+        assert torch.equal(batch.crops[1], equal.crops[1])
+    first, second = by_index(beside), by_index(beside, 1)
+    assert not any(torch.equal(first[n], second[n]) for n in first)
+
+
+def test_mixup_blends_a_crop_with_the_neighbours_same_crop(beton: Path) -> None:
+    mixed = AugmentationSettings(mixup=0.6)
+    plain_loader, mixed_loader = pretraining(beton, 8, (PLAIN, PLAIN)), pretraining(beton, 8, (mixed, mixed))
+    for before, after in zip(plain_loader.epoch(0), mixed_loader.epoch(0), strict=True):
+        for crop in (0, 1):
+            share = Draws(3, 0, before.indices.numpy(), crop).uniform("mixup", 0.6, 1)
+            own, others = (before.crops[crop][order].double() for order in (range(8), [n ^ 1 for n in range(8)]))
+            kept = torch.from_numpy(share).view(8, 1, 1, 1)
+            assert (kept * own + (1 - kept) * others - after.crops[crop].double()).abs().max() <= 0.51
 
 
 @pytest.mark.parametrize("ranks", [2, 4])
 def test_ranks_together_see_what_one_sees(beton: Path, ranks: int) -> None:
     for epoch in (0, 1):
-        whole = list(pretraining(beton, 16, AUGMENTED).epoch(epoch))
-        loaders = [
-            pretraining(beton, 16 // ranks, AUGMENTED, rank=rank, world_size=ranks, cpus=1) for rank in range(ranks)
-        ]
+        whole = list(pretraining(beton, 16, CROPS).epoch(epoch))
+        loaders = [pretraining(beton, 16 // ranks, CROPS, rank=rank, world_size=ranks, cpus=1) for rank in range(ranks)]
         # At the same time, as workers of one node are.
         steps = list(zip(*(loader.epoch(epoch) for loader in loaders), strict=True))
         assert len(steps) == len(whole)
         for batch, parts in zip(whole, steps, strict=True):
-            assert torch.equal(torch.cat([part.images for part in parts]), batch.images)
+            for crop, images in enumerate(batch.crops):
+                assert torch.equal(torch.cat([part.crops[crop] for part in parts]), images)
             assert torch.equal(torch.cat([part.indices for part in parts]), batch.indices)
             assert torch.equal(torch.cat([part.labels for part in parts]), batch.labels)
 
 
 def test_pixels_do_not_depend_on_the_batch_size_or_the_threads(beton: Path) -> None:
-    colours = AUGMENTED.model_copy(update={"mixup": 1.0})
-    one = by_index(list(pretraining(beton, 25, colours, cpus=1).epoch(2)))
-    two = by_index(list(pretraining(beton, 15, colours, cpus=2).epoch(2)))
-    assert len(one) == len(two) == 75
-    assert all(torch.equal(one[n], two[n]) for n in range(75))
+    colours = [each.model_copy(update={"mixup": 1.0}) for each in CROPS]
+    in_order = list(pretraining(beton, 25, colours, cpus=1).epoch(2))
+    in_parallel = list(pretraining(beton, 15, colours, cpus=2).epoch(2))
+    for crop in (0, 1):
+        one, two = by_index(in_order, crop), by_index(in_parallel, crop)
+        assert len(one) == len(two) == 75
+        assert all(torch.equal(one[n], two[n]) for n in range(75))
 
 
 def test_epochs_and_seeds_differ(beton: Path) -> None:
@@ -122,8 +162,8 @@ def test_epochs_and_seeds_differ(beton: Path) -> None:
 
 @pytest.mark.parametrize("start", [0, 1, 5, 8, 9])
 def test_resuming_at_a_step_gives_the_rest_of_the_epoch(beton: Path, start: int) -> None:
-    whole = [fingerprint(batch) for batch in pretraining(beton, 8, AUGMENTED).epoch(1)]
-    rest = [fingerprint(batch) for batch in pretraining(beton, 8, AUGMENTED).epoch(1, start)]
+    whole = [fingerprint(batch) for batch in pretraining(beton, 8, CROPS).epoch(1)]
+    rest = [fingerprint(batch) for batch in pretraining(beton, 8, CROPS).epoch(1, start)]
     assert rest == whole[start:]
 
 
@@ -167,13 +207,15 @@ def test_arguments_out_of_range(beton: Path, changed: dict[str, Any], message: s
 def test_epochs_and_crops_out_of_range(beton: Path) -> None:
     with pytest.raises(ValueError, match="epoch is -1, expected at least 0"):
         pretraining(beton, 8).epoch(-1)
+    with pytest.raises(ValueError, match="augmentation is empty, expected one for each crop of an image"):
+        pretraining(beton, 8, ())
     with pytest.raises(ValueError, match=r"crop is 1\.5, expected a share of the shorter side"):
         EvaluationLoader(beton, 8, 32, cpus=1, device=CPU, crop=1.5)
 
 
 def test_batches_stay_as_they_were_given(beton: Path) -> None:
     kept, prints = [], []
-    for batch in pretraining(beton, 8).epoch(0):
+    for batch in pretraining(beton, 8, (PLAIN, SECOND)).epoch(0):
         kept.append(batch)
         prints.append(fingerprint(batch))
     assert [fingerprint(batch) for batch in kept] == prints
@@ -267,8 +309,9 @@ def test_thin_images_and_extreme_ratios(tmp_path: Path) -> None:
 def test_more_images_asked_for_than_there_are(beton: Path) -> None:
     with pytest.raises(DataError, match="holds 75 images, fewer than one global batch of 80"):
         pretraining(beton, 40, world_size=2)
-    with pytest.raises(DataError, match="mixup pairs"):
-        pretraining(beton, 15, AUGMENTED)
+    for each in (AUGMENTED, (PLAIN, SECOND)):
+        with pytest.raises(DataError, match="mixup pairs"):
+            pretraining(beton, 15, each)
 
 
 def probe(what: str, beton: Path, *arguments: object) -> Any:
@@ -285,7 +328,7 @@ def test_killed_and_resumed_follows_the_uninterrupted_stream(beton: Path) -> Non
     process.kill()
     process.wait()
     rest = subprocess.run([*command, "5", "4", "0"], stdout=subprocess.PIPE, text=True, check=True)
-    uninterrupted = [fingerprint(batch) for batch in pretraining(beton, 8, AUGMENTED).epoch(5)]
+    uninterrupted = [fingerprint(batch) for batch in pretraining(beton, 8, CROPS).epoch(5)]
     assert [json.loads(line) for line in [*lines, *rest.stdout.splitlines()]] == uninterrupted
 
 

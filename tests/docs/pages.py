@@ -7,7 +7,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 
 _DOCS = (
-    *("data", "operations", "clusters", "capacity", "security", "sweeps", "serving", "python", "results"),
+    *("data", "methods", "operations", "clusters", "capacity", "security", "sweeps", "serving", "python", "results"),
     *("paper_studies", "gpu"),
 )
 PAGES = ("README.md", *(f"docs/{name}.md" for name in _DOCS))

@@ -57,7 +57,7 @@ def test_parts_of_the_networks(run: FinishedRun) -> None:
     model = run.state.metaug.model
     encoder = model.eager_encoder.eval()
     views = split_views(IMAGES, ("l", "ab"))
-    representations, features = encoder(views)
+    representations, features, _ = encoder(views)
     torch.testing.assert_close(parts[REPRESENTATIONS], representations.transpose(0, 1), rtol=1e-4, atol=1e-5)
     assert model.generators is not None
     augmented = torch.cat([features, model.generators.eval()(features)], 2).transpose(0, 1)

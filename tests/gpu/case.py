@@ -16,9 +16,9 @@ from metaug_ray.method.algorithm import MetaStep, MetAug, Minibatch
 from metaug_ray.method.contrast import unified_contrast
 from metaug_ray.method.encoders import MultiViewEncoder
 from metaug_ray.method.generators import Generators
-from metaug_ray.method.memory_bank import MemoryBank
 from metaug_ray.method.model import Model
 from metaug_ray.method.objective import Objective
+from metaug_ray.method.targets.memory_bank import MemoryBank
 from metaug_ray.method.views import split_views
 
 VIEWS = ("rgb", "l", "ab")

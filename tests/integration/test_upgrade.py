@@ -70,7 +70,7 @@ def test_a_new_run_begins_with_its_weights(left: Path) -> None:
     settings = again(left, "--method.unified.beta", "2").model_copy(update={"name": "new", "fork": "old-1"})
     manifest = read_manifest(left / "data/train.beton")
     warm_start = find_warm_start(settings, "old-1", manifest)
-    assert (warm_start.checkpoint, warm_start.bank, warm_start.generators) == ("checkpoint_000000024", True, True)
+    assert (warm_start.checkpoint, warm_start.targets, warm_start.generators) == ("checkpoint_000000024", True, True)
     state = build_state(settings, manifest.samples, torch.device("cpu"))
     before = {name: value.clone() for name, value in state.networks()["encoder"].items()}
     assert warm_start.load(state, warm_start.download()) == "begins with the weights of old-1, checkpoint_000000024"

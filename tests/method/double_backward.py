@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from metaug_ray.method.memory_bank import BankSample
 from metaug_ray.method.model import Model
 from metaug_ray.method.precision import autocast
+from metaug_ray.method.targets.memory_bank import BankSample
 
 
 class Gradients(NamedTuple):

@@ -5,14 +5,14 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from metaug_ray.choices import VIEW_CHANNELS, NegativeSampling
+from metaug_ray.choices import COLOR_CHANNELS, NegativeSampling
 from metaug_ray.encoder_table import EncoderName
 from metaug_ray.method.contrast import unified_contrast
 from metaug_ray.method.encoders import MultiViewEncoder
 from metaug_ray.method.generators import Generators
-from metaug_ray.method.memory_bank import MemoryBank
 from metaug_ray.method.model import Model
 from metaug_ray.method.objective import Objective
+from metaug_ray.method.targets.memory_bank import MemoryBank
 
 VIEWS = ("l", "ab")
 IMAGES = 203  # of the data set: divides by neither 2 nor 4
@@ -42,7 +42,7 @@ def make_images(batch: int, dtype: torch.dtype = torch.float64, seed: int = 1) -
     """One tensor [batch, C_v, 32, 32] per view."""
     generator = torch.Generator().manual_seed(seed)
     return [
-        (torch.rand(batch, VIEW_CHANNELS[view], 32, 32, generator=generator, dtype=torch.float64) * 2 - 1).to(dtype)
+        (torch.rand(batch, COLOR_CHANNELS[view], 32, 32, generator=generator, dtype=torch.float64) * 2 - 1).to(dtype)
         for view in VIEWS
     ]
 

@@ -11,9 +11,9 @@ from metaug_ray.choices import MetaSchedule, NegativeSampling
 from metaug_ray.method.algorithm import MetaStep, MetAug, Minibatch
 from metaug_ray.method.contrast import NoiseContrastiveEstimation
 from metaug_ray.method.generators import Generators
-from metaug_ray.method.memory_bank import MemoryBank
 from metaug_ray.method.model import Model
 from metaug_ray.method.objective import Objective
+from metaug_ray.method.targets.memory_bank import MemoryBank
 from metaug_ray.method.unit_vectors import unit
 from tests.method.double_backward import double_backward
 from tests.method.small import freeze_batch_norm, make_bank, make_images, make_model
@@ -54,14 +54,14 @@ def test_fused_step_written_out() -> None:
     model, bank = make_model(), make_bank()
     before = bank_rows(bank)
     sample = bank.sample(INDICES, 4)
-    losses = model.compare(model.encode(batch.images), sample).losses
+    losses = model.compare(model.encode(batch.images).features, sample).losses
     features, theta_gradient, omega_gradient = double_backward(model, batch.images, sample, virtual_learning_rate=0.02)
     for ours, p, g in zip(weights(metaug.model.encoder), weights(model.encoder), theta_gradient, strict=True):
         torch.testing.assert_close(ours, p - 0.1 * g, rtol=1e-9, atol=1e-12)
     for ours, p, g in zip(weights(metaug.model.generators), weights(model.generators), omega_gradient, strict=True):
         torch.testing.assert_close(ours, p - 0.3 * g, rtol=1e-9, atol=1e-10)
     before[INDICES] = unit(0.5 * before[INDICES] + 0.5 * features.transpose(0, 1))
-    torch.testing.assert_close(bank_rows(metaug.bank), before, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(bank_rows(metaug.targets), before, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(comparison.losses.total, losses.total.detach())
     assert not any(d.requires_grad for part in (comparison.original, comparison.augmented) for d in part or ())
 
@@ -73,9 +73,9 @@ def test_separate_step_is_algorithm_1() -> None:
     metaug.step(4, batch, meta_batch)
 
     by_hand = make_metaug()
-    model, bank = by_hand.model, by_hand.bank
+    model, bank = by_hand.model, by_hand.targets
     sample = bank.sample(INDICES, 4)
-    features = model.encode(batch.images)
+    features = model.encode(batch.images).features
     model.compare(features, sample).losses.total.backward()
     by_hand.encoder_optimizer.step()
     bank.refresh(sample, features)
@@ -90,7 +90,7 @@ def test_separate_step_is_algorithm_1() -> None:
     for mine, theirs in ((metaug.model.encoder, model.encoder), (metaug.model.generators, model.generators)):
         for ours, expected in zip(weights(mine), weights(theirs), strict=True):
             torch.testing.assert_close(ours, expected, rtol=1e-9, atol=1e-10)
-    assert torch.equal(bank_rows(metaug.bank), bank_rows(bank))
+    assert torch.equal(bank_rows(metaug.targets), bank_rows(bank))
     assert metaug.model.generators is not None
     buffers = dict(metaug.model.encoder.named_buffers()), dict(metaug.model.generators.named_buffers())
     torch.testing.assert_close(buffers, statistics)
@@ -102,7 +102,7 @@ def test_only_the_regular_forward_moves_batch_norm_statistics(meta: MetaStep) ->
     metaug, plain = make_metaug(meta), make_model()
     metaug.step(0, batch, meta_batch if meta.schedule == "separate" else None)
     with torch.no_grad():
-        plain.compare(plain.encode(batch.images), make_bank().sample(INDICES, 0))
+        plain.compare(plain.encode(batch.images).features, make_bank().sample(INDICES, 0))
     for trained, expected in (
         (metaug.model.encoder, plain.encoder),
         (metaug.model.generators, plain.generators),
@@ -179,7 +179,7 @@ def test_wrong_use_is_named() -> None:
 def test_parts_that_do_not_fit_are_named() -> None:
     model = make_model()
     optimizer = torch.optim.SGD(model.encoder.parameters(), lr=0.1)
-    with pytest.raises(ValueError, match=r"'encoder': \(2, 32\), 'bank': \(3, 32\), 'generators': \(2, 32\)"):
+    with pytest.raises(ValueError, match=r"'encoder': \(2, 32\), 'targets': \(3, 32\), 'generators': \(2, 32\)"):
         MetAug(model, MemoryBank(10, 3, 32), optimizer, optimizer)
     with pytest.raises(ValueError, match=r"'generators': \(2, 16\)"):
         MetAug(replace(model, generators=Generators(2, 16)), make_bank(), optimizer, optimizer)
@@ -192,7 +192,7 @@ def test_gradients_of_parameters_that_the_optimizer_leaves_out_do_not_pile_up() 
     metaug.generator_optimizer = torch.optim.SGD(metaug.model.generators.parameters(), lr=0.0)
     gradients = []
     for _ in range(2):
-        metaug.bank = make_bank()
+        metaug.targets = make_bank()
         metaug.step(0, minibatches()[0])
         gradients.append([p.grad.clone() for p in metaug.model.encoder.parameters() if p.grad is not None])
     torch.testing.assert_close(*gradients)
@@ -221,7 +221,7 @@ def test_a_minibatch_in_parts_trains_like_a_whole_one(schedule: MetaSchedule, sa
         assert outcome.original.positives.shape == (6, 2)
         outcomes.append(
             [
-                *(*outcome.losses, *outcome.original, *outcome.norms, bank_rows(metaug.bank)),
+                *(*outcome.losses, *outcome.original, *outcome.norms, bank_rows(metaug.targets)),
                 *(*weights(model.encoder), *weights(model.generators)),
             ]
         )
@@ -250,15 +250,15 @@ def test_a_step_that_is_not_finite_moves_nothing(schedule: MetaSchedule, monkeyp
     monkeypatch.setattr(metaug.model.objective, "contrast", lambda *d: contrast(*d) * float("nan"))
     assert metaug.model.generators is not None
     modules = nn.ModuleList([metaug.model.encoder, metaug.model.generators])
-    before, rows = deepcopy(modules.state_dict()), bank_rows(metaug.bank)
+    before, rows = deepcopy(modules.state_dict()), bank_rows(metaug.targets)
     outcome = metaug.step(0, *arguments)
     assert not outcome.applied
     assert outcome.losses.total.isnan()
     torch.testing.assert_close(dict(modules.state_dict()), dict(before), rtol=0, atol=0)
-    assert torch.equal(bank_rows(metaug.bank), rows)
+    assert torch.equal(bank_rows(metaug.targets), rows)
     monkeypatch.setattr(metaug.model.objective, "contrast", contrast)
     assert metaug.step(0, *arguments).applied
-    assert not torch.equal(bank_rows(metaug.bank), rows)
+    assert not torch.equal(bank_rows(metaug.targets), rows)
 
 
 def test_gradient_norms_and_clipping() -> None:
@@ -280,7 +280,7 @@ def test_gradient_norms_and_clipping() -> None:
         gradient = torch.cat([p.grad.flatten() for p in module.parameters() if p.grad is not None])
         torch.testing.assert_close(gradient.norm(), torch.tensor(0.01, dtype=torch.float64), rtol=1e-4, atol=0)
     with pytest.raises(ValueError, match="clip_norm is 0"):
-        MetAug(plain.model, plain.bank, plain.encoder_optimizer, plain.generator_optimizer, clip_norm=0.0)
+        MetAug(plain.model, plain.targets, plain.encoder_optimizer, plain.generator_optimizer, clip_norm=0.0)
 
 
 def test_heads_may_have_an_optimizer_of_their_own() -> None:
@@ -301,5 +301,5 @@ def test_the_bank_can_begin_with_features(accumulation: int) -> None:
     metaug.fill_bank(batch)
     torch.testing.assert_close(dict(metaug.model.encoder.state_dict()), dict(before), rtol=0, atol=0)
     halves = [[view[i : i + 6 // accumulation] for view in batch.images] for i in range(0, 6, 6 // accumulation)]
-    features = torch.cat([make_model().encode(part) for part in halves], 1)
-    torch.testing.assert_close(bank_rows(metaug.bank)[INDICES], features.detach().transpose(0, 1))
+    features = torch.cat([make_model().encode(part).features for part in halves], 1)
+    torch.testing.assert_close(bank_rows(metaug.targets)[INDICES], features.detach().transpose(0, 1))

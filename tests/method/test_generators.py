@@ -1,3 +1,4 @@
+import pytest
 import torch
 from torch import nn
 
@@ -22,3 +23,14 @@ def test_each_view_has_the_authors_network_of_its_own() -> None:
     # The same input gives another output in another view.
     same = generators(features[:1].expand(3, -1, -1))
     assert (same[0] - same[1]).norm() > 0.1
+
+
+def test_views_may_share_a_generator_each_going_through_it_by_itself() -> None:
+    generators = Generators((0, 1, 0), feature_size=16, hidden_size=8)
+    assert (generators.views, len(generators.generators)) == (3, 2)
+    features = unit(torch.randn(3, 5, 16))
+    augmented = generators(features)
+    for view, number in enumerate((0, 1, 0)):
+        torch.testing.assert_close(augmented[view], unit(generators.generators[number](features[view])))
+    with pytest.raises(ValueError, match="features of 2 views, and generators for 3"):
+        generators(features[:2])

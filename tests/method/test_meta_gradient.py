@@ -17,7 +17,7 @@ from metaug_ray.method.model import Model
 from metaug_ray.method.objective import Losses, Objective
 from metaug_ray.method.similarities import Similarities
 from tests.method.double_backward import double_backward
-from tests.method.small import make_bank, make_images, make_model
+from tests.method.small import VIEWS, make_bank, make_images, make_model
 
 BATCH = 16
 # The second-order part is then a tenth of the gradient.
@@ -31,7 +31,7 @@ def gradient_of(model: Model, learning_rate: float, *, fused: bool = False) -> T
     sample = make_bank(dtype).sample(torch.arange(BATCH) * 12, 0)
     features = None
     if fused:
-        features = model.encode(images)
+        features = model.encode(images).features
         torch.autograd.backward(model.compare(features, sample).losses.total, inputs=list(model.encoder.parameters()))
     meta_gradient(model, images, sample, virtual_learning_rate=learning_rate, features=features)
     assert model.generators is not None
@@ -70,8 +70,7 @@ def reference() -> Reference:
 
 
 def without_second_order(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype) -> None:
-    zero = torch.zeros((), dtype=dtype)
-    monkeypatch.setattr(module, "_forward_mode", lambda *_: zero)
+    monkeypatch.setattr(module, "_forward_mode", lambda *_: torch.zeros(len(VIEWS), BATCH, 1, dtype=dtype))
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-9), (torch.float32, 1e-4)])
@@ -172,7 +171,7 @@ def test_everything_comes_back_bit_for_bit(had_gradient: bool) -> None:
     assert model.generators is not None
     optimizer = torch.optim.Adam(model.encoder.parameters(), lr=1e-3)
     images, sample = make_images(BATCH, torch.float32), make_bank(torch.float32).sample(torch.arange(BATCH), 0)
-    model.compare(model.encode(images), sample).losses.total.backward()
+    model.compare(model.encode(images).features, sample).losses.total.backward()
     optimizer.step()
     if not had_gradient:
         optimizer.zero_grad()
@@ -189,7 +188,7 @@ def test_everything_comes_back_bit_for_bit(had_gradient: bool) -> None:
 def test_everything_comes_back_after_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     model = make_model(dtype=torch.float32)
     before = deepcopy(model.encoder.state_dict())
-    monkeypatch.setattr(module, "_forward_mode", lambda *_: torch.zeros(3))  # fits no features
+    monkeypatch.setattr(module, "_forward_mode", lambda *_: torch.zeros(2, BATCH, 3))  # fits no features
     with pytest.raises(RuntimeError, match="must match"):
         gradient_of(model, 0.1)
     torch.testing.assert_close(dict(model.encoder.state_dict()), dict(before), rtol=0, atol=0)

@@ -25,7 +25,10 @@ def test_parts_compare_like_the_whole() -> None:
     model.encoder.eval()
     model.generators.eval()
     images, sample = make_images(6), make_bank().sample(torch.arange(6), 0)
-    whole = model.compare(model.encode(images), sample)
-    parts = [model.compare(model.encode(part), seen) for part, seen, _ in model.parts(images, sample, 3)]
+    whole = model.compare(model.encode(images).features, sample)
+    parts = [
+        model.compare(model.encode([view[2 * part : 2 * part + 2] for view in images]).features, sample.part(part, 3))
+        for part in range(3)
+    ]
     joined = type(whole).join([part.detach() for part in parts])
     torch.testing.assert_close(joined, whole.detach(), rtol=1e-12, atol=1e-12)

@@ -15,10 +15,9 @@ from metaug_ray.method import distributed
 from metaug_ray.method.algorithm import MetaStep, MetAug, Minibatch
 from metaug_ray.method.contrast import NoiseContrastiveEstimation
 from metaug_ray.method.margins import injected_margins
-from metaug_ray.method.memory_bank import MemoryBank
 from metaug_ray.method.model import Model
 from metaug_ray.method.objective import Objective
-from metaug_ray.method.similarities import pair_similarities
+from metaug_ray.method.targets.memory_bank import MemoryBank
 from tests.method.small import IMAGES, freeze_batch_norm, make_bank, make_images, make_model
 from tests.ranks import run_ranks
 
@@ -97,7 +96,7 @@ def nce_normalizer(rank: int) -> Tensor:
         torch.randn(2, 8, 32, generator=torch.Generator().manual_seed(0), dtype=torch.float64), dim=-1
     )[:, part]
     contrast = NoiseContrastiveEstimation(2)
-    contrast(*pair_similarities(features, bank.sample(torch.tensor(DISTINCT)[part], 0)))
+    contrast(*bank.sample(torch.tensor(DISTINCT)[part], 0).similarities(features))
     return contrast.log_normalizer
 
 

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from metaug_ray.method.contrast import unified_contrast, unified_contrast_attenuated, unified_contrast_eq8
 from metaug_ray.method.margins import injected_margins, margin_regularization
-from metaug_ray.method.memory_bank import BankSample
 from metaug_ray.method.objective import Objective
-from metaug_ray.method.similarities import Similarities, pair_similarities
+from metaug_ray.method.similarities import Similarities
+from metaug_ray.method.targets.bank_sample import BankSample
 
 CASES = json.loads((Path(__file__).parent / "vectors.json").read_text())["cases"]
 
@@ -25,9 +25,10 @@ class Case:
         )
         index, negatives = (torch.tensor(case["input"][name]) for name in ("index", "negatives"))
         none = torch.empty(0, dtype=torch.int64)
-        sample = BankSample(index, bank[:, index], bank[:, negatives], (none, none), bank[:, :0])
-        self.original = pair_similarities(features, sample)
-        self.augmented = pair_similarities(augmented, sample)
+        slots = tuple(range(len(bank)))
+        sample = BankSample(index, bank[:, index], bank[:, negatives], (none, none), bank[:, :0], slots)
+        self.original = sample.similarities(features)
+        self.augmented = sample.similarities(augmented)
         self.together = Similarities(
             torch.cat([self.original.positives, self.augmented.positives], 1),
             torch.cat([self.original.negatives, self.augmented.negatives], 1),

@@ -1,6 +1,6 @@
 """A run that takes seconds, and the same run without Ray."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -146,10 +146,13 @@ def losses(metrics: dict[int, dict[str, float]]) -> dict[int, float]:
     return {step: values["loss/total"] for step, values in metrics.items() if "loss/total" in values}
 
 
-def check_same(ours: dict[str, Any], theirs: dict[str, Any]) -> None:
+BANKS = ("/encoder/", "/generators/", "/bank/rows", "momentum_buffer", "exp_avg")
+
+
+def check_same(ours: dict[str, Any], theirs: dict[str, Any], parts: Sequence[str] = BANKS) -> None:
     """Two checkpoints, by :func:`tensors_of`: weights, bank and optimisers, to float tolerance."""
     assert ours.keys() == theirs.keys()
-    for part in ("/encoder/", "/generators/", "/bank/rows", "momentum_buffer", "exp_avg"):
+    for part in parts:
         assert any(part in name for name in ours), part
     for name, value in theirs.items():
         if isinstance(value, torch.Tensor):

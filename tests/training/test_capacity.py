@@ -45,12 +45,14 @@ def test_the_bank_must_fit() -> None:
     small = {"CPU": 4.0, "memory": 1 * GIB}
     with pytest.raises(
         TrainingError,
-        match=r"1,281,167 images x 3 views x 128 numbers / 1 workers = 1.8 GiB .* and 1 of them on a node",
+        match=r"1,281,167 images x 3 views x 128 numbers, over 1 worker, take 1.8 GiB for each, and 1 of them is on a",
     ):
         place(settings(), [small], 1_281_167)
     assert place(settings(), [small] * 2, 1_281_167).workers == 2
     # Two on one node share its memory.
-    with pytest.raises(TrainingError, match=r"/ 2 workers = 0.9 GiB for each, and 2 of them on a node of 1.0 GiB"):
+    with pytest.raises(
+        TrainingError, match=r"over 2 workers, take 0.9 GiB for each, and 2 of them are on a node of 1.0 GiB"
+    ):
         place(settings(workers=2), [small], 1_281_167)
 
 
@@ -60,7 +62,10 @@ def test_the_bank_must_fit_into_the_share_of_a_gpu(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (4 * GIB, 6 * GIB))
     for share in (1, 0.5):
         check_gpu_memory(settings(workers=1, gpus_per_worker=share), 1_281_167, 1, gpu)
-    with pytest.raises(TrainingError, match=r"1.8 GiB and 0.25 of its GPU have 1.5 GiB free; use a larger share, bank"):
+    with pytest.raises(
+        TrainingError,
+        match=r"1.8 GiB of this worker's memory, and 0.25 of its GPU have 1.5 GiB free; use a larger share, bank",
+    ):
         check_gpu_memory(settings(workers=1, gpus_per_worker=0.25), 1_281_167, 1, gpu)
     # Others have taken theirs, or more.
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1 * GIB, 6 * GIB))

@@ -163,13 +163,15 @@ def test_the_bank_may_begin_with_features(shapes_beton: Path, initial: str, expe
     filled: list[int] = []
 
     def watch(state: TrainingState) -> None:
-        fill, begin = state.metaug.fill_bank, state.metaug.bank.state_dict()["rows"].clone()
+        fill, begin = state.metaug.fill_bank, state.metaug.targets.state_dict()["rows"].clone()
 
         def fill_bank(minibatch: Minibatch) -> None:
             assert state.step == 0
             filled.extend(minibatch.indices.tolist())
             fill(minibatch)
-            assert not torch.equal(state.metaug.bank.state_dict()["rows"][minibatch.indices], begin[minibatch.indices])
+            assert not torch.equal(
+                state.metaug.targets.state_dict()["rows"][minibatch.indices], begin[minibatch.indices]
+            )
 
         state.metaug.fill_bank = fill_bank  # type: ignore[method-assign]
 

@@ -69,4 +69,4 @@ def test_goes_on_with_another_number_of_workers(shapes_beton: Path, tmp_path: Pa
     state = build_state(settings, 96, torch.device("cpu"))
     load(state, tmp_path / "two/checkpoint_000000014")
     rows = tensors_of(tmp_path / "two/checkpoint_000000014", tmp_path / "a")["/bank/rows"]
-    assert torch.equal(state.metaug.bank.state_dict()["rows"], rows)
+    assert torch.equal(state.metaug.targets.state_dict()["rows"], rows)

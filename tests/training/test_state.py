@@ -35,7 +35,7 @@ def test_a_snapshot_stays_while_training_moves_on(shapes_beton: Path, tmp_path: 
     copied = snapshot(state)
     before = copied["encoder"]["heads.l.linear.weight"].clone(), copied["bank"]["rows"].clone()
     with torch.no_grad():
-        for tensor in (*state.metaug.model.encoder.parameters(), state.metaug.bank.state_dict()["rows"]):
+        for tensor in (*state.metaug.model.encoder.parameters(), state.metaug.targets.state_dict()["rows"]):
             tensor.zero_()
         for _, optimizer in state.optimizers.values():
             for values in optimizer.state.values():
@@ -48,7 +48,7 @@ def test_a_snapshot_stays_while_training_moves_on(shapes_beton: Path, tmp_path: 
     assert describe(tmp_path / "checkpoint") == {"step": 6}
     load(state, tmp_path / "checkpoint")
     assert torch.equal(state.metaug.model.eager_encoder.heads["l"].linear.weight, before[0])
-    assert torch.equal(state.metaug.bank.state_dict()["rows"], before[1])
+    assert torch.equal(state.metaug.targets.state_dict()["rows"], before[1])
     head = next(iter(state.optimizers["head"][1].state.values()))
     assert head["exp_avg"].abs().sum() > 0
     assert head["step"] == 6
@@ -59,14 +59,16 @@ def test_a_warm_start_takes_networks_alone(shapes_beton: Path, tmp_path: Path) -
     write(snapshot(old), tmp_path / "checkpoint", {})
     for bank in (True, False):
         new = build_state(small_settings(shapes_beton, seed=5, method={"unified": {"beta": 2.0}}), 96, CPU)
-        fresh = new.metaug.bank.state_dict()["rows"].clone()
-        WarmStart("", "old", "checkpoint", bank=bank, generators=True).load(new, tmp_path / "checkpoint")
+        fresh = new.metaug.targets.state_dict()["rows"].clone()
+        WarmStart("", "old", "checkpoint", targets=bank, predictors=True, generators=True).load(
+            new, tmp_path / "checkpoint"
+        )
         assert new.step == 0
         assert not any(optimizer.state for _, optimizer in new.optimizers.values())
         for a, b in zip(old.networks()["encoder"].values(), new.networks()["encoder"].values(), strict=True):
             assert torch.equal(a, b)
-        rows = new.metaug.bank.state_dict()["rows"]
-        assert torch.equal(rows, old.metaug.bank.state_dict()["rows"] if bank else fresh)
+        rows = new.metaug.targets.state_dict()["rows"]
+        assert torch.equal(rows, old.metaug.targets.state_dict()["rows"] if bank else fresh)
 
 
 def test_a_checkpoint_that_does_not_fit_or_is_damaged_is_named(shapes_beton: Path, tmp_path: Path) -> None:

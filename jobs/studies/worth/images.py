@@ -85,9 +85,9 @@ def _decoded(png: bytes) -> NDArray[np.uint8]:
 
 @dataclass
 class Step:
-    """A batch of :class:`MemoryLoader`: uint8 [B, 3, S, S] on the device, and int64 [B] on the CPU."""
+    """A batch of :class:`MemoryLoader`: one crop uint8 [B, 3, S, S] on the device, and int64 [B] on the CPU."""
 
-    images: Tensor
+    crops: tuple[Tensor]
     indices: Tensor
 
 
@@ -126,7 +126,7 @@ class MemoryLoader:
         shown = self._shown(steps.reshape(-1), epoch)
         for number, indices in enumerate(steps):
             first = number * self._batch_size
-            yield Step(shown[first : first + self._batch_size], torch.from_numpy(indices.copy()))
+            yield Step((shown[first : first + self._batch_size],), torch.from_numpy(indices.copy()))
 
     def _shown(self, indices: NDArray[np.int64], epoch: int) -> Tensor:
         """The images of these indices as they look in an epoch, uint8 [n, 3, S, S]."""

@@ -143,9 +143,9 @@ def augmented_features(state: TrainingState, minibatch: Minibatch) -> dict[str, 
     metaug = state.metaug
     model, step = metaug.model, state.step
     with torch.no_grad():
-        features = model.encode(minibatch.images)
+        features = model.encode(minibatch.images).features
         turned = (model.augment(features.float()) * features).sum(-1).mean()
-    sample = metaug.bank.sample(minibatch.indices, step)
+    sample = metaug.targets.sample(minibatch.indices, step)
     features = features.float().requires_grad_()
     seen = model.compare(features, sample)
     (original,) = torch.autograd.grad(seen.losses.original, features, retain_graph=True)

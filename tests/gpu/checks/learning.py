@@ -33,7 +33,7 @@ def learning(setting: Setting) -> Iterator[Row]:
         # A few steps of the quick check show nothing yet.
         falls = setting.quick or last < first
         yield held(name, measured, bool(losses.isfinite().all()) and falls, first=first, last=last)
-        norms = metaug.bank.state_dict()["rows"].float().norm(dim=-1)
+        norms = metaug.targets.state_dict()["rows"].float().norm(dim=-1)
         off = float((norms - 1).abs().max())
         yield held(f"{name}: norms of the bank's rows", f"1 +- {off:.1e} (bar 1e-3)", off <= 1e-3, off=off)
     difference = float((curves["bfloat16"] - curves["float32"]).abs().mean())

@@ -6,7 +6,7 @@ from functools import partial
 
 import torch
 
-from metaug_ray.method.memory_bank import MemoryBank
+from metaug_ray.method.targets.memory_bank import MemoryBank
 from tests.gpu.case import Case, make_bank, make_metaug, make_minibatch
 from tests.gpu.room import free_memory, unless_out_of_memory
 from tests.gpu.setting import Row, Setting, skipped

@@ -1,6 +1,6 @@
 """The meta gradient of a fused step on this device, against double back-propagation in float64."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from unittest.mock import patch
@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from metaug_ray.method import meta_gradient as module
-from metaug_ray.method.memory_bank import BankSample
 from metaug_ray.method.model import Model
+from metaug_ray.method.targets.bank_sample import BankSample
 from tests.gpu.case import Case, make_bank, make_minibatch, make_model
 from tests.gpu.setting import Row, Setting, held
 from tests.gpu.switches import switched
@@ -71,15 +71,18 @@ def _fused(case: Case, device: torch.device, dtype: torch.dtype = torch.float32,
     """Our gradient, flat, in float64."""
     model, images, sample = _problem(case, device, dtype, smooth)
     assert model.generators is not None
-    features, _ = module.model_gradient(model, images, sample, list(model.encoder.parameters()))
+    features = module.model_gradient(model, images, sample, list(model.encoder.parameters())).output.features
     module.meta_gradient(model, images, sample, virtual_learning_rate=LEARNING_RATE, features=features)
     return torch.cat([p.grad.flatten().double() for p in model.generators.parameters() if p.grad is not None])
 
 
 def _first_order(case: Case, device: torch.device, dtype: torch.dtype = torch.float32) -> Tensor:
     """Our gradient without its second-order part."""
-    zero = torch.zeros((), dtype=dtype, device=device)
-    with patch.object(module, "_forward_mode", lambda *_: zero):
+
+    def nothing(_model: Model, images: Sequence[Tensor], *_direction: object) -> Tensor:
+        return torch.zeros(len(images), len(images[0]), 1, dtype=dtype, device=device)
+
+    with patch.object(module, "_forward_mode", nothing):
         return _fused(case, device, dtype)
 
 

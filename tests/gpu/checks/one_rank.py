@@ -106,7 +106,7 @@ def _modules(metaug: MetAug) -> dict[str, tuple[nn.Module, torch.optim.Optimizer
 
 
 def _state(metaug: MetAug) -> dict[str, Any]:
-    state: dict[str, Any] = {"bank": metaug.bank}
+    state: dict[str, Any] = {"bank": metaug.targets}
     for name, (module, optimizer) in _modules(metaug).items():
         state[name] = module.state_dict()
         state[f"{name}/optimizer"] = get_optimizer_state_dict(module, optimizer)

@@ -7,8 +7,8 @@ from unittest.mock import patch
 
 from metaug_ray.method import algorithm
 from metaug_ray.method import meta_gradient as module
-from metaug_ray.method.memory_bank import MemoryBank
 from metaug_ray.method.model import Model
+from metaug_ray.method.targets.memory_bank import MemoryBank
 from metaug_ray.method.views import split_views
 from tests.gpu.case import VIEWS, Case, make_bank, make_images, make_metaug, make_minibatch
 from tests.gpu.room import free_memory, unless_out_of_memory

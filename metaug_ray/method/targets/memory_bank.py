@@ -1,6 +1,7 @@
 """The memory bank: one feature of every image in every view, shared by all ranks of a process group."""
 
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -8,44 +9,19 @@ from torch import Tensor
 
 from metaug_ray.choices import NegativeSampling, check_choice
 from metaug_ray.method import distributed, draws
-from metaug_ray.method.sharded_rows import ShardedRows
-
-
-class BankSample(NamedTuple):
-    """The bank rows that one minibatch is contrasted with. All are constants: no gradient flows into the bank."""
-
-    global_index: Tensor
-    """Data set indices of the global minibatch, int64 [W * B], rank by rank, on the CPU."""
-    positives: Tensor
-    """M_v[n_i], [V, B, D]."""
-    negatives: Tensor
-    """M_v[n_k]: one pool for all anchors [V, K, D] (`shared`), or each anchor's own [V, B, K, D] (`per_anchor`)."""
-    collisions: tuple[Tensor, Tensor]
-    """Where the shared pool holds an anchor's own row: anchors i [C] and pool places k [C]."""
-    substitutes: Tensor
-    """Rows of another image, [V, B, D], that anchor i sees at its collisions ([V, 0, D] for `per_anchor`)."""
-
-    def anchors(self, start: int, stop: int) -> "BankSample":
-        """What the anchors from `start` to `stop` of this rank see; good for comparing, not for a refresh."""
-        own, places = self.collisions
-        inside = (own >= start) & (own < stop)
-        negatives = self.negatives if self.negatives.ndim == 3 else self.negatives[:, start:stop]
-        return BankSample(
-            self.global_index,
-            self.positives[:, start:stop],
-            negatives,
-            (own[inside] - start, places[inside]),
-            self.substitutes[:, start:stop],
-        )
+from metaug_ray.method.similarities import stacked
+from metaug_ray.method.targets.bank_sample import BankSample
+from metaug_ray.method.targets.sharded_rows import ShardedRows
 
 
 class MemoryBank:
-    """Rows M_v[n] for N images and V views, l2-normalised, sharded over the ranks of a process group.
+    """Rows M_s[n] for N images and S slots, l2-normalised, sharded over the ranks of a process group. A view has a slot
+    of its own, or shares one with the views that share its encoder: it is then refreshed by the first of them.
 
-    A rank keeps N V D / W numbers (:class:`~metaug_ray.method.sharded_rows.ShardedRows`). A step moves rows, not the
-    bank: one all-to-all brings the batch's own rows and the K negatives to each rank ((2 B + K) V D numbers), one sends
-    the B new features to their owners. Which row goes where is worked out on the CPU from the gathered indices, so pass
-    `index` there: one on a GPU costs a synchronisation.
+    A rank keeps N S D / W numbers (:class:`~metaug_ray.method.targets.sharded_rows.ShardedRows`). A step moves rows,
+    not the bank: one all-to-all brings the batch's own rows and the K negatives to each rank ((2 B + K) S D numbers),
+    one sends the B new features to their owners. Which row goes where is worked out on the CPU from the gathered
+    indices, so pass `index` there: one on a GPU costs a synchronisation.
 
     With W ranks on parts of a global batch the bank holds and gives the same rows as one process on all of it: initial
     rows depend on (seed, row) alone, draws on (seed, step, stream) and the place in the global batch.
@@ -55,7 +31,7 @@ class MemoryBank:
 
     Args:
         size: N, images in the data set, at least 2.
-        views: V.
+        views: V, how many views; or for each view the number of its slot, from 0 on.
         feature_size: D.
         negatives: K, rows drawn per anchor, at least 1.
         sampling: `shared`, one pool of K rows per step for all anchors; or `per_anchor`, independent draws, which
@@ -69,6 +45,9 @@ class MemoryBank:
         device: device that the rows are stored on.
         group: ranks that share the bank; None for the default group, or for this process alone where there is none.
 
+    Attributes:
+        views: V.
+
     Raises:
         ValueError: an argument is out of the range given here.
     """
@@ -76,7 +55,7 @@ class MemoryBank:
     def __init__(
         self,
         size: int,
-        views: int,
+        views: int | Sequence[int],
         feature_size: int = 128,
         *,
         negatives: int = 4096,
@@ -94,9 +73,12 @@ class MemoryBank:
         check_choice("sampling", sampling, NegativeSampling)
         if not 0.0 <= momentum < 1.0:
             raise ValueError(f"momentum is {momentum}: it must lie in [0, 1)")
-        self.size, self.views, self.feature_size = size, views, feature_size
+        self._slots = tuple(range(views)) if isinstance(views, int) else tuple(views)
+        self.size, self.views, self.feature_size = size, len(self._slots), feature_size
+        slots = max(self._slots) + 1
+        self._first_views = [self._slots.index(slot) for slot in range(slots)]
         self.negatives, self.sampling, self.momentum, self.seed = negatives, sampling, momentum, seed
-        self._rows = ShardedRows(size, views, feature_size, seed=seed, dtype=dtype, device=device, group=group)
+        self._rows = ShardedRows(size, slots, feature_size, seed=seed, dtype=dtype, device=device, group=group)
 
     @property
     def local_bytes(self) -> int:
@@ -125,7 +107,7 @@ class MemoryBank:
         return self._shared(global_index, index.detach().to("cpu", torch.int64), random)
 
     def refresh(self, sample: BankSample, features: Tensor) -> None:
-        """M_v[n_i] <- normalise(m M_v[n_i] + (1 - m) z_v[i]) (Wu et al. 2018).
+        """M_s[n_i] <- normalise(m M_s[n_i] + (1 - m) z_v[i]), v the first view of slot s (Wu et al. 2018).
 
         A collective call. An image that occurs more than once in the global batch takes its last feature, in the order
         of the batch. A row that would not be finite stays as it is.
@@ -135,14 +117,17 @@ class MemoryBank:
             features: z, unit features of this rank's anchors, [V, B, D].
 
         Raises:
-            ValueError: the features have another shape than the sample's positives.
+            ValueError: the features have another shape.
         """
-        if features.shape != sample.positives.shape:
-            raise ValueError(f"features {list(features.shape)} do not fit the sample's {list(sample.positives.shape)}")
-        self._rows.mix_in(sample.global_index, features, self.momentum)
+        expected = (self.views, *sample.positives.shape[1:])
+        if features.shape != expected:
+            raise ValueError(f"features {list(features.shape)} do not fit the sample's {list(expected)}")
+        self._rows.mix_in(sample.global_index, self._of_slots(features), self.momentum)
+
+    update = refresh
 
     def fill(self, index: Tensor, features: Tensor) -> None:
-        """M_v[n_i] <- z_v[i], whatever was there: for rows that begin as features of an untrained encoder.
+        """M_s[n_i] <- z_v[i], whatever was there: for rows that begin as features of an untrained encoder.
 
         A collective call, as :meth:`sample`.
 
@@ -158,10 +143,10 @@ class MemoryBank:
                 f"features {list(features.shape)} do not fit {len(index)} indices in a bank of {self.views} views and "
                 f"{self.feature_size} numbers"
             )
-        self._rows.mix_in(self._gathered(index), features, 0.0)
+        self._rows.mix_in(self._gathered(index), self._of_slots(features), 0.0)
 
     def state_dict(self) -> dict[str, Any]:
-        """The rows, [N, V, D]: a plain tensor for a process alone, a `DTensor` sharded over the group otherwise.
+        """The rows, [N, S, D]: a plain tensor for a process alone, a `DTensor` sharded over the group otherwise.
 
         The seed is a setting and not in it: resume with the same one to draw the same negatives.
         """
@@ -174,6 +159,10 @@ class MemoryBank:
             ValueError: they are of another bank: another number of images or views, or another feature size.
         """
         self._rows.load(state["rows"])
+
+    def _of_slots(self, features: Tensor) -> Tensor:
+        """Features of the first view of each slot, [S, B, D]."""
+        return features if len(self._first_views) == self.views else stacked(features, self._first_views)
 
     def _gathered(self, index: Tensor) -> Tensor:
         """Indices of the global minibatch on the CPU, checked."""
@@ -200,7 +189,7 @@ class MemoryBank:
         positives, negatives = self._rows.fetch(wanted).split([batch, batch * self.negatives], dim=1)
         none = torch.empty(0, dtype=torch.int64, device=self._rows.local.device)
         negatives = negatives.unflatten(1, (batch, self.negatives))
-        return BankSample(global_index, positives, negatives, (none, none), positives[:, :0])
+        return BankSample(global_index, positives, negatives, (none, none), positives[:, :0], self._slots)
 
     def _shared(self, global_index: Tensor, index: Tensor, random: torch.Generator) -> BankSample:
         """Rows for this rank's anchors `index` [B], with one pool of negatives for those of all ranks."""
@@ -217,7 +206,7 @@ class MemoryBank:
         candidates = torch.isin(pool, index).nonzero().squeeze(1)
         anchors, places = (index[:, None] == pool[candidates]).nonzero(as_tuple=True)
         collisions = (self._rows.to_device(anchors), self._rows.to_device(candidates[places]))
-        return BankSample(global_index, positives, negatives, collisions, substitute)
+        return BankSample(global_index, positives, negatives, collisions, substitute, self._slots)
 
 
 def _integers(index: Tensor) -> bool:

@@ -2,7 +2,7 @@
 
 import torch
 
-from metaug_ray.method.sharded_rows import ShardedRows
+from metaug_ray.method.targets.sharded_rows import ShardedRows
 from metaug_ray.method.unit_vectors import unit
 
 

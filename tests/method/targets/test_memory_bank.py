@@ -5,8 +5,7 @@ import torch
 from torch import Tensor
 
 from metaug_ray.choices import NegativeSampling
-from metaug_ray.method.memory_bank import BankSample, MemoryBank
-from metaug_ray.method.similarities import pair_similarities
+from metaug_ray.method.targets.memory_bank import BankSample, MemoryBank
 from metaug_ray.method.unit_vectors import unit
 
 
@@ -78,7 +77,7 @@ def test_shared_similarities_are_those_of_each_anchors_own_negatives() -> None:
     seen = seen_negatives(bank, sample)
     none = torch.empty(0, dtype=torch.int64)
     repeated = sample._replace(negatives=rows(bank)[seen].permute(2, 0, 1, 3), collisions=(none, none))
-    for ours, expected in zip(pair_similarities(features, sample), pair_similarities(features, repeated), strict=True):
+    for ours, expected in zip(sample.similarities(features), repeated.similarities(features), strict=True):
         torch.testing.assert_close(ours, expected, rtol=0, atol=1e-14)
 
 
@@ -87,7 +86,7 @@ def test_gradients_do_not_pass_through_substituted_negatives() -> None:
     sample = bank.sample(torch.tensor([1, 2]), 0)
     assert len(sample.collisions[0]) > 0
     features = unit(torch.randn(2, 2, 8, dtype=torch.float64)).requires_grad_()
-    assert torch.autograd.gradcheck(lambda z: pair_similarities(z, sample), (features,))
+    assert torch.autograd.gradcheck(lambda z: sample.similarities(z), (features,))
 
 
 def test_draws_depend_on_seed_step_and_stream_alone() -> None:
@@ -140,12 +139,12 @@ def test_bfloat16_rows_take_half_the_memory_and_compare_in_float32() -> None:
     features = unit(torch.randn(2, 3, 32))
     with torch.autocast("cpu", torch.bfloat16):
         sample = half.sample(torch.tensor([1, 2, 3]), 0)
-        similarities = pair_similarities(features, sample)
+        similarities = sample.similarities(features)
     assert similarities.negatives.dtype == torch.float32
     wide = sample._replace(
         positives=sample.positives.float(), negatives=sample.negatives.float(), substitutes=sample.substitutes.float()
     )
-    for ours, expected in zip(similarities, pair_similarities(features, wide), strict=True):
+    for ours, expected in zip(similarities, wide.similarities(features), strict=True):
         assert torch.equal(ours, expected)
 
 
@@ -194,8 +193,8 @@ def test_index_of_another_kind_is_named(index: Tensor) -> None:
 def test_features_of_another_shape_are_named() -> None:
     bank = MemoryBank(10, 2, 8)
     sample = bank.sample(torch.tensor([1, 2]), 0)
-    for use in (lambda z: bank.refresh(sample, z), lambda z: pair_similarities(z, sample)):
-        with pytest.raises(ValueError, match=r"features \[2, 3, 8\] do not fit the sample's \[2, 2, 8\]"):
+    for use in (lambda z: bank.refresh(sample, z), lambda z: sample.similarities(z)):
+        with pytest.raises(ValueError, match=r"(anchors|features) \[2, 3, 8\] do not fit the sample's \[2, 2, 8\]"):
             use(torch.zeros(2, 3, 8))
 
 
@@ -222,6 +221,26 @@ def test_rows_are_filled_as_they_are() -> None:
     with pytest.raises(IndexError, match="index 10 is outside the memory bank of 10 rows"):
         bank.fill(torch.tensor([7, 10, 9]), features)
     with pytest.raises(
-        ValueError, match=r"features \[2, 3, 4\] do not fit 2 indices in a bank of 2 views and 4 numbers"
+        ValueError, match=r"(anchors|features) \[2, 3, 4\] do not fit 2 indices in a bank of 2 views and 4 numbers"
     ):
         bank.fill(torch.tensor([7, 0]), features)
+
+
+def test_views_that_share_an_encoder_share_a_slot_which_the_first_refreshes() -> None:
+    bank = MemoryBank(10, (0, 1, 0), 8, negatives=4)
+    rows = bank.state_dict()["rows"]
+    assert rows.shape == (10, 2, 8)
+    index = torch.tensor([3, 7])
+    sample = bank.sample(index, 0)
+    z = unit(torch.randn(3, 2, 8))
+    similarities = sample.similarities(z)
+    pairs = [(u, v) for u in range(3) for v in range(3) if u != v]
+    for place, (u, v) in enumerate(pairs):
+        expected = (1 + (z[u] * rows[index, (0, 1, 0)[v]]).sum(-1)) / 2
+        torch.testing.assert_close(similarities.positives[:, place], expected)
+    before = rows.clone()
+    bank.update(sample, z)
+    torch.testing.assert_close(rows[index, 0], unit(before[index, 0] + z[0]))
+    torch.testing.assert_close(rows[index, 1], unit(before[index, 1] + z[1]))
+    bank.fill(index, z)
+    torch.testing.assert_close(rows[index].transpose(0, 1), z[:2])

@@ -1,0 +1,96 @@
+"""Batch norm over the images of all ranks.
+
+PyTorch's own `SyncBatchNorm` refuses CPUs, and has neither a forward mode nor a second derivative, which the meta
+gradient takes. This one is made of differentiable operations and one gathering of two numbers per channel.
+"""
+
+import torch
+import torch.autograd.forward_ad as forward_ad
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from metaug_ray.method import distributed
+from metaug_ray.method.collectives import gather
+
+
+class SynchronizedBatchNorm(_BatchNorm):
+    """Batch norm whose statistics are those of the global batch: `nn.BatchNorm1d`, `2d` or `3d` over all ranks.
+
+    Parameters, buffers and arguments are theirs. In evaluation mode, and for a process alone, it is theirs.
+
+    Args:
+        features: C, channels.
+        eps, momentum, affine, track_running_stats: as for `nn.BatchNorm2d`.
+        group: ranks that share a minibatch, with parts of one size; None for the default group, or for this process
+            alone where there is none.
+
+    Shape: [B, C, ...] to the same.
+    """
+
+    def __init__(
+        self,
+        features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        *,
+        group: dist.ProcessGroup | None = None,
+    ) -> None:
+        super().__init__(features, eps, momentum, affine, track_running_stats)
+        self.group = group
+
+    def _check_input_dim(self, input: Tensor) -> None:  # noqa: A002 (PyTorch's name)
+        if input.ndim < 2:
+            raise ValueError(f"batch norm takes inputs [B, C, ...], got {list(input.shape)}")
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (PyTorch's name)
+        ranks = distributed.world_size(self.group)
+        if not self.training or ranks == 1:
+            return super().forward(input)
+        self._check_input_dim(input)
+        x = input.to(torch.promote_types(input.dtype, torch.float32))
+        others = [dimension for dimension in range(x.ndim) if dimension != 1]
+        # Each rank's own mean and variance, and theirs around the mean of all: nothing cancels, as in E[x^2] - E[x]^2.
+        means, variances = gather(torch.stack(torch.var_mean(x, others, correction=0)[::-1]), self.group).unbind(1)
+        mean = means.mean(0)
+        variance = variances.mean(0) + (means - mean).square().mean(0)
+        self._move_statistics(mean, variance, ranks * (x.numel() // x.shape[1]))
+        shape = (1, -1, *(1,) * (x.ndim - 2))
+        scale = (variance + self.eps).rsqrt()
+        normalized = (x - mean.view(shape)) * (scale * self.weight if self.affine else scale).view(shape)
+        return (normalized + self.bias.view(shape) if self.affine else normalized).to(input.dtype)
+
+    def _move_statistics(self, mean: Tensor, variance: Tensor, count: int) -> None:
+        if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
+            return
+        with torch.no_grad():
+            self.num_batches_tracked.add_(1)
+            share = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
+            unbiased = variance * (count / (count - 1))
+            for running, value in ((self.running_mean, mean), (self.running_var, unbiased)):
+                running.lerp_(forward_ad.unpack_dual(value).primal.detach().to(running.dtype), share)
+
+
+def synchronize_batch_norm(module: nn.Module, group: dist.ProcessGroup | None = None) -> None:
+    """Let every batch norm inside `module` see the images of all ranks. Parameters and buffers stay the same tensors.
+
+    Args:
+        module: changed in place; no batch norm itself.
+        group: as for :class:`SynchronizedBatchNorm`.
+    """
+    for name, child in module.named_children():
+        if not isinstance(child, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d):
+            synchronize_batch_norm(child, group)
+            continue
+        tracks = child.track_running_stats
+        new = SynchronizedBatchNorm(
+            child.num_features, child.eps, child.momentum, child.affine, tracks, group=group
+        ).train(child.training)
+        if child.affine:
+            new.weight, new.bias = child.weight, child.bias
+        if tracks:
+            new.running_mean, new.running_var = child.running_mean, child.running_var
+            new.num_batches_tracked = child.num_batches_tracked
+        setattr(module, name, new)

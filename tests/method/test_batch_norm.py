@@ -1,0 +1,96 @@
+"""Synchronised batch norm: PyTorch's own for one process; over ranks, that of one process on the global batch."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.autograd.forward_ad as forward_ad
+from torch import Tensor, nn
+
+from metaug_ray.method import distributed
+from metaug_ray.method.batch_norm import SynchronizedBatchNorm, synchronize_batch_norm
+from tests.ranks import run_ranks
+
+SHAPES = ((8, 3), (8, 3, 5, 4))
+
+
+def norms(momentum: float | None = 0.1) -> list[nn.Module]:
+    made: list[nn.Module] = [nn.BatchNorm1d(3, momentum=momentum), nn.BatchNorm2d(3, momentum=momentum)]
+    for norm in made:
+        norm.double()
+        with torch.no_grad():
+            for parameter, values in zip(norm.parameters(), ([0.5, 2.0, -1.0], [0.1, 0.2, 0.3]), strict=True):
+                parameter.copy_(torch.tensor(values))
+    return made
+
+
+def given(shape: tuple[int, ...], seed: int) -> Tensor:
+    # A mean that is large beside the deviation: what E[x^2] - E[x]^2 would get wrong.
+    return 1e3 + torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def passes(rank: int, synchronized: bool = True, momentum: float | None = 0.1) -> list[dict[str, Tensor]]:
+    """Everything that a batch norm gives, for each shape: of this rank's part of the batch."""
+    seen = []
+    for norm, shape in zip(norms(momentum), SHAPES, strict=True):
+        module = nn.Sequential(norm)
+        if synchronized:
+            synchronize_batch_norm(module)
+        size = shape[0] // distributed.world_size()
+        part = slice(rank * size, (rank + 1) * size)
+        x = given(shape, 0)[part].requires_grad_()
+        weights, tangent, other = (given(shape, seed)[part] - 1e3 for seed in (1, 2, 3))
+        output = module(x)
+        parameters = list(module.parameters())
+        (gradient, *of_parameters) = torch.autograd.grad(
+            (output.sin() * weights).sum(), [x, *parameters], create_graph=True
+        )
+        (second,) = torch.autograd.grad((gradient * other).sum(), x)
+        with torch.no_grad(), forward_ad.dual_level():
+            dual = module(forward_ad.make_dual(x.detach(), tangent))
+            forward = forward_ad.unpack_dual(dual).tangent
+        buffers = {name: value.double() for name, value in module.named_buffers()}
+        module.eval()
+        parts = {"output": output, "gradient": gradient, "second": second, "forward": forward, "eval": module(x)}
+        sums = dict(zip(("weight", "bias"), of_parameters, strict=True))
+        seen.append({name: value.detach() for name, value in (parts | sums | buffers).items()})
+    return seen
+
+
+def everything(rank: int) -> dict[Any, list[dict[str, Tensor]]]:
+    return {momentum: passes(rank, momentum=momentum) for momentum in (0.1, None)}
+
+
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_ranks_equal_one_process_with_pytorchs_own(ranks: int, tmp_path: Path) -> None:
+    several = run_ranks(ranks, tmp_path, everything)
+    for momentum in (0.1, None):
+        for place, expected in enumerate(passes(0, synchronized=False, momentum=momentum)):
+            for name, value in expected.items():
+                parts = [each[momentum][place][name] for each in several]
+                if name in ("output", "gradient", "second", "forward", "eval"):
+                    whole = torch.cat(parts)
+                elif name in ("weight", "bias"):
+                    whole = torch.stack(parts).sum(0)
+                else:
+                    whole = parts[-1]
+                torch.testing.assert_close(whole, value, rtol=1e-8, atol=1e-9, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def test_a_process_alone_has_pytorchs_own() -> None:
+    for ours, expected in zip(passes(0), passes(0, synchronized=False), strict=True):
+        for name, value in expected.items():
+            assert torch.equal(ours[name], value), name
+
+
+def test_parameters_and_buffers_stay_the_same_tensors() -> None:
+    module = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Sequential(nn.BatchNorm2d(4, eps=1e-3), nn.ReLU())).eval()
+    before = module.state_dict(keep_vars=True)
+    synchronize_batch_norm(module)
+    after = module.state_dict(keep_vars=True)
+    assert list(after) == list(before)
+    assert all(after[name] is value for name, value in before.items())
+    norm = module[1][0]
+    assert isinstance(norm, SynchronizedBatchNorm)
+    assert (norm.eps, norm.training) == (1e-3, False)
