@@ -48,7 +48,8 @@ def main(arguments: list[str] | None = None) -> int:
             print("PostgreSQL, S3 and MLflow", flush=True)
             services = Services(made[3], uv)
             world = World(folder, made[:3], services, shared, beton)
-            for name in ["nothing", *(name for name in options.only if name != "nothing")]:
+            undisturbed = {"elastic" if name.startswith("elastic") else "nothing" for name in options.only}
+            for name in [name for name in SCENARIOS if name in undisturbed or name in options.only]:
                 print(f"{name} ...", flush=True)
                 outcome = play(name, world)
                 faults += not outcome.end.startswith("finished")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from metaug_ray.runtime.run_folder import checkpoint_name
-from tests.hosts.world import STEPS, Run, World, logged_step
+from tests.hosts.world import Run, World, logged_step, steps_of
 from tests.integration.jobs import logged_losses
 
 
@@ -34,6 +34,17 @@ def host_lost(world: World, run: Run) -> None:
     """All processes of a host, which starts anew ten seconds later."""
     world.hosts[2].kill_all()
     time.sleep(10)
+    world.start_ray(world.hosts[2])
+
+
+def elastic(world: World, run: Run) -> None:
+    """The undisturbed run of an elastic one."""
+
+
+def elastic_host_lost(world: World, run: Run) -> None:
+    """All processes of a host, which comes back a minute later: meanwhile the run goes on with two workers."""
+    world.hosts[2].kill_all()
+    time.sleep(60)
     world.start_ray(world.hosts[2])
 
 
@@ -93,9 +104,10 @@ def storage_full(world: World, run: Run) -> None:
 SCENARIOS: Final[dict[str, Callable[[World, Run], None]]] = {
     function.__name__: function
     for function in (
-        nothing, host_lost, link_cut_short, link_cut_long, head_lost, mlflow_away, database_restarted, storage_full
+        *(nothing, host_lost, link_cut_short, link_cut_long, head_lost, mlflow_away, database_restarted, storage_full),
+        *(elastic, elastic_host_lost),
     )
-}  # fmt: skip
+}
 
 
 def play(name: str, world: World) -> Outcome:
@@ -106,7 +118,7 @@ def play(name: str, world: World) -> Outcome:
         run.wait(lambda: run.step() >= 50, "step 50")
         began, before = time.monotonic(), run.step()
         SCENARIOS[name](world, run)
-        if name != "nothing":
+        if name not in ("nothing", "elastic"):
             run.wait(lambda: run.step(began) > before + 1 or run.process.poll() is not None, "a new step")
         run.process.wait(900)
         time.sleep(0.5)
@@ -150,10 +162,12 @@ def _compared(name: str, world: World) -> str:
     after its first step, and in another bucket three numbers are added in another order. Training lets that grow.
     """
     last = world.last_checkpoint(name)
-    if last.name != checkpoint_name(STEPS):
+    steps = steps_of(name)
+    if last.name != checkpoint_name(steps):
         return f"the last checkpoint is {last.name}"
-    theirs, ours = (logged_losses(world.shared / run) for run in ("nothing", name))
-    if list(ours) != list(range(1, STEPS + 1)):
+    undisturbed = "elastic" if name.startswith("elastic") else "nothing"
+    theirs, ours = (logged_losses(world.shared / run) for run in (undisturbed, name))
+    if list(ours) != list(range(1, steps + 1)):
         return "steps are missing in the run's journal, or there twice"
     apart = [abs(ours[step] - theirs[step]) / theirs[step] for step in theirs]
     first = next((value for value in apart if value), 0.0)

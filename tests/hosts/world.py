@@ -19,7 +19,16 @@ from tests.training.small import small_settings
 
 _TOKEN = "of-the-hosts"
 EPOCHS, BATCH, IMAGES = 20, 12, 96
-STEPS = EPOCHS * (IMAGES // BATCH)
+
+
+def epochs_of(name: str) -> int:
+    """Of a scenario's run: an elastic one is long enough for a host to come back."""
+    return 3 * EPOCHS if name.startswith("elastic") else EPOCHS
+
+
+def steps_of(name: str) -> int:
+    """Of a scenario's run."""
+    return epochs_of(name) * (IMAGES // BATCH)
 
 
 def logged_step(line: str) -> int | None:
@@ -110,14 +119,21 @@ class World:
         host.start("sh", "-c", again, log=log, environment=self._environment)
 
     def run(self, name: str) -> Run:
-        """Begin it, on the first host."""
+        """Begin it, on the first host. An elastic one has batch norm over all workers: its learning does not depend on
+        their number."""
+        elastic = name.startswith("elastic")
         settings = small_settings(
             self.beton,
             name=name,
-            training={"epochs": EPOCHS, "batch_size": BATCH},
+            training={"epochs": epochs_of(name), "batch_size": BATCH, "sync_batch_norm": elastic},
             storage=str(self.shared),
             checkpoint={"every_steps": 20, "keep": 1},
-            compute={"workers": 3, "max_driver_restarts": 10, "max_failures": 100},
+            compute={
+                "workers": 3,
+                "min_workers": 1 if elastic else None,
+                "max_driver_restarts": 10,
+                "max_failures": 100,
+            },
             tracking={"uri": self.services.uri},
         )
         config = self.folder / f"{name}.yaml"
