@@ -18,6 +18,7 @@ from metaug_ray.evaluation.errors import EvaluationError
 from metaug_ray.method.encoders import MultiViewEncoder
 from metaug_ray.method.frozen import FrozenEncoder
 from metaug_ray.method.generators import Generators
+from metaug_ray.method.heads import HeadDict
 from metaug_ray.runtime.checkpoint import describe, load_part
 from metaug_ray.runtime.networks import build_networks
 from metaug_ray.runtime.run_folder import RunFolder
@@ -35,14 +36,14 @@ class FoundEncoder:
 
     Attributes:
         encoder: frozen, on the CPU.
-        heads: projection heads by view; None for a registered encoder.
+        heads: projection heads by encoder; None for a registered encoder.
         generators: None for a registered encoder and for a run without.
         description: of it.
         online: what the run itself measured for this checkpoint: `online_knn/top1`, `online_rankme/mean`, if it did.
     """
 
     encoder: FrozenEncoder
-    heads: nn.ModuleDict | None
+    heads: HeadDict | None
     generators: Generators | None
     description: EncoderDescription
     online: Mapping[str, float] = field(default_factory=dict)

@@ -8,12 +8,14 @@ from torch import Tensor, nn
 from metaug_ray.evaluation.find_encoder import FoundEncoder
 from metaug_ray.method.encoders import Encoder
 from metaug_ray.method.generators import Generators
+from metaug_ray.method.heads import HeadDict
 from metaug_ray.method.views import split_views
+from metaug_ray.view_names import first_views
 
 REPRESENTATIONS = "representations"
 """Name of the part that downstream tasks use."""
 AUGMENTED = "augmented"
-"""Name of the part z ++ a(z) (table 5)."""
+"""Name of the part e ++ a(e) (table 5): what the contrast takes, and what the first view's generator makes of it."""
 
 
 class Readout(nn.Module):
@@ -27,14 +29,15 @@ class Readout(nn.Module):
     Raises:
         ValueError: `augmented` without generators.
 
-    Shape: uint8 images [B, 3, H, W] to a dictionary of float32 [B, V, H_part] by part.
+    Shape: uint8 images [B, 3, H, W] to a dictionary of float32 [B, E, H_part] by part, of E encoders.
     """
 
     def __init__(self, found: FoundEncoder, *, layers: bool = False, augmented: bool = False) -> None:
         super().__init__()
         self.encoder = found.encoder
         self.layers = layers
-        self.heads: nn.ModuleDict | None = None
+        self._first_views = first_views(found.description.model.parsed_views)
+        self.heads: HeadDict | None = None
         self.generators: Generators | None = None
         if augmented:
             if found.heads is None or found.generators is None:
@@ -56,18 +59,17 @@ class Readout(nn.Module):
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         parts: dict[str, list[Tensor]] = {}
-        for (name, f), view in zip(self.encoder.encoders.items(), split_views(images, self.encoder.views), strict=True):
+        views = split_views(images, self.encoder.views)
+        for (name, f), view, first in zip(self.encoder.encoders.items(), views, self._first_views, strict=True):
             representations, stages = self._read(f, view)
             for stage, output in stages.items():
                 parts.setdefault(stage, []).append(output)
             parts.setdefault(REPRESENTATIONS, []).append(representations)
-            if self.heads is not None:
-                parts.setdefault(AUGMENTED, []).append(self.heads[name](representations))
-        stacked = {part: torch.stack(views) for part, views in parts.items()}
-        if self.generators is not None:
-            features = stacked[AUGMENTED]
-            stacked[AUGMENTED] = torch.cat([features, self.generators(features)], 2)
-        return {part: views.transpose(0, 1).float() for part, views in stacked.items()}
+            if self.heads is not None and self.generators is not None:
+                features, _ = self.heads[name].compared(representations)
+                augmented = self.generators.of_view(first, features)
+                parts.setdefault(AUGMENTED, []).append(torch.cat([features, augmented], 1))
+        return {part: torch.stack(each, 1).float() for part, each in parts.items()}
 
     def _read(self, encoder: Encoder, view: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Representations [B, H], and the averages [B, C] of each stage's outputs."""

@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from metaug_ray.choices import MetaSchedule, check_choice
 from metaug_ray.method import distributed
+from metaug_ray.method.batch_norm import SynchronizedBatchNorm
 from metaug_ray.method.buffers import SavedBuffers
 from metaug_ray.method.meta_gradient import meta_gradient, model_gradient
 from metaug_ray.method.model import Model
@@ -121,6 +122,7 @@ class MetAug:
         self.model, self.targets, self.meta = model, targets, meta
         self.encoder_optimizer, self.generator_optimizer = encoder_optimizer, generator_optimizer
         self.head_optimizer, self.clip_norm, self.accumulation = head_optimizer, clip_norm, accumulation
+        self._has_batch_norm = _has_batch_norm(model)
         if model.generators is not None:
             distributed.broadcast_module(model.generators, model.group)
 
@@ -143,8 +145,8 @@ class MetAug:
 
         Raises:
             ValueError: `meta_minibatch` is missing, or given where none is used; a minibatch is too small (generators
-                have batch norm and need two images in each part), does not divide into the parts of `accumulation`, or
-                has another number of indices than of images.
+                and deep heads have batch norm and need two images in each part), does not divide into the parts of
+                `accumulation`, or has another number of indices than of images.
             IndexError: see :meth:`~metaug_ray.method.targets.memory_bank.MemoryBank.sample`.
         """
         self._check_step(step, minibatch, meta_minibatch)
@@ -211,7 +213,7 @@ class MetAug:
             raise ValueError(f"a minibatch has {size} indices and {sizes} images in its views")
         if size % self.accumulation:
             raise ValueError(f"a minibatch of {size} does not divide into {self.accumulation} parts (accumulation)")
-        least = 1 if self.model.generators is None else 2
+        least = 2 if self._has_batch_norm else 1
         if size // self.accumulation < least:
             parts = f" in {self.accumulation} parts" if self.accumulation > 1 else ""
             raise ValueError(f"a minibatch of {size}{parts} is too small: give each rank at least {least}")
@@ -286,3 +288,12 @@ def _norm(module: nn.Module | None, like: Tensor | None = None) -> Tensor:
         return torch.zeros((), device=None if like is None else like.device)
     norm: Tensor = torch.stack(torch._foreach_norm(gradients)).norm()
     return norm
+
+
+def _has_batch_norm(model: Model) -> bool:
+    """Whether heads or generators normalise over this rank's images, of which there must be two. (Encoders do over
+    pixels too.)"""
+    alone = distributed.world_size(model.group) == 1
+    norms = (nn.BatchNorm1d, SynchronizedBatchNorm) if alone else (nn.BatchNorm1d,)
+    modules = [model.eager_encoder.heads, *([] if model.generators is None else [model.generators])]
+    return any(isinstance(part, norms) for module in modules for part in module.modules())

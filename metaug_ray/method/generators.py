@@ -48,4 +48,8 @@ class Generators(nn.Module):
         """
         if len(features) != self.views:
             raise ValueError(f"features of {len(features)} views, and generators for {self.views}")
-        return unit(torch.stack([self.generators[a](z) for a, z in zip(self._numbers, features, strict=True)]))
+        return torch.stack([self.of_view(view, z) for view, z in enumerate(features)])
+
+    def of_view(self, view: int, features: Tensor) -> Tensor:
+        """Augmented features of one view, [B, D], by its number."""
+        return unit(self.generators[self._numbers[view]](features))

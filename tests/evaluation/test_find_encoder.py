@@ -88,3 +88,22 @@ def test_augmented_features_need_generators(shapes_beton: Path, tmp_path: Path) 
     assert source.description.variant == "only OUCL"
     with pytest.raises(ValueError, match=r"has no generators"):
         Readout(source, augmented=True)
+
+
+def test_augmented_features_of_a_shared_encoder_are_those_of_its_first_view(shapes_beton: Path, tmp_path: Path) -> None:
+    run = finish_run(
+        shapes_beton,
+        tmp_path,
+        model={"views": ("rgb", "rgb.2"), "encoder": "conv", "small_images": True, "head": {"layers": 2}},
+        method={"targets": "neighbours", "generator_per": "view"},
+        bank={"negatives": 4096},
+        training={"epochs": 1},
+    )
+    source = find_encoder("run:small", run.storage, run.uri)
+    parts = Readout(source, augmented=True)(IMAGES)
+    model = run.state.metaug.model
+    assert model.generators is not None
+    assert parts[REPRESENTATIONS].shape == (len(IMAGES), 1, model.eager_encoder.representation_size)
+    features, _ = model.eager_encoder.heads.eval()["rgb"].compared(parts[REPRESENTATIONS][:, 0])
+    expected = torch.cat([features, model.generators.eval()(features.expand(2, -1, -1))[0]], 1)
+    torch.testing.assert_close(parts[AUGMENTED][:, 0], expected, rtol=1e-4, atol=1e-5)

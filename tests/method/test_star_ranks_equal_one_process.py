@@ -158,3 +158,11 @@ def test_the_support_set_moved(one: dict[str, Any]) -> None:
     rows = [one["steps"]["neighbours, fused"][f"support set {step}"] for step in range(3)]
     assert [int((a != b).any(-1).sum()) for a, b in pairwise(rows)] == [BATCH, BATCH]
     assert one["steps"]["neighbours, fused"]["omega gradient 0"].norm() > 1e-4
+
+
+def test_one_image_is_too_few_for_heads_with_batch_norm() -> None:
+    model, targets = make_star("neighbours")
+    plain = Model(model.encoder, None, model.objective)
+    metaug = MetAug(plain, targets, torch.optim.SGD(model.encoder.parameters(), lr=0.1))
+    with pytest.raises(ValueError, match="a minibatch of 1 is too small: give each rank at least 2"):
+        metaug.step(0, Minibatch(make_crops(1), torch.arange(1)))
