@@ -88,11 +88,17 @@ def _gpu_memory(outlook: Outlook) -> Limit | None:
     over = [line.gpus for line in outlook.lines if (line.gpu_memory or 0) > plan.gpu_memory]
     last = outlook.greatest
     room = plan.gpu_memory - ((last.gpu_memory or 0) - last.bank)
-    most = max(0.0, room) * GIB * last.gpus / row
-    text = (
-        f"the bank's rows and a step fit {plan.gpu_memory:g} GiB up to {_images(most)} on {_gpus(last.gpus)}; "
-        "bank.precision bfloat16 doubles that, training.accumulation saves a step's memory"
-    )
+    if row:
+        most = max(0.0, room) * GIB * last.gpus / row
+        text = (
+            f"the bank's rows and a step fit {plan.gpu_memory:g} GiB up to {_images(most)} on {_gpus(last.gpus)}; "
+            "bank.precision bfloat16 doubles that, training.accumulation saves a step's memory"
+        )
+    else:
+        text = (
+            f"a step has {room:.1f} of {plan.gpu_memory:g} GiB on {_gpus(last.gpus)}, however many images the data set "
+            "has; training.accumulation saves memory"
+        )
     return Limit("GPU memory", not over, text + _too_many(over))
 
 
@@ -119,14 +125,14 @@ def _start(outlook: Outlook) -> Limit:
     known, host = outlook.known, outlook.known.settings.plan.host
     run = known.settings.run
     each = readers(run) * host.reader_microseconds * 1e-6 + host.order_nanoseconds * 1e-9
-    views = len(run.model.views) * run.model.feature_size
+    views = len(run.model.encoders) * run.model.feature_size
     least, last = outlook.lines[0].gpus, outlook.greatest.gpus
-    rows = views * host.row_nanoseconds * 1e-9
+    rows = views * host.row_nanoseconds * 1e-9 if known.sizes.row else 0.0
     longest = known.data.images * (each + rows / least)
     shortest = known.data.images * (each + rows / last)
     most = _START / (each + rows / last)
     text = (
-        "at each start, after a failure too, a worker opens loaders and draws its rows of the bank: "
+        f"at each start, after a failure too, a worker opens loaders{' and draws its rows of the bank' * (rows > 0)}: "
         f"{_time(longest)} on {_gpus(least)} and {_time(shortest)} on {last:,}, there ten minutes at {_images(most)}"
     )
     return Limit("start", longest <= _START, text)
@@ -143,7 +149,9 @@ def _order(outlook: Outlook) -> Limit:
     return Limit("epoch's order", not over, text + _too_many(over))
 
 
-def _exchange(outlook: Outlook) -> Limit:
+def _exchange(outlook: Outlook) -> Limit | None:
+    if not outlook.known.sizes.row:
+        return None
     over = [line.gpus for line in outlook.lines if line.host > _SHARE * line.step]
     last = outlook.greatest
     text = (
@@ -157,7 +165,7 @@ def _exchange(outlook: Outlook) -> Limit:
 
 def _draws(outlook: Outlook) -> Limit | None:
     bank = outlook.known.settings.run.bank
-    if bank.sampling != "per_anchor":
+    if bank.sampling != "per_anchor" or not outlook.known.sizes.row:
         return None
     last = outlook.greatest
     received = last.images * bank.negatives * outlook.known.sizes.row / GIB
@@ -168,9 +176,11 @@ def _draws(outlook: Outlook) -> Limit | None:
     return Limit("bank.sampling per_anchor", False, text)
 
 
-def _large_shards(outlook: Outlook) -> Limit:
+def _large_shards(outlook: Outlook) -> Limit | None:
     known = outlook.known
-    numbers = len(known.settings.run.model.views) * known.settings.run.model.feature_size
+    if not known.sizes.row:
+        return None
+    numbers = len(known.settings.run.model.encoders) * known.settings.run.model.feature_size
     images = known.data.images
     over = [line.gpus for line in outlook.lines if images / line.gpus * numbers >= _INT32]
     text = (
@@ -207,8 +217,9 @@ def _checkpoint(outlook: Outlook) -> Limit:
     )
     holds = True
     if minutes is not None:
-        most = max(0.0, 60 * minutes / 3 * plan.storage_rate * GB - disk.replicated) / known.sizes.row
         holds = seconds <= 60 * minutes
+    if minutes is not None and known.sizes.row:
+        most = max(0.0, 60 * minutes / 3 * plan.storage_rate * GB - disk.replicated) / known.sizes.row
         text += f"; longer than the {minutes:g} minutes between two from {_images(most)} on"
     return Limit("checkpoint", holds, text)
 

@@ -7,7 +7,7 @@ from metaug_ray.capacity.data_set import DataSet
 from metaug_ray.capacity.links import Links
 from metaug_ray.capacity.loading import Cores, cores_of, loaded_per_image, readers, streams
 from metaug_ray.capacity.sizes import Sizes
-from metaug_ray.capacity.traffic import mean_collectives, sent_in_a_step
+from metaug_ray.capacity.traffic import mean_collectives, rows_wanted, sent_in_a_step
 from metaug_ray.capacity.worker import Worker
 from metaug_ray.config.plan import CapacitySettings
 from metaug_ray.config.pretrain import PretrainSettings
@@ -34,7 +34,7 @@ class Line:
         hours: of the run, the drawing of each epoch's order among them.
         cost: of the GPUs in that time.
         gpu_memory: GiB of each GPU, the bank's rows among them; None where it is not known.
-        bank: GiB of the rows that each worker owns.
+        bank: GiB of the rows of bank or support set that each worker holds.
         sent: bytes that each worker sends in a step.
         cores: CPU cores that decode as fast as a worker trains.
         node_memory: GiB of a node's main memory, without the beton's pages.
@@ -157,10 +157,9 @@ def _reading_seconds(known: Known, images: float, gpus: int) -> float:
 def exchange_seconds(run: PretrainSettings, settings: CapacitySettings, images: int, gpus: int) -> float:
     """Seconds of a step in which a worker looks through the rows that each other one wants
     (:mod:`metaug_ray.method.targets.sharded_rows`)."""
-    if gpus == 1:
+    if gpus == 1 or run.method.targets != "bank":
         return 0.0
-    wanted = images * (1 + run.bank.negatives) if run.bank.sampling == "per_anchor" else 2 * images + run.bank.negatives
-    return gpus * wanted * settings.plan.host.exchange_nanoseconds * 1e-9
+    return gpus * rows_wanted(run, images) * settings.plan.host.exchange_nanoseconds * 1e-9
 
 
 def order_seconds(known: Known) -> float:

@@ -40,7 +40,7 @@ class Links:
         """
         depth = math.ceil(math.log2(workers))
         match each.kind:
-            case "all_reduce":
+            case "all_reduce" | "reduce_gathered":
                 messages = 2.0 * depth
             case "broadcast":
                 messages = depth

@@ -8,6 +8,8 @@ from metaug_ray.config.pretrain import PretrainSettings
 
 _SMALL: Final = 64
 _CORES: Final = 16
+_TWO_CROPS: Final = 1.35
+"""Times the CPU time of one crop (tests/benchmarks/crops.py)."""
 
 
 @dataclass(frozen=True)
@@ -41,10 +43,11 @@ def cores_of(settings: CapacitySettings) -> Cores:
 
 
 def loaded_per_image(run: PretrainSettings) -> float:
-    """Images that are decoded for each one of a step: more where the meta step has its own, fewer where a batch is used
-    for several steps."""
+    """Images that are decoded to one crop, in time, for each one of a step: more where the meta step has its own, or
+    where there is a second crop; fewer where a batch is used for several steps."""
     separate = run.method.generators and run.method.meta.schedule == "separate"
-    return 1 / run.training.updates_per_batch + (1 / run.method.meta.every if separate else 0)
+    decoded = 1 / run.training.updates_per_batch + (1 / run.method.meta.every if separate else 0)
+    return decoded * (_TWO_CROPS if run.model.crops == 2 else 1)
 
 
 def readers(run: PretrainSettings) -> int:

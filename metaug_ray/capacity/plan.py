@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from metaug_ray.capacity.assumptions import Assumption, assumptions_of
 from metaug_ray.capacity.data_set import data_set_of
 from metaug_ray.capacity.disk import Disk, disk_of
-from metaug_ray.capacity.errors import PlanError
 from metaug_ray.capacity.limits import Limit, Outlook, limits_of
 from metaug_ray.capacity.lines import Known, Line, Refused, line_of
 from metaug_ray.capacity.sizes import sizes_of
@@ -43,15 +42,10 @@ def make_plan(settings: CapacitySettings) -> Plan:
     """The plan for a run's settings.
 
     Raises:
-        PlanError: the time of a step is not known, or the run has no memory bank.
+        PlanError: the time of a step is not known.
         DataError: the beton is there and cannot be read.
     """
     run = settings.run
-    if run.method.targets != "bank":
-        raise PlanError(
-            f"method.targets: {run.method.targets}, and what a step of it takes is known of a memory bank only; plan "
-            "it by a short run on the cluster itself"
-        )
     known = Known(settings, data_set_of(settings), sizes_of(run), worker_of(settings))
     lines = [line_of(known, gpus) for gpus in sorted(settings.plan.gpus)]
     begun = [line for line in lines if isinstance(line, Line)]

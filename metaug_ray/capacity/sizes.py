@@ -25,8 +25,9 @@ class Sizes:
         generator: parameters of the generators; 0 without.
         replicated: all that each worker has of its own in a checkpoint: parameters, statistics, optimisers.
         tensors: so many are these.
-        row: of the bank: one image in all views.
-        feature: the same as it is computed, before it is stored: float32.
+        row: of the bank: one image in all its slots; 0 without a bank.
+        feature: the same as it is computed, before it is stored in bank or support set: float32.
+        compared: one image's features in all views, float32, which targets of the whole batch send.
     """
 
     encoder: int
@@ -36,6 +37,7 @@ class Sizes:
     tensors: int
     row: int
     feature: int
+    compared: int = 0
 
     def checkpoint(self, samples: int) -> int:
         """Bytes of a whole checkpoint with the rows of so many images."""
@@ -59,14 +61,20 @@ def sizes_of(settings: PretrainSettings) -> Sizes:
         parameters, buffers = list(module.parameters()), list(module.buffers())
         replicated += (1 + states) * _bytes(parameters) + _bytes(buffers)
         tensors += (1 + states) * len(parameters) + len(buffers)
+    banked = settings.method.targets == "bank"
+    if not banked:  # the support set, with the place of its oldest row
+        replicated += bank_bytes(settings, 1, 1)
+        tensors += 2 * (settings.method.targets == "neighbours")
+    number = settings.model.feature_size * torch.float32.itemsize
     return Sizes(
         encoder=_bytes(list(networks.parameters())),
         encoder_buffers=_bytes(list(networks.buffers())),
         generator=0 if generators is None else _bytes(list(generators.parameters())),
         replicated=replicated,
         tensors=tensors,
-        row=bank_bytes(settings, 1, 1),
-        feature=len(settings.model.encoders) * settings.model.feature_size * torch.float32.itemsize,
+        row=bank_bytes(settings, 1, 1) if banked else 0,
+        feature=len(settings.model.encoders) * number,
+        compared=len(settings.model.views) * number,
     )
 
 

@@ -13,7 +13,7 @@ _EXTREMES: Final = 8  # two of float32
 _DOUBLE: Final = 8
 _BUCKET: Final = 25 * 2**20  # DDP's buckets of gradients
 
-Kind = Literal["all_reduce", "all_gather", "all_to_all", "broadcast"]
+Kind = Literal["all_reduce", "reduce_gathered", "all_gather", "all_to_all", "broadcast"]
 
 
 @dataclass(frozen=True)
@@ -23,8 +23,8 @@ class Collective:
     Attributes:
         name: what is sent.
         kind: how.
-        payload: bytes of the tensor that is reduced or broadcast; that a worker adds to what is gathered; or that it
-            gets by an all-to-all, its own rows among them.
+        payload: bytes of the tensor that is reduced or broadcast; that a worker adds to what is gathered, or to what is
+            reduced in the form of all that was gathered; or that it gets by an all-to-all, its own rows among them.
         calls: number of calls in a step that these bytes are spread over; a fraction where most steps make none.
     """
 
@@ -44,6 +44,8 @@ class Collective:
         match self.kind:
             case "all_reduce":
                 return 2 * share * self.payload
+            case "reduce_gathered":
+                return 2 * (workers - 1) * self.payload
             case "all_gather":
                 return (workers - 1) * self.payload
             case "all_to_all" | "broadcast":
@@ -64,13 +66,10 @@ def collectives(run: PretrainSettings, sizes: Sizes, images: int, *, meta: bool)
     method, parts = run.method, run.training.accumulation
     meta = meta and method.generators
     separate = meta and method.meta.schedule == "separate"
-    minibatches, passes = 1 + separate, 1 + meta + separate
-    wanted = images * (1 + run.bank.negatives) if run.bank.sampling == "per_anchor" else 2 * images + run.bank.negatives
-    extremes = _regularizations(run, meta=meta, separate=separate) * parts
+    passes = 1 + meta + separate
+    extremes = _regularizations(run, meta=meta, separate=separate) * (parts if method.targets == "bank" else 1)
     found = [
-        Collective("indices of the batch", "all_gather", minibatches * images * _INDEX, minibatches),
-        Collective("rows read from the bank", "all_to_all", minibatches * wanted * sizes.row, minibatches),
-        Collective("rows written to the bank", "all_to_all", images * sizes.feature),
+        *(_of_bank if method.targets == "bank" else _of_batch)(run, sizes, images, meta=meta, separate=separate),
         Collective("statistics of batch norm", "broadcast", passes * sizes.encoder_buffers, passes),
         Collective(GRADIENTS, "all_reduce", passes * sizes.encoder, passes * (1 + math.ceil(sizes.encoder / _BUCKET))),
         Collective("gradients of the generators", "all_reduce", meta * sizes.generator, float(meta)),
@@ -79,6 +78,42 @@ def collectives(run: PretrainSettings, sizes: Sizes, images: int, *, meta: bool)
         Collective("extremes for the margins", "all_reduce", extremes * _EXTREMES, extremes),
     ]
     return [each for each in found if each.payload]
+
+
+def _of_bank(run: PretrainSettings, sizes: Sizes, images: int, *, meta: bool, separate: bool) -> list[Collective]:
+    """What the memory bank sends."""
+    minibatches, wanted = 1 + separate, rows_wanted(run, images)
+    return [
+        Collective("indices of the batch", "all_gather", minibatches * images * _INDEX, minibatches),
+        Collective("rows read from the bank", "all_to_all", minibatches * wanted * sizes.row, minibatches),
+        Collective("rows written to the bank", "all_to_all", images * sizes.feature),
+    ]
+
+
+def _of_batch(run: PretrainSettings, sizes: Sizes, images: int, *, meta: bool, separate: bool) -> list[Collective]:
+    """What targets of the whole batch send: features, and gradients in them.
+
+    Each comparison gathers them once, and with generators once more, for the augmented ones. A backward pass sends as
+    many gradients; that of second order twice, and, where augmented features are themselves what is gathered, those in
+    them once more.
+    """
+    each, neighbours = 1 + run.method.generators, run.method.targets == "neighbours"
+    comparisons = 1 + 2 * meta + separate
+    gradients = each * (1 + 3 * meta + separate) + (meta and neighbours)
+    found = [
+        Collective(
+            "features of the batch", "all_gather", comparisons * each * images * sizes.compared, comparisons * each
+        ),
+        Collective("gradients in them", "reduce_gathered", gradients * images * sizes.compared, gradients),
+    ]
+    if neighbours:
+        found.append(Collective("rows of the support set", "all_gather", images * sizes.feature))
+    return found
+
+
+def rows_wanted(run: PretrainSettings, images: int) -> int:
+    """Rows of the bank that a worker with so many images asks for in a step."""
+    return images * (1 + run.bank.negatives) if run.bank.sampling == "per_anchor" else 2 * images + run.bank.negatives
 
 
 GRADIENTS: Final = "gradients of the encoders"

@@ -206,6 +206,14 @@ def test_the_report_has_a_line_for_each_number_and_json_the_same() -> None:
     assert read["disk"]["checkpoint"] == plan.disk.checkpoint
 
 
-def test_a_run_without_a_memory_bank_is_not_planned() -> None:
-    with pytest.raises(PlanError, match=r"method.targets: neighbours, .* is known of a memory bank only"):
-        make_plan(capacity({"model": {"views": ("rgb", "rgb.2")}, "method": {"targets": "neighbours"}}))
+@pytest.mark.parametrize("targets", ["batch", "neighbours"])
+def test_what_does_not_grow_with_the_images_ends_nowhere(targets: str) -> None:
+    """Without a bank: no rows are exchanged, and a checkpoint is as large for any data set."""
+    run = {"model": {"views": ("rgb", "rgb.2")}, "method": {"targets": targets}}
+    few, many = (make_plan(capacity(run, step_seconds={64: 0.1}, images=n, gpus=[8])) for n in (10**6, 10**9))
+    assert few.disk.checkpoint == many.disk.checkpoint
+    assert lines(few)[0].bank == lines(many)[0].bank == (98_304 * 128 * 4 / GIB if targets == "neighbours" else 0)
+    assert lines(few)[0].host == 0
+    whats = {limit.what for limit in many.limits}
+    assert not whats & {"bank's rows", "bank's rows of a worker"}
+    assert {"GPU memory", "start", "checkpoint"} <= whats

@@ -32,11 +32,17 @@ KINDS: dict[str, Callable[..., int]] = {
 """The functions of torch.distributed that a step calls, and the bytes of their arguments that count."""
 NAMES = {"all_gather_single": "all_gather", "all_to_all_single": "all_to_all", "_broadcast_coalesced": "broadcast"}
 
+_TWO_CROPS: dict[str, Any] = {"model": {"views": ("rgb", "rgb.2")}, "bank": {"negatives": 4096}}
 RUNS: dict[str, dict[str, Any]] = {
     "fused": {},
     "without generators": {"method": {"generators": False}},
     "separate": {"method": {"meta": {"schedule": "separate"}}, "bank": {"sampling": "per_anchor"}},
     "in parts, regularised": {"method": {"regularize_encoders": True}, "training": {"accumulation": 2}},
+    "SimCLR": {"method": {"targets": "batch", "contrast": "info_nce", "generators": False}} | _TWO_CROPS,
+    "MetAug on SimCLR": {"method": {"targets": "batch"}} | _TWO_CROPS,
+    "MetAug*": {"method": {"targets": "neighbours"}} | _TWO_CROPS,
+    "MetAug*, separate": {"method": {"targets": "neighbours", "meta": {"schedule": "separate"}}} | _TWO_CROPS,
+    "MetAug*, in parts": {"method": {"targets": "neighbours"}, "training": {"accumulation": 2}} | _TWO_CROPS,
     "bfloat16 rows, margins by anchor": {"method": {"margin_scope": "anchor"}, "bank": {"precision": "bfloat16"}},
 }
 
@@ -101,7 +107,7 @@ def moved(rank: int) -> dict[str, list[Step]]:
 
 def minibatch(rank: int, run: PretrainSettings) -> Minibatch:
     images = torch.randint(256, (IMAGES, 3, 16, 16), dtype=torch.uint8)
-    return Minibatch(split_views(images, run.model.views), torch.arange(IMAGES) + 50 * rank)
+    return Minibatch(split_views([images] * run.model.crops, run.model.views), torch.arange(IMAGES) + 50 * rank)
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +123,9 @@ def test_bytes_are_those_that_two_processes_move(ranks: list[dict[str, list[Step
     for first, second in steps:
         expected: Counter[str] = Counter()
         for each in collectives(run, sizes_of(run), IMAGES, meta=first.meta):
-            expected[each.kind] += 2 * int(each.payload)
+            # What was gathered is reduced whole.
+            kind, times = ("all_reduce", 2) if each.kind == "reduce_gathered" else (each.kind, 1)
+            expected[kind] += 2 * times * int(each.payload)
         assert first.found + second.found == expected
     assert [first.meta for first, _ in steps] == [run.method.generators, False]
 
