@@ -20,8 +20,6 @@ secret() {
 MLFLOW_AUTH_ADMIN_PASSWORD=$(secret mlflow_password)
 MLFLOW_FLASK_SERVER_SECRET_KEY=$(secret mlflow_secret_key)
 if [[ $MLFLOW_BACKEND_STORE_URI == postgresql* ]]; then
-    # The driver that is installed here; SQLAlchemy's own choice is another.
-    MLFLOW_BACKEND_STORE_URI=${MLFLOW_BACKEND_STORE_URI/#postgresql:/postgresql+psycopg2:}
     PGPASSWORD=$(secret postgres_password)
     export PGPASSWORD
     # The driver that the image has: SQLAlchemy takes another one where none is named.

@@ -6,11 +6,18 @@ from typing import Final
 _STARS: Final = "***"
 # Of a user, but for a port: scheme://user:password@host.
 _PASSWORD: Final = re.compile(
-    r"""(?<=://)([^/?\#:@[\s'"]*):(?!\*{3}@)(?!\d+(?:[/?\#\s'",;)]|$))([^@\s'"]+)@""", re.VERBOSE
+    r"""(?<=://)([^/?\#:@[\s'"]*):(?!\*{3}@)
+    (?!\d+(?:[/?\#\s'"]|$|[,;)](?![^/?\#\s'"]*@)))      # a port
+    (?:[^/?\#\s'"]+|[^@\s'"]+)@                        # up to the last @ before the path, or, in spite of a slash, one
+    """,
+    re.VERBOSE,
 )
 # Among the options behind a question mark.
 _OPTION: Final = re.compile(
-    r"""(?<=[?&])([\w.-]*(?:passw|pwd|secret|token|credential|signature|\bsig\b)[\w.-]*)=(?!\*{3})[^&\#\s'"]+""", re.I
+    r"""(?<=[?&])([\w.-]*(?:passw|pwd|secret|token|credential|signature|\bsig\b|(?<!ssl)key|auth)[\w.-]*)
+    =(?!\*{3})[^&\#\s'"]+
+    """,
+    re.I | re.VERBOSE,
 )
 
 

@@ -18,5 +18,17 @@ class UserError(Exception):
         super().__init__("\n".join(map(readable, masked(message).split("\n"))))
 
 
+NOT_BEGUN: Final = 69
+"""Exit status of a command that was ended by a :class:`NotBegunError`: EX_UNAVAILABLE of sysexits.h."""
+
+
 class LostError(UserError):
     """Something that was there is gone, and may come back: the same command may go on then."""
+
+    status = TEMPORARY
+
+
+class NotBegunError(LostError):
+    """What was lost has not come back yet: nothing was done."""
+
+    status = NOT_BEGUN

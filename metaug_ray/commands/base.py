@@ -18,7 +18,7 @@ from pydantic_settings import BaseSettings, CliApp, SettingsConfigDict, Settings
 
 from metaug_ray.addresses import masked
 from metaug_ray.config.base import Settings, explain, setting_names
-from metaug_ray.errors import TEMPORARY, LostError, UserError
+from metaug_ray.errors import LostError, UserError
 from metaug_ray.runtime.log import shown_log
 from metaug_ray.runtime.parent import came_to_its_end
 from metaug_ray.runtime.signals import Repeats
@@ -247,7 +247,7 @@ def _answered(program: str, parsed: Callable[[], _S], run: Callable[[_S], int | 
         return run(settings) or 0
     except UserError as error:
         print(f"{program}: {error}", file=sys.stderr)
-        return TEMPORARY if isinstance(error, LostError) else 1
+        return error.status if isinstance(error, LostError) else 1
     except (KeyboardInterrupt, SystemExit):
         print(f"{program}: interrupted; {interrupted}", file=sys.stderr)
         return 130

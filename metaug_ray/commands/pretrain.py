@@ -14,7 +14,7 @@ from metaug_ray.config.presets import PresetName
 from metaug_ray.config.pretrain import PretrainSettings
 from metaug_ray.config.recorded import RENAMED, to_yaml
 from metaug_ray.config.register import RegisterSettings
-from metaug_ray.errors import LostError, UserError
+from metaug_ray.errors import NotBegunError, UserError
 from metaug_ray.runtime.errors import ClusterError, StorageError
 from metaug_ray.runtime.parent import Restarts, watched
 from metaug_ray.tracking.errors import TrackingError
@@ -97,7 +97,7 @@ def _train(settings: PretrainSettings, begun: int) -> int:
     except (ClusterError, StorageError, TrackingError) as error:
         # It was there when the command was given, so that it may come back.
         if begun:
-            raise LostError(str(error)) from error
+            raise NotBegunError(str(error)) from error
         raise
     return 0
 

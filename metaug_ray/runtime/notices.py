@@ -48,6 +48,7 @@ class Notices(WorkerGroupCallback):  # type: ignore[misc]
         self._watcher: _Watcher | None = None
         self._workers: dict[int, Any] = {}
         self._ranks: dict[str, list[int]] = {}
+        self._told: PreemptionInfo | None = None
 
     def after_worker_group_start(self, worker_group: WorkerGroup) -> None:
         self._stop()
@@ -58,6 +59,8 @@ class Notices(WorkerGroupCallback):  # type: ignore[misc]
             self._ranks.setdefault(worker.metadata.node_id, []).append(rank)
             self._workers[rank] = worker.actor
         self._watcher = _Watcher(self._ranks, _POLL_SECONDS, self._workers)
+        if self._told is not None:  # while these started
+            self._tell()
 
     def before_worker_group_shutdown(self, worker_group: WorkerGroup) -> None:
         self._stop()
@@ -67,7 +70,13 @@ class Notices(WorkerGroupCallback):  # type: ignore[misc]
 
     def tell_all(self, seconds: float) -> None:
         """Say to all workers that everything is taken away in so many seconds."""
-        info = PreemptionInfo(round(1000 * (time.time() + seconds)), self._ranks)
+        self._told = PreemptionInfo(round(1000 * (time.time() + seconds)), {})
+        self._tell()
+
+    def _tell(self) -> None:
+        assert self._told is not None
+        # Besides its nodes, of which all may have been announced before, a name that no node has: it is new.
+        info = PreemptionInfo(self._told.deadline_ms, self._ranks | {"": []})
         for worker in self._workers.values():
             worker.mark_preempt.remote(info)
 

@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Final
 
-from metaug_ray.errors import TEMPORARY
+from metaug_ray.errors import NOT_BEGUN, TEMPORARY
 from metaug_ray.runtime.address import answers
 from metaug_ray.runtime.words import counted, duration
 
@@ -33,6 +33,8 @@ _PATIENCE: Final = 24 * 3600.0
 _TOLD_EVERY: Final = 600.0
 _DEATH_SIGNAL: Final = 1
 """PR_SET_PDEATHSIG of Linux's prctl."""
+_BY_THE_KERNEL: Final = 0x80
+"""SI_KERNEL: a signal that no process sent."""
 
 
 @dataclass(frozen=True)
@@ -57,33 +59,46 @@ def watched(work: Callable[[int], int], restarts: Restarts) -> int:
     it. Where this process has threads, as a notebook's has, or Ray, it does the work itself.
 
     Args:
-        work: gets how often it was begun before, and returns its exit status; `TEMPORARY` where beginning again may
-            help.
+        work: gets how often it was begun before, and returns its exit status: `TEMPORARY` where beginning again may
+            help; `NOT_BEGUN` where what it needs is not there yet, which does not count as a beginning.
         restarts: what to do where it is lost.
 
     Returns:
-        The work's exit status; `TEMPORARY` where it was lost for good, 130 where the parent was interrupted between two
-        beginnings.
+        The work's exit status; `TEMPORARY` where it was lost for good; 130 where it was lost after a signal to end, or
+        such a signal came between two beginnings.
     """
     if threading.active_count() > 1 or "ray" in sys.modules or not hasattr(os, "fork"):
         return work(0)
-    pause = _PAUSE
+    # Whoever ignores its children's ends, as some launchers do, hears of none.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    pause, begun, missing_since = _PAUSE, 0, None
     with _blocked():
-        for begun in range(restarts.most + 1):
+        while True:
             began = time.monotonic()
             child = _fork()
             if child is None:
                 return work(begun)
-            ended = child.wait()
+            ended, told = child.wait()
             pause = min(2 * pause, _LONGEST_PAUSE) if begun and time.monotonic() - began < _SOON else _PAUSE
             if isinstance(ended, str):
                 _in_child(restarts.lost)
-                _log.warning("%s; %s", ended, "it begins again" if begun < restarts.most else _ADVICE)
-            elif ended != TEMPORARY:
+                again = "it was told to end" if told else "it begins again" if begun < restarts.most else _ADVICE
+                _log.warning("%s; %s", ended, again)
+            elif ended not in (TEMPORARY, NOT_BEGUN):
                 return ended
-            if begun < restarts.most and not _wait(restarts, pause, restarts.most - begun):
+            if told:
                 return 130
-    return TEMPORARY
+            if ended == NOT_BEGUN:
+                missing_since = missing_since or began
+                if time.monotonic() - missing_since > _PATIENCE:
+                    return TEMPORARY
+            else:
+                missing_since = None
+                begun += 1
+                if begun > restarts.most:
+                    return TEMPORARY
+            if not _wait(restarts, pause, restarts.most - begun + 1):
+                return 130
 
 
 _ADVICE: Final = (
@@ -97,20 +112,23 @@ class _Child:
     said: int
     """Pipe, from which something comes when the work has come to its end, whatever that was."""
 
-    def wait(self) -> int | str:
+    def wait(self) -> tuple[int | str, bool]:
         """Until it is no more; signals are passed on.
 
         Returns:
-            Its exit status; where its work did not come to its end, what ended it.
+            Its exit status, or, where its work did not come to its end, what ended it; and whether it was told to end.
         """
+        told = False
         while True:
             got = signal.sigwaitinfo(_WATCHED)
             if got.si_signo == signal.SIGCHLD:
                 pid, status = os.waitpid(self.pid, os.WNOHANG)
                 if pid == self.pid:
-                    return self._ended(os.waitstatus_to_exitcode(status))
+                    return self._ended(os.waitstatus_to_exitcode(status)), told
+                continue
+            told = True
             # The terminal's Ctrl-C comes from no process, and the child has it too.
-            elif got.si_pid:
+            if got.si_code != _BY_THE_KERNEL:
                 with suppress(ProcessLookupError):
                     os.kill(self.pid, got.si_signo)
 

@@ -3,6 +3,7 @@
 import logging
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -23,11 +24,13 @@ class Stopping:
     Attributes:
         soon: the workers are to write a checkpoint.
         now: the run is to end.
+        saved_at: when the last checkpoint was written, by `time.monotonic`.
     """
 
     def __init__(self, grace: float = 0.0, now: threading.Event | None = None) -> None:
         self.grace = grace
         self.soon, self.now = threading.Event(), now or threading.Event()
+        self.saved_at = 0.0
         self._repeats = Repeats()
 
     @contextmanager
@@ -44,6 +47,7 @@ class Stopping:
 
     def saved(self) -> None:
         """A checkpoint was written."""
+        self.saved_at = time.monotonic()
         if self.soon.is_set():
             self.now.set()
 

@@ -6,16 +6,19 @@ driver in any case. What this uses of Ray Train is private: an upgrade of Ray ma
 
 import asyncio
 import logging
+import math
 import threading
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
+from time import monotonic
 from typing import Any, Final
 
 import ray
 from ray.actor import ActorHandle
 from ray.runtime_env import RuntimeEnv
-from ray.train import Result, TrainingFailedError
+from ray.train import ControllerError, Result, TrainingFailedError
 from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
@@ -26,6 +29,7 @@ from ray.train.v2._internal.constants import (
     RAY_WARN_BLOCKING_GET_INSIDE_ASYNC_ENV_VAR,
     WORKER_GROUP_START_TIMEOUT_S_ENV_VAR,
 )
+from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
 from ray.train.v2._internal.execution.callback import RayTrainCallback
 from ray.train.v2._internal.execution.controller import TrainController
 from ray.train.v2._internal.execution.failure_handling import FailureDecision
@@ -39,6 +43,8 @@ from metaug_ray.runtime.stopping import Stopping
 from metaug_ray.runtime.words import first_line
 from metaug_ray.tracking.connection import environment_variables
 
+_log = logging.getLogger(__name__)
+
 # Each has a process. One serves Ray's data sets; the other removes what a lost controller had reserved, and what a lost
 # driver had reserved Ray removes by itself.
 _NOT_NEEDED: Final = (DatasetsCallback, PlacementGroupCleanerCallback)
@@ -51,6 +57,7 @@ _HERE: Final = {
     RAY_WARN_BLOCKING_GET_INSIDE_ASYNC_ENV_VAR: "0",
 }
 _NO_NEW_BEGINNING: Final = 600.0
+_TOLD_EVERY: Final = 600.0
 _OF_THE_CONTROLLER: Final = {*_HERE, HEALTH_CHECK_INTERVAL_S_ENV_VAR, WORKER_GROUP_START_TIMEOUT_S_ENV_VAR}
 
 
@@ -74,7 +81,8 @@ class DriverTrainer(TorchTrainer):  # type: ignore[misc]
 
     def _initialize_and_run_controller(self, **options: Any) -> Result:
         if len(self.counts) > 1:
-            options["scaling_policy"] = AllowedCounts(self.scaling_config, self.counts)
+            saved = partial(getattr, self.stopping, "saved_at")
+            options["scaling_policy"] = AllowedCounts(self.scaling_config, self.counts, saved)
         with environment_variables(**_HERE), _logged_by_ray():
             controller = _Controller(**options)
             controller.taken = self.taken
@@ -166,13 +174,28 @@ class _Workers(WorkerGroup):  # type: ignore[misc]
 class _Controller(TrainController):  # type: ignore[misc]
     worker_group_cls = _Workers
     taken: Callable[[str], None]
+    _told = -math.inf
 
     def _execute_failure_decision(
         self, failure_decision: FailureDecision, training_failed_error: TrainingFailedError, *args: Any, **kwargs: Any
     ) -> Any:
         if is_preemption(training_failed_error):
             self.taken(first_line(training_failed_error))
+        elif isinstance(training_failed_error, ControllerError):
+            self._say_what_is_waited_for(training_failed_error)
         return super()._execute_failure_decision(failure_decision, training_failed_error, *args, **kwargs)
+
+    def _say_what_is_waited_for(self, error: ControllerError) -> None:
+        """Ray Train tries again without end to start workers for which there is no room, and says so in a file."""
+        if (
+            isinstance(error.controller_failure, WorkerGroupStartupTimeoutError)
+            and self._told + _TOLD_EVERY < monotonic()
+        ):
+            self._told = monotonic()
+            _log.warning(
+                "waiting for nodes: the cluster has no room for the run's workers (%s)",
+                first_line(error.controller_failure),
+            )
 
     def end_workers(self) -> None:
         """Kill the workers, if there are any, and give back what they had reserved."""

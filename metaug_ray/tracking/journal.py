@@ -50,7 +50,7 @@ class Journal:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._mark = path.with_suffix(".delivered")
         self._file = path.open("ab", buffering=0)
-        self._unwritten, self._full = b"", False
+        self._unwritten, self._full, self._unreadable = b"", False, False
         self._repair()
         self._delivered = self._read_mark()
         self._news = threading.Condition()
@@ -73,10 +73,11 @@ class Journal:
 
     @property
     def waiting(self) -> int:
-        """Number of records that are not delivered yet."""
-        with self._path.open("rb") as file:
+        """Number of records that are not delivered yet; 1 at least where the file cannot be read."""
+        with suppress(OSError), self._path.open("rb") as file:
             file.seek(self._delivered)
             return (file.read() + self._unwritten).count(b"\n")
+        return max(self._unwritten.count(b"\n"), 1)
 
     def close(self, patience: float) -> int:
         """Stop, after up to `patience` seconds for delivering what is left.
@@ -129,13 +130,21 @@ class Journal:
             wait, away = self._wait, False
 
     def _is_over(self) -> bool:
-        return self._abandoned or (self._closing and not self._unwritten)
+        return self._abandoned or (self._closing and not self._unwritten and not self._unreadable)
 
     def _undelivered(self) -> list[bytes]:
-        """Some lines that are to be delivered next."""
-        with self._path.open("rb") as file:
-            file.seek(self._delivered)
-            return [line for line, _ in zip(file, range(_BATCH), strict=False) if line.endswith(b"\n")]
+        """Some lines that are to be delivered next; none where the file cannot be read now, which may pass."""
+        try:
+            with self._path.open("rb") as file:
+                file.seek(self._delivered)
+                lines = [line for line, _ in zip(file, range(_BATCH), strict=False) if line.endswith(b"\n")]
+        except OSError as error:
+            if not self._unreadable:
+                _log.warning("%s cannot be read (%s); measurements wait until it can be", self._path, error)
+            self._unreadable = True
+            return []
+        self._unreadable = False
+        return lines
 
     def _write(self) -> None:
         """Write what is not written yet; a line that the disk took a part of goes on from there."""

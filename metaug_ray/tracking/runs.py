@@ -131,8 +131,11 @@ class RunTracker:
 
     def file(self, name: str, content: str | bytes) -> None:
         """A file of the run, under a name with slashes for folders."""
-        path = self._path(name)
-        path.write_bytes(content.encode() if isinstance(content, str) else content)
+        try:
+            self._path(name).write_bytes(content.encode() if isinstance(content, str) else content)
+        except OSError as error:
+            _log.warning("%s cannot be written (%s), and is left out of the run in MLflow", name, error)
+            return
         self._journal.append(File(name))
 
     def tags(self, tags: dict[str, str]) -> None:

@@ -12,6 +12,7 @@ from metaug_ray.config.base import explain
 from metaug_ray.config.contrasts import CONTRASTS
 from metaug_ray.config.pretrain import PretrainSettings
 from metaug_ray.config.recorded import fixed_settings, lost, read_fixed
+from metaug_ray.runtime.errors import StorageError
 from metaug_ray.runtime.run_folder import RunFolder
 from metaug_ray.training.errors import TrainingError
 
@@ -115,7 +116,11 @@ def check_progress(settings: PretrainSettings, checkpoint: Checkpoint | None) ->
     begins = "the beginning" if checkpoint is None else checkpoint.path.rstrip("/").rpartition("/")[2]
     folder = RunFolder(settings.storage, settings.name)
     most = settings.compute.max_failures_in_row
-    starts = folder.count_start(begins)
+    try:
+        starts = folder.count_start(begins)
+    except StorageError as error:  # a full disk, say, is no reason not to begin
+        _log.warning("this start is not counted (%s)", error)
+        return
     if starts > most + 1:
         raise TrainingError(
             f"workers failed {starts - 1} times in a row after {begins}, and no checkpoint came in between "

@@ -18,8 +18,9 @@ from ray.train import Checkpoint
 from metaug_ray.data.errors import DataError
 from metaug_ray.data.manifest import read_manifest
 from metaug_ray.data.staging import staged
-from metaug_ray.errors import UserError
+from metaug_ray.errors import LostError, UserError
 from metaug_ray.runtime.device import prepare_device
+from metaug_ray.runtime.errors import StorageError
 from metaug_ray.runtime.notices import announced
 from metaug_ray.training.batches import Batches
 from metaug_ray.training.beton_batches import open_batches
@@ -62,19 +63,32 @@ def work(task: WorkerTask) -> str | None:
     return None
 
 
+class _PassingError(Exception):
+    """What may be otherwise when the workers begin again. Raised on all ranks alike."""
+
+
 @contextmanager
 def _agreed(group: dist.ProcessGroup) -> Iterator[None]:
-    """Stop all workers with the reason of the first one that failed for a reason that trying again would not mend."""
+    """Stop all workers with the reason of the first one that failed: for good where trying again would not mend it."""
     failure = None
     try:
         yield
     except UserError as error:
-        failure = f"worker {dist.get_rank()} on {os.uname().nodename}: {error}"
-    failures: list[str | None] = [None] * dist.get_world_size()
+        failure = (_may_pass(error), f"worker {dist.get_rank()} on {os.uname().nodename}: {error}")
+    failures: list[tuple[bool, str] | None] = [None] * dist.get_world_size()
     dist.all_gather_object(failures, failure, group)
-    for message in failures:
-        if message is not None:
-            raise StoppedError(message)
+    found = sorted(failure for failure in failures if failure is not None)
+    if found:
+        passing, message = found[0]
+        raise _PassingError(message) if passing else StoppedError(message)
+
+
+def _may_pass(error: UserError) -> bool:
+    """Whether it is of a storage that is full or away, or of a network, rather than of what somebody set."""
+    if isinstance(error, StorageError | LostError):
+        return True
+    cause = error.__cause__
+    return isinstance(cause, OSError) and not isinstance(cause, FileNotFoundError | PermissionError)
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--keep", action="store_true", help="keep the folder, and the image in it")
     parser.add_argument("--only", nargs="+", metavar="STEP", help="some of the steps, on what an earlier --keep left")
     options = parser.parse_args(arguments)
+    if shutil.which("uv") is None:  # where the Makefile put it
+        os.environ["PATH"] += f"{os.pathsep}{ROOT / '.uv' / 'bin'}"
     missing = missing_programs()
     if missing or os.getuid() != 0:
         parser.error(f"this needs root and {', '.join(missing) or 'nothing else'}: apt-get install {' '.join(missing)}")
@@ -73,10 +75,14 @@ def _build(engine: Engine, context: Context, image: str, *options: str) -> str:
     settings = {"BASE": BASE, "DEVICE": "cpu", "COMMIT": commit.strip()}
     arguments = [f"--build-arg={name}={value}" for name, value in settings.items()]
     file = f"--file={context.folder / 'docker' / 'Dockerfile'}"
-    engine.environment |= context.variables
-    engine.buildah(
-        "bud", "--format=docker", "--no-cache", *arguments, file, *options, f"--tag={image}", str(context.folder)
-    )
+    before = engine.environment
+    engine.environment = before | context.variables
+    try:
+        engine.buildah(
+            "bud", "--format=docker", "--no-cache", *arguments, file, *options, f"--tag={image}", str(context.folder)
+        )
+    finally:  # what uses the image has tokens of its own
+        engine.environment = before
     return f"{image} of commit {commit[:10]}"
 
 

@@ -3,7 +3,6 @@
 Images of others are not in reach here: PostgreSQL is Debian's, and the S3 server is moto (`stand_ins/`).
 """
 
-import shutil
 import subprocess
 import sys
 import time
@@ -23,8 +22,6 @@ STAND_INS: Final = {
 }
 ORDER: Final = ("owner", "s3", "buckets", "postgres", "mlflow", "head", "worker")
 """As `depends_on` says; podman cannot wait for health without systemd, so it is done here."""
-# Beside the uv that the Makefile fetched, where there is no other.
-_UVX: Final = shutil.which("uvx") or str(Path(__file__).resolve().parents[2] / ".uv/bin/uvx")
 _COMPOSE: Final = ("--from", PODMAN_COMPOSE, "podman-compose")
 _ENDING: Final = ("owner", "buckets")
 _NETWORK: Final = "metaug-image"
@@ -63,7 +60,7 @@ class Compose:
 
     def _fetch(self) -> None:
         """What the namespace, which reaches nothing, cannot."""
-        subprocess.run([_UVX, *_COMPOSE, "--version"], check=True, capture_output=True, env=self.engine.environment)
+        subprocess.run(["uvx", *_COMPOSE, "--version"], check=True, capture_output=True, env=self.engine.environment)
         for name, image in STAND_INS.items():
             file = Path(__file__).parent / "stand_ins" / f"{name}.Dockerfile"
             self.engine.buildah(
@@ -105,7 +102,7 @@ class Compose:
 
     def _compose(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         places = f"--podman-args={' '.join(self.engine.places)}"
-        return self._run(_UVX, "--offline", *_COMPOSE, places, f"--file={self.file}", *arguments)
+        return self._run("uvx", "--offline", *_COMPOSE, places, f"--file={self.file}", *arguments)
 
     def _start(self) -> float:
         began = time.monotonic()

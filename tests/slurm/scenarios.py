@@ -148,7 +148,10 @@ def failed(scene: Scene) -> Row:
     job.wait_for_state("FAILED")
     _expect(job, "the command ended with status 7")
     _check_nothing_is_left(job)
-    return Row(job.end(), "the command ended with status 7; Ray's logs are kept")
+    kept = [path for path in job.slurm.folder.rglob(f"slurm/{job.number}/ray-logs-*/*") if path.is_file()]
+    if not kept:
+        raise UnexpectedError(f"job {job.number} left no logs of Ray")
+    return Row(job.end(), f"the command ended with status 7; {len(kept)} of Ray's logs are kept")
 
 
 def not_joined(scene: Scene) -> Row:
