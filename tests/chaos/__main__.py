@@ -58,7 +58,7 @@ def main(arguments: list[str] | None = None) -> int:
     print(markdown(["seed", "killed", "command given again", "time", "end"], rows))
     kills, faults = sum(len(r.kills) for r in played), sum(bool(r.fault) for r in played)
     print(f"{kills} kills in {len(played)} runs: {faults} lost or different")
-    return int(faults > 0)
+    return int(faults > 0 or not kills)
 
 
 if __name__ == "__main__":

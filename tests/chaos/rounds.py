@@ -99,7 +99,7 @@ def play(
         for kill, moment in zip(chosen, moments, strict=True):
             _reach(job, moment)
             time.sleep(draws.random())
-            if job.process.poll() is None and kill(Scene(job, cluster, folder / name, draws)):
+            if _made(kill, Scene(job, cluster, folder / name, draws)):
                 played.kills.append(f"{kill.__name__} at step {job.step()}")
                 say(f"  step {job.step()}: {kill.__name__}")
             if kill in GIVEN_AGAIN:
@@ -120,6 +120,17 @@ def play(
         job.process.wait()
     played.seconds = time.monotonic() - began
     return played
+
+
+def _made(kill: Kill, scene: Scene) -> bool:
+    """Make a kill, once there is something to kill; False where the job is over before."""
+    end = time.monotonic() + 60
+    while scene.job.process.poll() is None:
+        if kill(scene):
+            return True
+        assert time.monotonic() < end, f"{kill.__name__} found nothing to kill"
+        time.sleep(0.1)
+    return False
 
 
 def _reach(job: Job, step: int) -> None:

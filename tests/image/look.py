@@ -84,7 +84,11 @@ def package_hashes(root: Path) -> dict[str, str]:
     """SHA-256 of each file of the environment of an image, by its path."""
     environment = root / "opt/metaug_ray/.venv"
     files = (file for file in sorted(environment.rglob("*")) if file.is_file() and not file.is_symlink())
-    return {str(file.relative_to(environment)): _hash(file) for file in files}
+    found = {str(file.relative_to(environment)): _hash(file) for file in files}
+    # Where the builder has what the image has among the other packages.
+    built = root / "opt/package"
+    own = (file for file in sorted(built.rglob("*")) if file.is_file() and not file.is_symlink())
+    return found | {f"lib/python3.11/site-packages/{file.relative_to(built)}": _hash(file) for file in own}
 
 
 def _hash(file: Path) -> str:

@@ -18,7 +18,7 @@ _PROGRAM = """
     import os, signal, sys, time
     from pathlib import Path
     from metaug_ray.commands.base import run_command
-    from metaug_ray.errors import LostError, UserError
+    from metaug_ray.errors import LostError, NotBegunError, UserError
     from metaug_ray.runtime import parent
     parent._PAUSE = 0.2
     here = Path(sys.argv[1])
@@ -40,12 +40,14 @@ _PROGRAM = """
 class Program:
     """What a user starts: its work is `body`."""
 
-    def __init__(self, folder: Path, body: str, restarts: int = 0, address: str = "") -> None:
+    def __init__(
+        self, folder: Path, body: str, restarts: int = 0, address: str = "", launcher: tuple[str, ...] = ()
+    ) -> None:
         self.folder = folder
         indented = textwrap.indent(textwrap.dedent(body).strip(), "    ")
         code = textwrap.dedent(_PROGRAM).replace("    # BODY", indented)
         self.process = subprocess.Popen(
-            [sys.executable, "-c", code, str(folder), str(restarts), address],
+            [*launcher, sys.executable, "-c", code, str(folder), str(restarts), address],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -160,3 +162,54 @@ def test_an_interruption_ends_the_wait(tmp_path: Path) -> None:
         pass
     program.process.terminate()
     assert program.finish()[0] == 130
+
+
+def test_what_was_told_to_end_does_not_begin_again_where_it_is_lost_meanwhile(tmp_path: Path) -> None:
+    # As where the cluster is gone, and Ray's core ends the driver while it ends by itself.
+    body = """
+        signal.signal(signal.SIGTERM, lambda *_: os._exit(1))
+        note("amid")
+        time.sleep(20)
+    """
+    program = Program(tmp_path, body, restarts=5)
+    program.working("amid")
+    program.process.terminate()
+    status, said = program.finish()
+    assert status == 130
+    assert "it was told to end" in said
+    assert len(program.noted("began")) == len(program.noted("lost")) == 1
+
+
+def test_what_is_not_there_yet_uses_no_beginning_up(tmp_path: Path) -> None:
+    body = """
+        if begun == 0: os._exit(1)
+        if len((here / "began").read_text().split()) < 4: raise NotBegunError("no nodes yet")
+    """
+    program = Program(tmp_path, body, restarts=1)
+    status, said = program.finish()
+    assert status == 0
+    assert said.count("program: no nodes yet") == 2
+    assert len(program.noted("began")) == 4
+
+
+def test_it_hears_of_its_work_where_its_launcher_ignored_the_ends_of_children(tmp_path: Path) -> None:
+    program = Program(tmp_path, "return 3", launcher=("env", "--ignore-signal=CHLD"))
+    assert program.finish() == (3, "")
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="a namespace of processes takes root")
+def test_a_signal_from_outside_its_container_reaches_the_work(tmp_path: Path) -> None:
+    body = """
+        try:
+            note("amid")
+            time.sleep(20)
+        except KeyboardInterrupt:
+            note("cleaned")
+            raise
+    """
+    program = Program(tmp_path, body, launcher=("unshare", "--pid", "--fork", "--kill-child"))
+    program.working("amid")
+    (command,) = psutil.Process(program.process.pid).children()
+    command.terminate()
+    assert program.finish()[1] == "program: interrupted; give it again\n"
+    assert len(program.noted("cleaned")) == 1
