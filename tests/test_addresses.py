@@ -19,6 +19,9 @@ from metaug_ray.addresses import holds_secret, masked, without_secret
             "https://h/x.beton?sv=1&sig=***&se=2",
             "https://h/x.beton?sv=1&se=2",
         ),
+        ("http://me:p@ss@host", "http://me:***@host", "http://me@host"),
+        ("http://me:123,abc@h/", "http://me:***@h/", "http://me@h/"),
+        ("https://h/x?api_key=hunter2&a=1", "https://h/x?api_key=***&a=1", "https://h/x?a=1"),
         ("https://h/x?X-Amz-Security-Token=hunter2#a", "https://h/x?X-Amz-Security-Token=***#a", "https://h/x#a"),
     ],
 )
@@ -43,6 +46,7 @@ def test_secrets_are_found_shown_as_stars_and_left_out(address: str, shown: str,
         "s3://bucket/a:b@c",
         "s3://bucket/runs?endpoint_override=http://127.0.0.1:9000&region=us-east-1",
         "/data/a:b@c.beton",
+        "postgresql://mlflow@h/d?sslkey=/etc/client.pem",
         "MLflow at http://host:5000 cannot be used; write to me@host",
     ],
 )

@@ -131,6 +131,21 @@ def test_what_a_full_disk_does_not_take_waits_in_memory(receiver: Receiver, tmp_
     assert len(log.messages) == 2
 
 
+def test_a_file_that_cannot_be_read_for_a_while_ends_nothing(receiver: Receiver, tmp_path: Path, log: Log) -> None:
+    path, aside = tmp_path / "j.jsonl", tmp_path / "aside"
+    journal = receiver.open(path)
+    path.rename(aside)
+    journal.append(record(0))
+    until(lambda: bool(log.messages))
+    assert "cannot be read" in log.messages[0]
+    assert "measurements wait until it can be" in log.messages[0]
+    assert journal.waiting == 1
+    aside.rename(path)
+    journal.append(record(1))
+    until(lambda: receiver.taken == [record(0), record(1)])
+    assert journal.close(10) == 0
+
+
 def test_what_is_refused_does_not_stop_the_rest(receiver: Receiver, tmp_path: Path, log: Log) -> None:
     path = tmp_path / "j.jsonl"
     receiver.away = True
