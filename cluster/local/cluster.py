@@ -186,6 +186,8 @@ def what_next(settings: Settings) -> str:
         f"    {run}ray job submit --address {settings.dashboard} --working-dir . -- \\",
         f"        python jobs/imagenet_resnet50.py --preset demo --data.beton {shlex.quote(str(beton))}",
         "",
+        f"Commands that are not submitted join it by --compute.address {HOST}:{settings.ray_port}.",
+        "",
         "To stop it:",
         "",
         f"    {run}python {Path(__file__).resolve().relative_to(ROOT)} stop",

@@ -10,6 +10,8 @@ from urllib.parse import urlsplit
 
 from services import ServiceError
 
+from metaug_ray.addresses import holds_secret, masked
+
 HOST: Final = "127.0.0.1"
 
 
@@ -52,6 +54,11 @@ def read_settings() -> Settings:
         raise ServiceError(
             "MLFLOW_BACKEND_STORE_URI holds a password, which MLflow would write into its log; "
             "leave it out, and give it as PGPASSWORD or in ~/.pgpass"
+        )
+    if holds_secret(database) or holds_secret(artifacts):
+        raise ServiceError(
+            f"MLFLOW_ARTIFACTS_DESTINATION: {masked(artifacts)} holds a secret, which MLflow would write into its log; "
+            "leave it out, and give it by your cloud's own variables, such as AWS_SECRET_ACCESS_KEY"
         )
     needed = {"psycopg2": database.startswith("postgresql"), "boto3": artifacts.startswith("s3://")}
     if missing := [module for module, used in needed.items() if used and find_spec(module) is None]:

@@ -241,7 +241,7 @@ def _resume(outlook: Outlook) -> Limit | None:
     if outlook.lines[0].gpu_memory is None:
         return None
     free = {line.gpus: plan.gpu_memory - (line.gpu_memory or 0) for line in outlook.lines}
-    over = [gpus for gpus, room in free.items() if 0 < room < gpus * _PEER]
+    over = [gpus for gpus, room in free.items() if room < gpus * _PEER]
     room = plan.gpu_memory - (outlook.greatest.gpu_memory or 0)
     text = (
         "checkpoints are loaded over NCCL, for which others saw the first GPU lose 0.4 GiB to each worker (not "

@@ -58,14 +58,17 @@ class _Command(PretrainCommand):
     """the machines"""
 
 
-def _plan(parsed: tuple[CapacitySettings, bool]) -> None:
+def _plan(parsed: tuple[CapacitySettings, bool]) -> int:
+    """Returns 1 where the run would begin on none of these numbers of GPUs."""
     settings, only_print = parsed
     if only_print:
         print(to_yaml(settings.run), end="")
-        return
+        return 0
     # torch takes seconds to import; wrong arguments are answered before.
+    from metaug_ray.capacity.lines import Refused
     from metaug_ray.capacity.plan import make_plan
     from metaug_ray.capacity.report import as_json, as_text
 
     plan = make_plan(settings)
     print(as_json(plan) if settings.plan.as_json else as_text(plan), end="")
+    return int(all(isinstance(line, Refused) for line in plan.lines))

@@ -4,9 +4,9 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Final, get_args, get_origin
+from typing import Annotated, Any, Final, get_args, get_origin
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
 from metaug_ray.addresses import holds_secret, masked
@@ -59,7 +59,17 @@ def _located(place: str) -> str:
 
 
 # Relative to where the command was given: workers have other working directories.
-LocalPath = Annotated[Path, AfterValidator(absolute)]
+def _no_address(given: Any) -> Any:
+    # A path would lose one of its slashes, and become a folder here.
+    if isinstance(given, str) and re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", given):
+        raise ValueError(
+            f"got {masked(given)!r}; expected a path of this machine, not an address: copy what lies here to one by "
+            "tools of its own, such as `aws s3 cp`"
+        )
+    return given
+
+
+LocalPath = Annotated[Path, BeforeValidator(_no_address), AfterValidator(absolute)]
 """A path of this machine, made absolute; ~ is the home folder."""
 Location = Annotated[str, Field(min_length=1), AfterValidator(_located)]
 """A path, made absolute as a `LocalPath`, or a URI without a password, which stays as it is (in sqlite:///path the path

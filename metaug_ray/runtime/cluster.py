@@ -45,6 +45,8 @@ def cluster(address: str | None, *, start_timeout: int = 300) -> Iterator[None]:
             # As Ray looks for it: the last is what `ray start` left on this machine.
             found = address or os.environ.get("RAY_ADDRESS") or last_ray_address()
             check_address(found)
+            if not found:
+                _log.info("no cluster is named (compute.address, RAY_ADDRESS): Ray starts here, for this command alone")
             before = signal.getsignal(signal.SIGTERM)
             # That a cluster is open to others is a warning, that it is closed is none.
             logging.getLogger("ray._private.authentication.authentication_token_setup").addFilter(_worth_telling)
@@ -125,7 +127,7 @@ def _advice(address: str | None, found: str, no_connection: bool) -> str:
         )
     if no_connection and answers(found):
         # Ray says the same of a cluster that wants another token.
-        return f"something else listens there, or a cluster that wants another token: {_TOKEN}"
+        return f"a cluster that wants another token listens there, or something else: {_TOKEN}"
     if address is None and os.environ.get("RAY_ADDRESS") is None:
         return "this machine was part of it; `ray stop` makes it forget a cluster that is no more"
     said = "the address" if address is not None else "RAY_ADDRESS"

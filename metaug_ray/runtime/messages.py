@@ -5,6 +5,11 @@ Whatever carries a message imports this module, so it imports nothing that takes
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
+
+NOTICED: Final = "checkpoint/noticed"
+"""Among the values of a checkpoint that was written when machines were about to be taken away, or the run was to end.
+"""
 
 
 @dataclass(frozen=True)

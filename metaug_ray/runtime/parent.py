@@ -82,7 +82,8 @@ def watched(work: Callable[[int], int], restarts: Restarts) -> int:
             pause = min(2 * pause, _LONGEST_PAUSE) if begun and time.monotonic() - began < _SOON else _PAUSE
             if isinstance(ended, str):
                 _in_child(restarts.lost)
-                again = "it was told to end" if told else "it begins again" if begun < restarts.most else _ADVICE
+                given_up = _USED_UP.format(restarts.most) if restarts.most else _ADVICE
+                again = "it was told to end" if told else "it begins again" if begun < restarts.most else given_up
                 _log.warning("%s; %s", ended, again)
             elif ended not in (TEMPORARY, NOT_BEGUN):
                 return ended
@@ -103,6 +104,12 @@ def watched(work: Callable[[int], int], restarts: Restarts) -> int:
 
 _ADVICE: Final = (
     "the same command goes on from the last checkpoint, and compute.max_driver_restarts lets it do so by itself"
+)
+
+
+_USED_UP: Final = (
+    "it has begun again as often as compute.max_driver_restarts allows, {}; the same command goes on from the last "
+    "checkpoint"
 )
 
 
@@ -212,7 +219,7 @@ def _in_child(tell: Callable[[], None]) -> None:
 def _wait(restarts: Restarts, pause: float, left: int) -> bool:
     """Until it may begin again; False where this process was told to end, True after a long time in any case."""
     times = counted(left, "time")
-    _log.info("it begins again in %s, up to %s (compute.max_driver_restarts)", duration(pause), times)
+    _log.info("in %s, up to %s (compute.max_driver_restarts)", duration(pause), times)
     if _interrupted(pause):
         return False
     began = told = time.monotonic()

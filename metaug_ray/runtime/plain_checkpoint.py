@@ -14,7 +14,7 @@ from typing import Any, Final
 import torch
 from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
 from torch.distributed.checkpoint.filesystem import FileSystemReader
-from torch.distributed.checkpoint.metadata import Metadata
+from torch.distributed.checkpoint.metadata import _MEM_FORMAT_ENCODING, Metadata
 from torch.distributed.checkpoint.planner import LoadPlan, LoadPlanner, ReadItem
 from torch.futures import Future
 
@@ -120,8 +120,17 @@ class _NamedError(Exception):
     """A name that no index has."""
 
 
+def _member(of: Any, name: str) -> Any:
+    """What Python 3.11.0 to 3.11.3, Debian 12's among them, names as `getattr` to write a member of an enumeration."""
+    if of is not _MEM_FORMAT_ENCODING or name not in of.__members__:
+        raise _NamedError(quoted(f"builtins.getattr of {getattr(of, '__name__', of)!s}.{name}"))
+    return of[name]
+
+
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == ("builtins", "getattr"):
+            return _member
         is_type = module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)
         if is_type or (module, name) in _NAMES:
             return super().find_class(module, name)

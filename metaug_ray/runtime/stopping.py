@@ -45,10 +45,10 @@ class Stopping:
         finally:
             signal.signal(signal.SIGTERM, before)
 
-    def saved(self) -> None:
-        """A checkpoint was written."""
+    def saved(self, *, asked_for: bool) -> None:
+        """A checkpoint was written, of the workers' own accord or because they were asked for one."""
         self.saved_at = time.monotonic()
-        if self.soon.is_set():
+        if asked_for and self.soon.is_set():
             self.now.set()
 
     def _take(self, number: int, frame: FrameType | None) -> None:

@@ -41,6 +41,11 @@ class CheckpointClock:
         self._last_look = 0
         self.restart()
 
+    @property
+    def noticed(self) -> bool:
+        """Whether something is about to be taken away, as far as this rank was told."""
+        return self._noticed is not None
+
     def restart(self) -> None:
         """A checkpoint was just written."""
         self._began = time.monotonic()

@@ -12,6 +12,7 @@ import torch.distributed as dist
 
 from metaug_ray.config.pretrain import PretrainSettings
 from metaug_ray.method.algorithm import Minibatch, StepOutcome
+from metaug_ray.runtime.messages import NOTICED
 from metaug_ray.runtime.words import counted
 from metaug_ray.training.batches import Batches
 from metaug_ray.training.checkpoint_clock import CheckpointClock
@@ -230,7 +231,8 @@ class _Loop:
         if finished or not state.skipped_in_row:
             if not whole:
                 raise StoppedError(f"the encoders' weights are not finite numbers after step {state.step}: {_ADVICE}")
-            self._observer.save(state, self._latest | values)
+            noticed = {NOTICED: 1.0} if self._clock.noticed else {}
+            self._observer.save(state, self._latest | values | noticed)
             self._clock.restart()
 
     def _weights_are_finite(self) -> bool:

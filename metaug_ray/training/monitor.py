@@ -5,7 +5,15 @@ from collections.abc import Callable, Mapping
 from typing import assert_never
 
 from metaug_ray.config.pretrain import RANKME, PretrainSettings
-from metaug_ray.runtime.messages import CheckpointWritten, Histograms, Measured, Message, Note, WorkersFailed
+from metaug_ray.runtime.messages import (
+    NOTICED,
+    CheckpointWritten,
+    Histograms,
+    Measured,
+    Message,
+    Note,
+    WorkersFailed,
+)
 from metaug_ray.runtime.run_folder import RunFolder
 from metaug_ray.runtime.stopping import Stopping
 from metaug_ray.tracking.runs import RunTracker
@@ -54,7 +62,8 @@ class Monitor:
                 _log.info("checkpoint %s is written", name)
                 self._tracker.tags({"metaug.checkpoint": f"{self._folder.location}/{name}"})
                 self._folder.keep_best(name, step, metrics, by=self._settings.health.best_metric)
-                self._stopping.saved()
+                # One that was on its way already is older than what was asked for.
+                self._stopping.saved(asked_for=NOTICED in metrics)
             case WorkersFailed(text):
                 self.restarts += 1
                 self.failure = text

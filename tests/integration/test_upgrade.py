@@ -37,7 +37,7 @@ def left(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder that 0.1.0 wrote, as if it had been written here."""
     folder = tmp_path_factory.mktemp("old")
     with tarfile.open(ARCHIVE) as archive:
-        archive.extractall(folder, filter="data")
+        archive.extractall(folder, **({"filter": "data"} if hasattr(tarfile, "data_filter") else {}))
     record = json.loads((folder / "runs/old-1/run.json").read_text())
     made_in = record["data"]["beton"].removesuffix("/data/train.beton")
     for file in folder.rglob("*"):

@@ -43,5 +43,15 @@ def test_without_a_grace_nothing_changes() -> None:
     before = signal.getsignal(signal.SIGTERM)
     with stopping.by_sigterm():
         assert signal.getsignal(signal.SIGTERM) is before
-    stopping.saved()
+    stopping.saved(asked_for=True)
     assert not now.is_set()
+
+
+def test_only_a_checkpoint_that_was_asked_for_ends_the_run(log: Log) -> None:
+    stopping = Stopping(grace=60)
+    with stopping.by_sigterm():
+        signal.raise_signal(signal.SIGTERM)
+        stopping.saved(asked_for=False)  # it was on its way when the signal came
+        assert not stopping.now.is_set()
+        stopping.saved(asked_for=True)
+        assert stopping.now.is_set()

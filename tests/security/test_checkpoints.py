@@ -1,5 +1,7 @@
 """Checkpoints that somebody else wrote: what they name is not run, and they lie in their folder."""
 
+import enum
+import io
 import os
 import pickle
 from pathlib import Path
@@ -64,6 +66,37 @@ def test_an_index_that_runs_code(checkpoint: Path, tmp_path: Path) -> None:
     (checkpoint / ".metadata").write_bytes(change_index_to)
     with refused(tmp_path / "mark", CheckpointError, ".metadata: names code"):
         load_part(state(0.0), checkpoint)
+
+
+class _ByGetattr(pickle.Pickler):
+    """Writes members of enumerations as Python 3.11.0 to 3.11.3 do."""
+
+    def reducer_override(self, value: Any) -> Any:
+        return (getattr, (type(value), value.name)) if isinstance(value, enum.Enum) else NotImplemented
+
+
+def test_what_debian_12s_python_wrote_is_read_and_no_other_attribute(checkpoint: Path, tmp_path: Path) -> None:
+    path = checkpoint / ".metadata"
+    index = pickle.loads(path.read_bytes())
+    written = io.BytesIO()
+    _ByGetattr(written).dump(index)
+    assert b"getattr" in written.getvalue()
+    path.write_bytes(written.getvalue())
+    loaded = state(0.0, step=0)
+    load_part(loaded, checkpoint)
+    assert torch.equal(loaded["encoder"]["weight"], state(1.0)["encoder"]["weight"])
+    for attribute in ("__class__", "mro"):
+        path.write_bytes(pickle.dumps(Metadata({}, storage_data={0: _Attribute(attribute)})))
+        with refused(tmp_path / "mark", CheckpointError, ".metadata: names code", f"getattr of Size.{attribute}"):
+            load_part(state(0.0), checkpoint)
+
+
+class _Attribute:
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __reduce__(self) -> Any:
+        return getattr, (torch.Size, self.name)
 
 
 @pytest.mark.parametrize(

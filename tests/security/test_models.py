@@ -29,7 +29,8 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("published")
     with tarfile.open(ARCHIVE) as archive:
         members = [member for member in archive.getmembers() if "/models/" in member.name]
-        archive.extractall(folder, members, filter="data")
+        # Debian 12's Python has no filters yet.
+        archive.extractall(folder, members, **({"filter": "data"} if hasattr(tarfile, "data_filter") else {}))
     return next(folder.rglob("MLmodel")).parent
 
 

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 from mlflow.tracking import MlflowClient
 
-from metaug_ray.runtime.messages import CheckpointWritten, Measured
+from metaug_ray.runtime.messages import NOTICED, CheckpointWritten, Measured
 from metaug_ray.runtime.run_folder import RunFolder, checkpoint_name
 from metaug_ray.runtime.stopping import Stopping
 from metaug_ray.tracking.runs import RunTracker
@@ -63,7 +63,10 @@ def test_a_run_that_is_asked_to_end_does_so_once_a_checkpoint_is_written(tmp_pat
     monitor.take(written)
     assert not stopping.now.is_set()
     stopping.soon.set()
+    # It was on its way when the signal came.
     monitor.take(written)
+    assert not stopping.now.is_set()
+    monitor.take(CheckpointWritten(checkpoint_name(9), 9, {"step": 9, NOTICED: 1.0}))
     assert stopping.now.is_set()
     tracker.close("KILLED")
 
