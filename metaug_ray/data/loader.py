@@ -30,22 +30,23 @@ class Batch(NamedTuple):
     """One rank's part of a step. Its tensors are its own: they stay as they are when the loader goes on.
 
     Attributes:
-        crops: each uint8 [B, 3, S, S] on the loader's device, in channels_last memory format: one of each image, or as
-            many as the loader was asked for.
+        images: uint8 [B, 3, S, S] on the loader's device, in channels_last memory format: one crop of each image.
         labels: int64 [B] on the device, -1 where the image has none.
         indices: int64 [B] data set indices, on the CPU, where the memory bank wants them.
         valid: bool [B] on the device; False where an evaluation batch is padded. All True in pre-training.
+        more_crops: further crops like `images`, if the loader was asked for some.
     """
 
-    crops: tuple[Tensor, ...]
+    images: Tensor
     labels: Tensor
     indices: Tensor
     valid: Tensor
+    more_crops: tuple[Tensor, ...] = ()
 
     @property
-    def images(self) -> Tensor:
-        """The first crop of each image, which is the only one unless more were asked for."""
-        return self.crops[0]
+    def crops(self) -> tuple[Tensor, ...]:
+        """All crops, the first one first."""
+        return (self.images, *self.more_crops)
 
 
 class PretrainingLoader:
@@ -232,9 +233,11 @@ class _BetonReader:
 
     def batch(self, crops: Iterable[Tensor], indices: NDArray[np.int64], valid: NDArray[np.bool_]) -> Batch:
         """The batch of these crops of its images."""
+        images, *more = (each.contiguous(memory_format=torch.channels_last) for each in crops)
         return Batch(
-            tuple(images.contiguous(memory_format=torch.channels_last) for images in crops),
+            images,
             torch.from_numpy(self.labels[indices]).to(self._device),
             torch.from_numpy(indices.copy()),
             torch.from_numpy(valid.copy()).to(self._device),
+            tuple(more),
         )

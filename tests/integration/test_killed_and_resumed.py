@@ -23,7 +23,8 @@ from tests.training.small import check_same, losses, plain_metrics, small_settin
 
 pytestmark = pytest.mark.slow
 
-STEPS = 36
+EPOCHS = 12
+STEPS = 6 * EPOCHS
 
 
 @dataclass
@@ -40,7 +41,7 @@ class Cluster:
         return small_settings(
             self.beton,
             name=name,
-            training={"epochs": 6},
+            training={"epochs": EPOCHS},
             storage=str(self.folder),
             checkpoint=changes["checkpoint"],
             compute={"address": self.address, **changes["compute"]},
@@ -99,7 +100,7 @@ def test_a_worker_is_killed_then_the_driver_with_all_workers_then_the_job_is_sto
     assert job.output.count("goes on from step") == 2
     whole = RunFolder(str(cluster.folder), "killed").checkpoints()
     assert whole
-    assert "checkpoint_000000036" not in whole
+    assert f"checkpoint_{STEPS:09d}" not in whole
     stopped = int(whole[-1].removeprefix("checkpoint_"))
     assert stopped >= 24  # written as it was asked to end
 
@@ -107,7 +108,7 @@ def test_a_worker_is_killed_then_the_driver_with_all_workers_then_the_job_is_sto
     assert again.finish() == 0, again.output
     assert f"goes on from step {stopped}" in again.output
     assert RunFolder(str(cluster.folder), "killed").checkpoints()[-2:] == [
-        f"checkpoint_{step:09d}" for step in (35, STEPS)
+        f"checkpoint_{step:09d}" for step in (70, STEPS)
     ]
     expected, checkpoint = uninterrupted
     run = cluster.folder / "killed"

@@ -94,7 +94,7 @@ def test_commands_need_the_token(cluster: Cluster) -> None:
     for process, (_, error) in zip((other, off), said, strict=False):
         assert process.returncode == 1, error
         assert f"sentence: compute.address: no Ray cluster at {cluster.address}" in error
-        assert "or a cluster that wants another token: give the token that" in error
+        assert "a cluster that wants another token listens there, or something else: give the token that" in error
     assert missing.returncode == 1
     assert said[2][1].splitlines()[-1].startswith("sentence: compute.address: Ray's token is missing (Token authent")
     assert (right.returncode, said[3][0]) == (0, "joined\n"), said[3][1]
