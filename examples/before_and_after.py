@@ -27,8 +27,8 @@ MAPPED, QUERIES, NEIGHBOURS = 500, 8, 6
 def read(beton, size):
     """The labelled images of a beton, uint8 [N, 3, S, S], and their labels [N]."""
     batches = list(EvaluationLoader(beton, 256, size, cpus=os.cpu_count(), device=torch.device("cpu")))
-    images, labels, _, valid = (torch.cat(part) for part in zip(*batches, strict=True))
-    labelled = valid & (labels >= 0)
+    images, labels = (torch.cat([getattr(batch, part) for batch in batches]) for part in ("images", "labels"))
+    labelled = torch.cat([batch.valid for batch in batches]) & (labels >= 0)
     return images[labelled], labels[labelled]
 
 
