@@ -18,7 +18,7 @@ HARDENED: Final = (
     "--security-opt=no-new-privileges",
     "--tmpfs=/tmp:mode=1777",
     "--volume=/home/metaug",
-    "--shm-size=3g",
+    "--shm-size=8g",
 )
 """As cluster/kuberay and Compose run the image: what may be written are the home and /tmp."""
 
