@@ -42,9 +42,10 @@ def elastic(world: World, run: Run) -> None:
 
 
 def elastic_host_lost(world: World, run: Run) -> None:
-    """All processes of a host, which comes back a minute later: meanwhile the run goes on with two workers."""
+    """All processes of a host, which comes back later: meanwhile the run goes on with two workers. Ray tries for a
+    minute to start as many as there were."""
     world.hosts[2].kill_all()
-    time.sleep(60)
+    time.sleep(150)
     world.start_ray(world.hosts[2])
 
 
@@ -186,4 +187,4 @@ def _workers_seen(run: Run) -> set[int]:
     """Numbers of workers that the lines of progress tell of: images/s of all, and of each."""
     found = (re.search(r"([\d,]+) images/s \(([\d,]+) each\)", line) for _, line in run.lines)
     pairs = ((float(match[1].replace(",", "")), float(match[2].replace(",", ""))) for match in found if match)
-    return {round(of_all / each) for of_all, each in pairs if each >= 10}
+    return {round(of_all / each) for of_all, each in pairs if each >= 3}
