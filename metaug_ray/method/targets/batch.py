@@ -9,7 +9,7 @@ from torch import Tensor
 from metaug_ray.method.collectives import gather_batch
 from metaug_ray.method.precision import autocast
 from metaug_ray.method.similarities import Similarities, ordered_pairs
-from metaug_ray.method.targets.global_batch import Places
+from metaug_ray.method.targets.global_batch import Places, WholeBatchKeys
 
 
 class BatchTargets:
@@ -41,27 +41,8 @@ class BatchTargets:
         """Nothing is kept."""
 
 
-class BatchKeys:
-    """The features themselves.
-
-    Args:
-        group: ranks that share a minibatch.
-    """
-
-    divisible = False
-
-    def __init__(self, group: dist.ProcessGroup | None) -> None:
-        self._group = group
-
-    def keys(self, projections: Tensor) -> "BatchKeys":
-        """Itself: the features of each pass are its keys."""
-        return self
-
-    def part(self, number: int, count: int) -> "BatchKeys":
-        """All of them: each anchor is compared with the whole batch."""
-        if count != 1:
-            raise NotImplementedError("targets of the whole batch do not divide into parts")
-        return self
+class BatchKeys(WholeBatchKeys):
+    """The features themselves: those of each pass are its keys."""
 
     def similarities(self, anchors: Tensor, features: Tensor) -> Similarities:
         """Positives d(e_u[i], z_v[i]) and negatives d(e_u[i], z_w[k]), w both views of the pair, k all images but i.

@@ -1,4 +1,6 @@
-"""Which of the global batch's features is an anchor's own, and which are other images'."""
+"""Comparing anchors with features of the whole global batch."""
+
+from typing import Self
 
 import torch
 import torch.distributed as dist
@@ -36,3 +38,26 @@ class Places:
             dots: scalar products of unit vectors, [B, W B].
         """
         return similarity(dots.gather(1, self._own)).squeeze(1), similarity(dots.gather(1, self._others))
+
+
+class WholeBatchKeys:
+    """Base of the keys that each anchor of a minibatch has in common.
+
+    Args:
+        group: ranks that share a minibatch.
+    """
+
+    divisible = False
+
+    def __init__(self, group: dist.ProcessGroup | None) -> None:
+        self._group = group
+
+    def keys(self, projections: Tensor) -> Self:
+        """Itself: what is compared with stays what it was at theta."""
+        return self
+
+    def part(self, number: int, count: int) -> Self:
+        """All of them: each anchor is compared with the whole batch."""
+        if count != 1:
+            raise ValueError(f"targets of the whole batch do not divide into {count} parts")
+        return self

@@ -10,7 +10,7 @@ from torch import Tensor
 from metaug_ray.method.collectives import gather_batch
 from metaug_ray.method.precision import autocast
 from metaug_ray.method.similarities import Similarities, ordered_pairs, stacked
-from metaug_ray.method.targets.global_batch import Places
+from metaug_ray.method.targets.global_batch import Places, WholeBatchKeys
 from metaug_ray.method.targets.support_set import SupportSet
 
 
@@ -76,7 +76,7 @@ class _Lookup:
         return NeighbourKeys(self._targets.neighbours(projections), self._targets.group)
 
 
-class NeighbourKeys:
+class NeighbourKeys(WholeBatchKeys):
     """The neighbours of one minibatch.
 
     Args:
@@ -84,20 +84,9 @@ class NeighbourKeys:
         group: ranks that share a minibatch.
     """
 
-    divisible = False
-
     def __init__(self, neighbours: Tensor, group: dist.ProcessGroup | None = None) -> None:
-        self.neighbours, self._group = neighbours, group
-
-    def keys(self, projections: Tensor) -> "NeighbourKeys":
-        """Itself: the neighbours stay what they were at theta."""
-        return self
-
-    def part(self, number: int, count: int) -> "NeighbourKeys":
-        """All of them: each anchor is compared with the whole batch."""
-        if count != 1:
-            raise NotImplementedError("targets of the whole batch do not divide into parts")
-        return self
+        super().__init__(group)
+        self.neighbours = neighbours
 
     def similarities(self, anchors: Tensor, features: Tensor) -> Similarities:
         """Positives d(n_v[i], e_u[i]) and negatives d(n_v[i], e_u[k]), k of all images but i.

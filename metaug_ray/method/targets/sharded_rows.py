@@ -1,6 +1,6 @@
 """Rows of unit vectors that are sharded over the ranks of a process group: the storage of the memory bank."""
 
-from typing import Any, Final
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -8,12 +8,9 @@ from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Shard
 
-from metaug_ray.method import distributed, draws
+from metaug_ray.method import distributed
+from metaug_ray.method.targets.initial_rows import initial_rows
 from metaug_ray.method.unit_vectors import unit
-
-_ROWS_PER_SEED: Final = (
-    1024  # initial rows are drawn in blocks of this many: part of what a seed means, never change it
-)
 
 
 class ShardedRows:
@@ -52,7 +49,9 @@ class ShardedRows:
         self._rows_per_rank = -(-size // self.world)
         self._start = min(self.rank * self._rows_per_rank, size)
         stop = min(self._start + self._rows_per_rank, size)
-        self.local = self._initial_rows(self._start, stop, seed, dtype, torch.device(device))
+        self.local = initial_rows(
+            "rows", self._start, stop, (views, feature_size), seed=seed, dtype=dtype, device=device
+        )
 
     def fetch(self, wanted: list[Tensor]) -> Tensor:
         """Read rows, from the ranks that own them; a collective call.
@@ -143,16 +142,3 @@ class ShardedRows:
         if self.local.device.type == "cuda":
             return index.pin_memory().to(self.local.device, non_blocking=True)
         return index.to(self.local.device)
-
-    def _initial_rows(self, start: int, stop: int, seed: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-        """Uniform unit vectors, [stop - start, V, D]."""
-        _, views, feature_size = self.shape
-        rows = torch.empty(stop - start, views, feature_size, dtype=dtype, device=device)
-        for block in range(start // _ROWS_PER_SEED, -(-stop // _ROWS_PER_SEED)):
-            random = draws.generator("rows", "", seed, block)
-            normal = torch.randn(_ROWS_PER_SEED, views, feature_size, generator=random)
-            first = block * _ROWS_PER_SEED
-            low, high = max(start, first), min(stop, first + _ROWS_PER_SEED)
-            drawn = unit(normal.to(torch.promote_types(dtype, torch.float32)))
-            rows[low - start : high - start] = drawn[low - first : high - first].to(dtype)
-        return rows

@@ -5,10 +5,8 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from metaug_ray.method import draws
-from metaug_ray.method.unit_vectors import unit
+from metaug_ray.method.targets.initial_rows import initial_rows
 
-_ROWS_PER_SEED: Final = 1024  # initial rows are drawn in blocks of this many: part of what a seed means
 _BLOCK: Final = 4 * 2**20
 """Numbers of the similarities that are looked at at once: 16 MiB of float32."""
 
@@ -43,7 +41,8 @@ class SupportSet:
     ) -> None:
         if size < 1 or encoders < 1:
             raise ValueError(f"a support set of {size} rows for {encoders} encoders: it needs at least 1 of each")
-        self.rows = _initial_rows(size, encoders, feature_size, seed, dtype, torch.device(device))
+        drawn = initial_rows("support", 0, size, (encoders, feature_size), seed=seed, dtype=dtype, device=device)
+        self.rows = drawn.transpose(0, 1).contiguous()
         self._oldest = torch.zeros((), dtype=torch.int64)
 
     @property
@@ -107,15 +106,3 @@ class SupportSet:
             )
         self.rows.copy_(rows)
         self._oldest.copy_(state["oldest"])
-
-
-def _initial_rows(
-    size: int, encoders: int, feature_size: int, seed: int, dtype: torch.dtype, device: torch.device
-) -> Tensor:
-    rows = torch.empty(encoders, size, feature_size, dtype=dtype, device=device)
-    for block, start in enumerate(range(0, size, _ROWS_PER_SEED)):
-        random = draws.generator("support", "", seed, block)
-        normal = torch.randn(_ROWS_PER_SEED, encoders, feature_size, generator=random)
-        drawn = unit(normal.to(torch.promote_types(dtype, torch.float32))).transpose(0, 1)
-        rows[:, start : start + _ROWS_PER_SEED] = drawn[:, : size - start].to(dtype)
-    return rows
