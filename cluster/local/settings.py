@@ -50,12 +50,12 @@ def read_settings() -> Settings:
     folder = Path(os.environ.get("CLUSTER_FOLDER") or Path.home() / "metaug_ray" / "cluster").expanduser().absolute()
     database = os.environ.get("MLFLOW_BACKEND_STORE_URI") or f"sqlite:///{folder}/mlflow.db"
     artifacts = os.environ.get("MLFLOW_ARTIFACTS_DESTINATION") or str(folder / "mlartifacts")
-    if urlsplit(database).password is not None:
+    if urlsplit(database).password is not None or holds_secret(database):
         raise ServiceError(
             "MLFLOW_BACKEND_STORE_URI holds a password, which MLflow would write into its log; "
             "leave it out, and give it as PGPASSWORD or in ~/.pgpass"
         )
-    if holds_secret(database) or holds_secret(artifacts):
+    if holds_secret(artifacts):
         raise ServiceError(
             f"MLFLOW_ARTIFACTS_DESTINATION: {masked(artifacts)} holds a secret, which MLflow would write into its log; "
             "leave it out, and give it by your cloud's own variables, such as AWS_SECRET_ACCESS_KEY"

@@ -13,7 +13,7 @@ from metaug_ray.choices import MetaSchedule, check_choice
 from metaug_ray.method import distributed
 from metaug_ray.method.batch_norm import SynchronizedBatchNorm
 from metaug_ray.method.buffers import SavedBuffers
-from metaug_ray.method.meta_gradient import meta_gradient, model_gradient
+from metaug_ray.method.meta_gradient import meta_gradient, model_gradient, parts_of
 from metaug_ray.method.model import Model
 from metaug_ray.method.objective import Losses
 from metaug_ray.method.similarities import Similarities
@@ -190,7 +190,7 @@ class MetAug:
         self._check_minibatch(minibatch)
         statistics = SavedBuffers(self.model.eager_encoder)
         with torch.no_grad():
-            parts = zip(*(view.chunk(self.accumulation) for view in minibatch.images), strict=True)
+            parts = parts_of(minibatch.images, self.accumulation)
             features = torch.cat([self.model.encode(part).projections for part in parts], 1)
         statistics.restore()
         self.targets.fill(minibatch.indices, features)

@@ -139,7 +139,7 @@ def _backward(
     accumulation: int,
 ) -> ModelGradient:
     """Forward and backward pass of a minibatch: adds the objective's gradient to the `.grad` of theta and omega."""
-    parts = _parts(images, accumulation)
+    parts = parts_of(images, accumulation)
     if accumulation > 1 and not sample.divisible:
         return _backward_from_features(model, parts, sample, objective, theta, omega)
     outputs, comparisons = [], []
@@ -195,7 +195,7 @@ def _second_order(
 ) -> list[Tensor]:
     """(partial/partial omega) <grad_e L(e, omega), edot> of this rank's part, at e = `features` [V, B, D]."""
     total = [torch.zeros_like(parameter) for parameter in omega]
-    tangents = torch.cat([_forward_mode(model, part, v) for part in _parts(images, accumulation)], 1)
+    tangents = torch.cat([_forward_mode(model, part, v) for part in parts_of(images, accumulation)], 1)
     pieces = accumulation if keys.divisible else 1
     both = zip(features.detach().chunk(pieces, 1), tangents.chunk(pieces, 1), strict=True)
     for number, (e, edot) in enumerate(both):
@@ -205,7 +205,7 @@ def _second_order(
     return total
 
 
-def _parts(images: Sequence[Tensor], count: int) -> list[list[Tensor]]:
+def parts_of(images: Sequence[Tensor], count: int) -> list[list[Tensor]]:
     """A minibatch in parts: one tensor [B / count, C_v, H, W] per view for each."""
     return [list(part) for part in zip(*(view.chunk(count) for view in images), strict=True)]
 

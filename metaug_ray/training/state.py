@@ -1,7 +1,7 @@
 """Everything that a run is: built from settings, saved in a checkpoint, loaded from one."""
 
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -10,7 +10,6 @@ from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, se
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from metaug_ray.choices import TargetKind
 from metaug_ray.config.method import MethodSettings
 from metaug_ray.config.pretrain import PretrainSettings
 from metaug_ray.method import distributed
@@ -26,9 +25,6 @@ from metaug_ray.runtime.networks import build_networks
 from metaug_ray.training.contrasts import make_contrast
 from metaug_ray.training.optimizers import make_optimizer
 
-STATE_OF_TARGETS: Final[dict[TargetKind, str | None]] = {"bank": "bank", "batch": None, "neighbours": "support_set"}
-"""Name in a checkpoint of what targets keep; None for those that keep nothing."""
-
 
 @dataclass
 class TrainingState:
@@ -36,7 +32,6 @@ class TrainingState:
     and step."""
 
     metaug: MetAug
-    targets: TargetKind = "bank"
     step: int = 0
     """Steps made, skipped ones among them."""
     skipped: int = 0
@@ -68,10 +63,10 @@ class TrainingState:
     def networks(self) -> dict[str, Any]:
         """Weights and statistics of encoders, heads and generators, and the rows of bank or support set: what a warm
         start takes."""
-        model, name = self.metaug.model, STATE_OF_TARGETS[self.targets]
+        model, targets = self.metaug.model, self.metaug.targets
         networks = {"encoder": model.eager_encoder.state_dict()}
-        if name is not None:
-            networks[name] = self.metaug.targets.state_dict()
+        if targets.kept_as is not None:
+            networks[targets.kept_as] = targets.state_dict()
         if model.generators is not None:
             networks["generators"] = model.generators.state_dict()
         return networks
@@ -99,9 +94,9 @@ class TrainingState:
         model.eager_encoder.load_state_dict(state["encoder"])
         if model.generators is not None:
             model.generators.load_state_dict(state["generators"])
-        name = STATE_OF_TARGETS[self.targets]
-        if name is not None:
-            self.metaug.targets.load_state_dict(state[name])
+        targets = self.metaug.targets
+        if targets.kept_as is not None:
+            targets.load_state_dict(state[targets.kept_as])
         model.objective.load_state_dict(state["objective"])
         for name, (module, optimizer) in self.optimizers.items():
             set_optimizer_state_dict(module, optimizer, state["optimizers"][name])
@@ -145,7 +140,7 @@ def build_state(
         accumulation=training.accumulation,
     )
     rates = {name: getattr(training, name).learning_rate for name in ("encoder", "head", "generator")}
-    return TrainingState(metaug, settings.method.targets, base_rates=rates)
+    return TrainingState(metaug, base_rates=rates)
 
 
 def _objective(settings: MethodSettings, views: int, group: dist.ProcessGroup | None) -> Objective:

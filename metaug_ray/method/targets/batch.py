@@ -1,6 +1,6 @@
 """Targets of SimCLR (Chen et al. 2020): the other view's features of the global batch."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.distributed as dist
@@ -21,6 +21,8 @@ class BatchTargets:
         feature_size: D.
         group: ranks that share a minibatch; None for the default group, or for this process alone where there is none.
     """
+
+    kept_as: ClassVar[str | None] = None
 
     def __init__(self, views: int, feature_size: int, *, group: dist.ProcessGroup | None = None) -> None:
         self.views, self.feature_size = views, feature_size

@@ -1,7 +1,7 @@
 """The memory bank: one feature of every image in every view, shared by all ranks of a process group."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.distributed as dist
@@ -51,6 +51,8 @@ class MemoryBank:
     Raises:
         ValueError: an argument is out of the range given here.
     """
+
+    kept_as: ClassVar[str | None] = "bank"
 
     def __init__(
         self,

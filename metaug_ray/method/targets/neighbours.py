@@ -1,7 +1,7 @@
 """Targets of NNCLR (Dwibedi et al. 2021) and MetAug*: nearest neighbours of the other view in a support set."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.distributed as dist
@@ -24,6 +24,8 @@ class NeighbourTargets:
         feature_size: D.
         group: ranks that share a minibatch; None for the default group, or for this process alone where there is none.
     """
+
+    kept_as: ClassVar[str | None] = "support_set"
 
     def __init__(
         self,

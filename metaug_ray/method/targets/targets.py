@@ -1,6 +1,6 @@
 """What training expects of whatever anchors are compared with."""
 
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from torch import Tensor
 
@@ -42,6 +42,8 @@ class Targets(Protocol):
     """V."""
     feature_size: int
     """D."""
+    kept_as: ClassVar[str | None]
+    """Name in a checkpoint of what :meth:`state_dict` gives; None for those that keep nothing."""
 
     def sample(self, index: Tensor, step: int, *, stream: str = "regular") -> Sample:
         """Draw, or ask other ranks for, what a minibatch is compared with. A collective call.
