@@ -29,9 +29,10 @@ TargetKind = Literal["bank", "batch", "neighbours"]
 """What anchors are compared with: rows of the memory bank; the other views of the global batch (SimCLR); or the nearest
 neighbours of the other view's features in a support set (NNCLR)."""
 
-MetaSchedule = Literal["fused", "separate"]
+MetaSchedule = Literal["fused", "separate", "lookahead"]
 """`fused`: the meta step takes the regular step's minibatch and shares its gradient; encoders and generators step
-together. `separate`: Algorithm 1 as printed: encoders step first, then the meta step takes its own minibatch."""
+together. `separate`: Algorithm 1 as printed: encoders step first, then the meta step takes its own minibatch.
+`lookahead`: the encoders' step is the virtual one, and the next step's gradient tells what it was worth."""
 
 
 def check_choice(what: str, value: str, names: Any) -> None:

@@ -1,8 +1,8 @@
 """The loss and the generators: what makes MetAug of CMC."""
 
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from metaug_ray.choices import MarginKind, MarginScope, MetaSchedule, TargetKind
 from metaug_ray.config.base import NotNegative, Positive, Settings
@@ -13,11 +13,26 @@ class MetaSettings(Settings):
     """How the generators are trained (Algorithm 1)."""
 
     schedule: MetaSchedule = "fused"
-    """fused: with the encoders, on the same minibatch; separate: after them, on a minibatch of their own"""
+    """fused: with the encoders, on the same minibatch; separate: after them, on a minibatch of their own; lookahead:
+    the encoders' own step is the virtual one, and the next minibatch's gradient tells what it was worth"""
     virtual_learning_rate: Positive = 1e-3
-    """step size of the virtual step (l in Eq. 3)"""
+    """step size of the virtual step (l in Eq. 3); with lookahead and sgd it is the encoders' own"""
     every: int = Field(1, ge=1)
     """train the generators on each n-th step"""
+    share: float = Field(1.0, gt=0, le=1)
+    """share of each worker's images, other ones each time, that tangents are made of: 1, 0.5, 0.25 or another one over
+    a whole number; all of them have their part in the gradient that these are along"""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if abs(self.parts * self.share - 1) > 1e-2:
+            raise ValueError(f"share: got {self.share:g}; expected one over a whole number, such as {1 / self.parts:g}")
+        return self
+
+    @property
+    def parts(self) -> int:
+        """Of which the share is one."""
+        return round(1 / self.share)
 
 
 _BASES: Final = {"bank": "", "batch": "SimCLR", "neighbours": "NNCLR"}

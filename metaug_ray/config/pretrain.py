@@ -11,7 +11,7 @@ from metaug_ray.config.bank import BankSettings
 from metaug_ray.config.base import NAME_RULE, RUN_NAME, Location, Positive, Settings
 from metaug_ray.config.knn import KnnSettings
 from metaug_ray.config.machines import MachineSettings
-from metaug_ray.config.method import MethodSettings
+from metaug_ray.config.method import MetaSettings, MethodSettings
 from metaug_ray.config.model import ModelSettings
 from metaug_ray.config.storage import StorageSettings
 from metaug_ray.config.support import SupportSettings
@@ -208,10 +208,22 @@ class PretrainSettings(StorageSettings):
                 f"method.contrast: nce tells images from draws of the memory bank, and method.targets is {targets}; "
                 "use info_nce"
             )
+        self._check_meta()
         if targets == "neighbours" and self.support.size < self.training.batch_size:
             raise ValueError(
                 f"support.size: {self.support.size} features are fewer than the {self.training.batch_size} of a batch "
                 "(training.batch_size), which enter it at each step"
+            )
+
+    def _check_meta(self) -> None:
+        meta, training = self.method.meta, self.training
+        if not (self.method.generators and meta.schedule == "lookahead"):
+            return
+        rate = meta.virtual_learning_rate
+        if rate != MetaSettings().virtual_learning_rate and {training.encoder.kind, training.head.kind} == {"sgd"}:
+            raise ValueError(
+                f"method.meta.virtual_learning_rate: got {rate:g}, but with schedule lookahead and sgd the virtual step "
+                "is the encoders' own (training.encoder.learning_rate); leave it out"
             )
 
     @property
@@ -264,12 +276,23 @@ class PretrainSettings(StorageSettings):
                 f"training.batch_size: {batch} images among {_workers(workers)}{parts} leave each "
                 f"{batch / (workers * accumulation):g}; expected a whole number{short}, such as {nearest}{fewer}"
             )
+        self._check_share(share * accumulation, workers)
         if min(augmentation.mixup for augmentation in self.crop_augmentations) < 1 and share * accumulation % 2:
             raise ValueError(
                 f"training.batch_size: mixup blends neighbours, and {batch} images among {workers} workers leave each "
                 f"{share * accumulation}, an odd number; use a multiple of {2 * workers}"
             )
         return share * accumulation
+
+    def _check_share(self, images: int, workers: int) -> None:
+        """Whether a worker's images have the parts that tangents are made of."""
+        parts, least = self.method.meta.parts, self._least_images(workers)
+        if self.method.generators and (images % parts or images // parts < least):
+            short = f" of at least {least}" if least > 1 else ""
+            raise ValueError(
+                f"method.meta.share: the {images} images of each worker do not divide into {parts} parts{short}; "
+                "use a larger share, or another training.batch_size"
+            )
 
     def _least_images(self, workers: int) -> int:
         """Images that a part of a worker's share must have at least, for batch norm."""

@@ -10,10 +10,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from metaug_ray.choices import MetaSchedule, check_choice
-from metaug_ray.method import distributed
+from metaug_ray.method import distributed, draws
 from metaug_ray.method.batch_norm import SynchronizedBatchNorm
 from metaug_ray.method.buffers import SavedBuffers
-from metaug_ray.method.meta_gradient import meta_gradient, model_gradient, parts_of
+from metaug_ray.method.lookahead import Lookahead
+from metaug_ray.method.meta_gradient import Part, lookahead_gradient, meta_gradient, model_gradient, parts_of, trained
 from metaug_ray.method.model import Model
 from metaug_ray.method.objective import Losses
 from metaug_ray.method.similarities import Similarities
@@ -35,8 +36,11 @@ class MetaStep:
 
     Args:
         schedule: one of :data:`~metaug_ray.choices.MetaSchedule`.
-        virtual_learning_rate: l of the virtual step (Eq. 3), above 0.
-        every: n, to take the meta step on each n-th step, from step 0 on.
+        virtual_learning_rate: l of the virtual step (Eq. 3), above 0. With `lookahead` and SGD it is the encoders' own.
+        every: n, to take the meta step on each n-th step, from step 0 on; with `lookahead` from step n on, and not
+            after a step that was skipped.
+        share: of each rank's images, drawn anew each time, that forward-mode differentiation takes; one over a whole
+            number. Every image still has its part in v.
 
     Raises:
         ValueError: an argument is none of these.
@@ -45,13 +49,21 @@ class MetaStep:
     schedule: MetaSchedule = "fused"
     virtual_learning_rate: float = 1e-3
     every: int = 1
+    share: float = 1.0
 
     def __post_init__(self) -> None:
         if self.every < 1 or self.every % 1:
             raise ValueError(f"every is {self.every}: the meta step is taken on each n-th step, n an integer from 1 on")
         check_choice("schedule", self.schedule, MetaSchedule)
+        if not 0 < self.share <= 1 or abs(self.parts * self.share - 1) > 1e-2:
+            raise ValueError(f"share is {self.share}: it must be one over a whole number, such as 0.25")
         if not 0 < self.virtual_learning_rate < math.inf:
             raise ValueError(f"virtual_learning_rate is {self.virtual_learning_rate}: it must be positive")
+
+    @property
+    def parts(self) -> int:
+        """Of which `share` is one."""
+        return round(1 / self.share)
 
 
 class GradientNorms(NamedTuple):
@@ -123,13 +135,18 @@ class MetAug:
         self.encoder_optimizer, self.generator_optimizer = encoder_optimizer, generator_optimizer
         self.head_optimizer, self.clip_norm, self.accumulation = head_optimizer, clip_norm, accumulation
         self._has_batch_norm = _has_batch_norm(model)
+        self.lookahead: Lookahead | None = None
         if model.generators is not None:
             distributed.broadcast_module(model.generators, model.group)
+            if meta.schedule == "lookahead":
+                optimizers = [encoder_optimizer, *([] if head_optimizer is None else [head_optimizer])]
+                self.lookahead = Lookahead(model, targets, optimizers, meta.virtual_learning_rate)
 
     def takes_meta_step(self, step: int) -> bool:
         """Whether step number `step` trains the generators; with the `separate` schedule it then needs a minibatch for
-        that."""
-        return self.model.generators is not None and step % self.meta.every == 0
+        that, with `lookahead` the step before."""
+        possible = self.model.generators is not None and (self.lookahead is None or self.lookahead.keeps)
+        return possible and step % self.meta.every == 0
 
     def step(self, step: int, minibatch: Minibatch, meta_minibatch: Minibatch | None = None) -> StepOutcome:
         """Train on one minibatch (two with the `separate` schedule), and let the targets take over what it made.
@@ -146,31 +163,40 @@ class MetAug:
         Raises:
             ValueError: `meta_minibatch` is missing, or given where none is used; a minibatch is too small (generators
                 and deep heads have batch norm and need two images in each part), does not divide into the parts of
-                `accumulation`, or has another number of indices than of images.
+                `accumulation` or of `share`, or has another number of indices than of images.
             IndexError: see :meth:`~metaug_ray.method.targets.memory_bank.MemoryBank.sample`.
         """
         self._check_step(step, minibatch, meta_minibatch)
         takes_meta_step = self.takes_meta_step(step)
-        fused = takes_meta_step and meta_minibatch is None
+        together = takes_meta_step and meta_minibatch is None
         statistics = SavedBuffers(self.model.eager_encoder, self.model.generators)
-        theta = [parameter for parameter in self.model.encoder.parameters() if parameter.requires_grad]
         sample = self.targets.sample(minibatch.indices, step)
-        output, keys, seen = model_gradient(self.model, minibatch.images, sample, theta, self.accumulation)
+        previous = self.lookahead.take() if self.lookahead is not None else None
+        looks_back = takes_meta_step and previous is not None
+        output, keys, seen = model_gradient(
+            self.model, minibatch.images, sample, self.accumulation, generators=looks_back
+        )
         features = output.features
-        if fused:
-            self._meta_gradient(minibatch, keys, features)
-        norms = self._norms(fused, features)
+        if looks_back:
+            assert previous is not None
+            lookahead_gradient(self.model, *previous, self.accumulation, self._part(step))
+        elif together:
+            self._meta_gradient(step, minibatch, keys, features)
+        norms = self._norms(together, features)
         # The host waits for the device here, and for a meta step of its own once more, but nowhere else.
         if not self._finite(seen.losses.total, *norms):
             statistics.restore()
             self._drop_gradients()
             return StepOutcome(*seen, features, norms, applied=False)
 
-        self._move_encoders(theta, norms)
+        if self.lookahead is not None and (step + 1) % self.meta.every == 0:
+            self.lookahead.keep(minibatch.images, keys, features, self._shrink(norms))
+        self._move_encoders(norms)
         self.targets.update(keys, output.projections)
         applied = True
         if meta_minibatch is not None:
-            self._meta_gradient(meta_minibatch, self.targets.sample(meta_minibatch.indices, step, stream="meta"), None)
+            own = self.targets.sample(meta_minibatch.indices, step, stream="meta")
+            self._meta_gradient(step, meta_minibatch, own, None)
             norms = norms._replace(generator=_norm(self.model.generators))
             applied = self._finite(norms.generator)
         if takes_meta_step and applied:
@@ -217,8 +243,17 @@ class MetAug:
         if size // self.accumulation < least:
             parts = f" in {self.accumulation} parts" if self.accumulation > 1 else ""
             raise ValueError(f"a minibatch of {size}{parts} is too small: give each rank at least {least}")
+        shares = 1 if self.model.generators is None else self.meta.parts
+        if size % shares or size // shares < least:
+            raise ValueError(f"a minibatch of {size} does not divide into {shares} parts of at least {least} (share)")
 
-    def _meta_gradient(self, minibatch: Minibatch, sample: Sample, features: Tensor | None) -> None:
+    def _part(self, step: int) -> Part:
+        """Whose tangents this step takes."""
+        parts = self.meta.parts
+        random = draws.generator("part", "meta", 0, step)
+        return Part(int(torch.randint(parts, (), generator=random)), parts)
+
+    def _meta_gradient(self, step: int, minibatch: Minibatch, sample: Sample, features: Tensor | None) -> None:
         meta_gradient(
             self.model,
             minibatch.images,
@@ -226,6 +261,7 @@ class MetAug:
             virtual_learning_rate=self.meta.virtual_learning_rate,
             features=features,
             accumulation=self.accumulation,
+            part=self._part(step),
         )
 
     def _finite(self, *values: Tensor) -> bool:
@@ -234,9 +270,9 @@ class MetAug:
         distributed.average([together], self.model.group)
         return bool(together.isfinite().all())
 
-    def _norms(self, fused: bool, features: Tensor) -> GradientNorms:
+    def _norms(self, together: bool, features: Tensor) -> GradientNorms:
         encoder = self.model.eager_encoder
-        generators = self.model.generators if fused else None
+        generators = self.model.generators if together else None
         return GradientNorms(_norm(encoder.encoders), _norm(encoder.heads), _norm(generators, like=features))
 
     def _drop_gradients(self) -> None:
@@ -244,8 +280,14 @@ class MetAug:
         if self.model.generators is not None:
             self.model.generators.zero_grad()
 
-    def _move_encoders(self, theta: list[nn.Parameter], norms: GradientNorms) -> None:
-        self._clip(theta, torch.stack([norms.encoder, norms.head]).norm())
+    def _shrink(self, norms: GradientNorms) -> Tensor | None:
+        """What clipping scales the encoders' gradient with."""
+        if self.clip_norm is None:
+            return None
+        return (self.clip_norm / (_both(norms) + 1e-6)).clamp(max=1.0)
+
+    def _move_encoders(self, norms: GradientNorms) -> None:
+        self._clip(list(trained(self.model.eager_encoder).values()), _both(norms))
         self.encoder_optimizer.step()
         if self.head_optimizer is not None:
             self.head_optimizer.step()
@@ -279,6 +321,12 @@ def _check_fit(model: Model, targets: Targets, generator_optimizer: Optimizer | 
         shapes["generators"] = (generators.views, generators.feature_size)
     if len(set(shapes.values())) > 1:
         raise ValueError(f"these differ in (views, feature size), and must not: {shapes}")
+
+
+def _both(norms: GradientNorms) -> Tensor:
+    """l2 norm of the gradient of encoders and heads."""
+    both: Tensor = torch.stack([norms.encoder, norms.head]).norm()
+    return both
 
 
 def _norm(module: nn.Module | None, like: Tensor | None = None) -> Tensor:

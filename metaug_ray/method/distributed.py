@@ -4,10 +4,13 @@ without an initialised process group a function sees one rank of one and communi
 """
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor import DTensor, Shard
 
 
 def world_size(group: dist.ProcessGroup | None = None) -> int:
@@ -76,3 +79,18 @@ def exchange(rows: Tensor, sent: list[int], received: list[int], group: dist.Pro
     into = rows.new_empty(sum(received), *rows.shape[1:])
     dist.all_to_all_single(into, rows.contiguous(), received, sent, group)
     return into
+
+
+def sharded(part: Tensor, dim: int, group: dist.ProcessGroup | None = None) -> Tensor:
+    """The tensor of all ranks' parts, of one size and rank by rank along `dim`: a `DTensor`; for a process alone its
+    part as it is."""
+    if world_size(group) == 1:
+        return part
+    chosen = group or dist.group.WORLD
+    assert chosen is not None  # as there are several ranks
+    return DTensor.from_local(part, DeviceMesh.from_group(chosen, part.device.type), [Shard(dim)], run_check=False)
+
+
+def local_part(tensor: Any) -> Any:
+    """This rank's part of what :func:`sharded` gives."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor

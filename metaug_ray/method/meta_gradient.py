@@ -14,20 +14,48 @@ and autocast keep working.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from functools import partial
+from typing import Final, NamedTuple
 
 import torch
 import torch.autograd.forward_ad as forward_ad
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from metaug_ray.method import distributed
 from metaug_ray.method.buffers import SavedBuffers
 from metaug_ray.method.encoders import MultiViewOutput
+from metaug_ray.method.generators import Generators
 from metaug_ray.method.model import Comparison, Model
 from metaug_ray.method.precision import autocast
 from metaug_ray.method.tangents import FusedTangents
 from metaug_ray.method.targets.targets import Keys, Sample
+
+
+class Part(NamedTuple):
+    """One of some even parts of each rank's images."""
+
+    number: int
+    """Which, from 0 on."""
+    of: int
+    """How many there are."""
+
+
+WHOLE: Final = Part(0, 1)
+
+
+class StepTaken(NamedTuple):
+    """What a step of the encoders was made with, without graph."""
+
+    images: Sequence[Tensor]
+    """One tensor [B, C_v, H, W] per view."""
+    keys: Keys
+    """What its anchors were compared with."""
+    features: Tensor
+    """e at theta, [V, B, D]."""
+    theta: dict[str, Tensor]
+    """Parameters of the encoder before it."""
 
 
 class ModelGradient(NamedTuple):
@@ -49,6 +77,7 @@ def meta_gradient(
     virtual_learning_rate: float,
     features: Tensor | None = None,
     accumulation: int = 1,
+    part: Part = WHOLE,
 ) -> None:
     """Write the gradient of Eq. 6, averaged over the ranks, to the `.grad` of the generators' parameters.
 
@@ -64,39 +93,59 @@ def meta_gradient(
             spares a forward and a backward pass (`fused`); None to have both made here (`separate`).
         accumulation: parts that the minibatch is taken through the encoder in. The gradient is the same, but that batch
             norm sees a part, and with divisible targets the margins of R_sigma do too.
+        part: images that edot is made for, while v is made of all: over the parts the mean is the whole gradient, but
+            that batch norm of the encoder sees a part.
 
     Raises:
         ValueError: the model has no generators.
     """
-    if model.generators is None:
-        raise ValueError("the meta gradient is that of generators, and this model has none: build it with Generators")
-    encoder, generators = model.eager_encoder, model.generators
-    theta = {name: parameter for name, parameter in encoder.named_parameters() if parameter.requires_grad}
-    omega = [parameter for parameter in generators.parameters() if parameter.requires_grad]
+    encoder, generators = model.eager_encoder, _generators(model)
+    theta, omega = trained(encoder), trained(generators)
     generators.zero_grad()
     # Backward passes, too, would take up an autocast context that the caller has open.
     with _restored(encoder, generators) as start, autocast(images[0].device, None):
         if features is None:
-            output, keys, _ = model_gradient(model, images, sample, list(theta.values()), accumulation)
+            output, keys, _ = model_gradient(model, images, sample, accumulation)
             features = output.features
         else:
             keys = sample.keys(features)
         _place(theta, start, _gradients(theta), -virtual_learning_rate)
-        v = _gradient_of_generator_objective(model, images, keys, theta, omega, accumulation)
+        v = _virtual_gradient(model, images, keys, accumulation)
         _place(theta, start)
-        second_order = _second_order(model, images, keys, features, v, omega, accumulation)
-        gradients = [
-            parameter.grad - virtual_learning_rate * second
-            for parameter, second in zip(omega, second_order, strict=True)
-            if parameter.grad is not None
-        ]
-    distributed.average(gradients, model.group)
-    for parameter, gradient in zip(omega, gradients, strict=True):
-        parameter.grad = gradient
+        step = StepTaken(images, keys, features, {name: start[name] for name in theta})
+        second_order = _second_order(model, step, v, accumulation, part)
+        gradients = torch._foreach_add(list(_gradients(omega).values()), second_order, alpha=-virtual_learning_rate)
+    _write_average(model, omega, gradients)
+
+
+def lookahead_gradient(
+    model: Model, step: StepTaken, rates: Sequence[Tensor], accumulation: int = 1, part: Part = WHOLE
+) -> None:
+    """Write the same gradient for a step theta' that encoders took for good: the one before, whose successor's gradient
+    is v. R_sigma, which v lacks, has its part in omega alone.
+
+    It is exact where theta' = theta - l g(theta, omega) with the omega of now: encoders moved by SGD without clipping,
+    and generators that did not move since. A collective call.
+
+    Args:
+        model: a model with generators, at theta', whose `.grad` is what :func:`model_gradient` wrote for the next
+            minibatch, the generators' too.
+        step: the step from theta to theta'.
+        rates: l for each parameter of the encoder that is trained, scalars.
+        accumulation: as for :func:`meta_gradient`.
+        part: likewise, of the images of `step`.
+    """
+    theta, omega = trained(model.eager_encoder), trained(_generators(model))
+    v = torch._foreach_mul(list(_gradients(theta).values()), list(rates))
+    statistics = SavedBuffers(model.eager_encoder, model.generators)
+    with autocast(step.features.device, None):
+        second_order = _second_order(model, step, dict(zip(theta, v, strict=True)), accumulation, part)
+    statistics.restore()
+    _write_average(model, omega, torch._foreach_sub(list(_gradients(omega).values()), second_order))
 
 
 def model_gradient(
-    model: Model, images: Sequence[Tensor], sample: Sample, theta: list[nn.Parameter], accumulation: int = 1
+    model: Model, images: Sequence[Tensor], sample: Sample, accumulation: int = 1, *, generators: bool = False
 ) -> ModelGradient:
     """Write grad_theta L_MetAug to `.grad`, averaged over the ranks by DDP; omega is held constant. A collective call.
 
@@ -104,44 +153,50 @@ def model_gradient(
         model: the networks.
         images: one tensor [B, C_v, H, W] per view.
         sample: of their targets.
-        theta: parameters of the encoder.
         accumulation: parts that the minibatch is taken through the encoder in.
+        generators: whether grad_omega L_G at fixed theta is written too, of this rank's part alone.
     """
     model.encoder.zero_grad()
-    return _backward(model, images, sample, lambda comparison: comparison.losses.total, theta, [], accumulation)
+    descents = [_Descent(_total, list(trained(model.eager_encoder).values()), [])]
+    if generators:
+        module = _generators(model)
+        module.zero_grad()
+        descents.insert(0, _Descent(partial(_generator_objective, model), [], list(trained(module).values())))
+    return _backward(model, images, sample, descents, accumulation)
 
 
-def _gradient_of_generator_objective(
-    model: Model,
-    images: Sequence[Tensor],
-    keys: Keys,
-    theta: dict[str, nn.Parameter],
-    omega: list[nn.Parameter],
-    accumulation: int,
-) -> dict[str, Tensor]:
+def _virtual_gradient(model: Model, images: Sequence[Tensor], keys: Keys, accumulation: int) -> dict[str, Tensor]:
     """Gradient of L_G in theta, averaged over the ranks; that in omega, of this rank's part, is left in its `.grad`."""
     model.encoder.zero_grad()
-
-    def objective(comparison: Comparison) -> Tensor:
-        return model.objective.generator_objective(*comparison, group=model.group)
-
-    _backward(model, images, keys, objective, list(theta.values()), omega, accumulation)
+    theta, omega = trained(model.eager_encoder), trained(_generators(model))
+    descent = _Descent(partial(_generator_objective, model), list(theta.values()), list(omega.values()))
+    _backward(model, images, keys, [descent], accumulation)
     return _gradients(theta)
 
 
+class _Descent(NamedTuple):
+    """An objective, and the parameters whose `.grad` its gradient is added to."""
+
+    objective: Callable[[Comparison], Tensor]
+    theta: list[nn.Parameter]
+    omega: list[nn.Parameter]
+
+
+def _total(comparison: Comparison) -> Tensor:
+    return comparison.losses.total
+
+
+def _generator_objective(model: Model, comparison: Comparison) -> Tensor:
+    return model.objective.generator_objective(*comparison, group=model.group)
+
+
 def _backward(
-    model: Model,
-    images: Sequence[Tensor],
-    sample: Sample,
-    objective: Callable[[Comparison], Tensor],
-    theta: list[nn.Parameter],
-    omega: list[nn.Parameter],
-    accumulation: int,
+    model: Model, images: Sequence[Tensor], sample: Sample, descents: list[_Descent], accumulation: int
 ) -> ModelGradient:
-    """Forward and backward pass of a minibatch: adds the objective's gradient to the `.grad` of theta and omega."""
+    """Forward and backward passes of a minibatch; the last descent is one of theta."""
     parts = parts_of(images, accumulation)
     if accumulation > 1 and not sample.divisible:
-        return _backward_from_features(model, parts, sample, objective, theta, omega)
+        return _backward_from_features(model, parts, sample, descents)
     outputs, comparisons = [], []
     for number, part in enumerate(parts):
         with model.local_unless(number == accumulation - 1):
@@ -150,19 +205,19 @@ def _backward(
             seen = keys.part(number, accumulation)
             comparison = model.compare(output.features, seen)
             with autocast(output.features.device, None):
-                torch.autograd.backward(objective(comparison) / accumulation, inputs=[*theta, *omega])
+                for each in descents:
+                    torch.autograd.backward(
+                        each.objective(comparison) / accumulation,
+                        inputs=[*each.theta, *each.omega],
+                        retain_graph=each is not descents[-1],
+                    )
         outputs.append(output.detach())
         comparisons.append(comparison.detach())
     return ModelGradient(MultiViewOutput.join(outputs), keys, Comparison.join(comparisons))
 
 
 def _backward_from_features(
-    model: Model,
-    parts: list[list[Tensor]],
-    sample: Sample,
-    objective: Callable[[Comparison], Tensor],
-    theta: list[nn.Parameter],
-    omega: list[nn.Parameter],
+    model: Model, parts: list[list[Tensor]], sample: Sample, descents: list[_Descent]
 ) -> ModelGradient:
     """The same where each anchor is compared with the whole global batch: first its features, without a graph of the
     encoder; then the gradient in them; then each part again, whose backward pass begins with that (Gao et al. 2021,
@@ -172,37 +227,48 @@ def _backward_from_features(
     features = output.features.requires_grad_()
     keys = sample.keys(output.projections)
     comparison = model.compare(features, keys)
-    torch.autograd.backward(objective(comparison), inputs=[features, *omega])
+    for each in descents:
+        torch.autograd.backward(
+            each.objective(comparison),
+            inputs=[*([features] if each.theta else []), *each.omega],
+            retain_graph=each is not descents[-1],
+        )
     assert features.grad is not None
     statistics = SavedBuffers(model.eager_encoder)
     for number, (part, gradient) in enumerate(zip(parts, features.grad.chunk(len(parts), 1), strict=True)):
         with model.local_unless(number == len(parts) - 1):
             again = model.encode(part).features
-            torch.autograd.backward(again, gradient, inputs=theta)
+            torch.autograd.backward(again, gradient, inputs=descents[-1].theta)
     # The images have moved them once already.
     statistics.restore()
     return ModelGradient(output.detach(), keys, comparison.detach())
 
 
-def _second_order(
-    model: Model,
-    images: Sequence[Tensor],
-    keys: Keys,
-    features: Tensor,
-    v: dict[str, Tensor],
-    omega: list[nn.Parameter],
-    accumulation: int,
-) -> list[Tensor]:
-    """(partial/partial omega) <grad_e L(e, omega), edot> of this rank's part, at e = `features` [V, B, D]."""
-    total = [torch.zeros_like(parameter) for parameter in omega]
-    tangents = torch.cat([_forward_mode(model, part, v) for part in parts_of(images, accumulation)], 1)
-    pieces = accumulation if keys.divisible else 1
-    both = zip(features.detach().chunk(pieces, 1), tangents.chunk(pieces, 1), strict=True)
+def _second_order(model: Model, step: StepTaken, v: dict[str, Tensor], accumulation: int, part: Part) -> list[Tensor]:
+    """(partial/partial omega) <grad_e L(e, omega), edot> of this rank's part, at the features e of the step."""
+    total = [torch.zeros_like(parameter) for parameter in trained(_generators(model)).values()]
+    tangents = _tangents(model, step, v, accumulation, part)
+    pieces = accumulation if step.keys.divisible else 1
+    both = zip(step.features.detach().chunk(pieces, 1), tangents.chunk(pieces, 1), strict=True)
     for number, (e, edot) in enumerate(both):
-        loss = model.compare(e.requires_grad_(), keys.part(number, pieces)).losses.total / pieces
+        loss = model.compare(e.requires_grad_(), step.keys.part(number, pieces)).losses.total / pieces
         (gradient,) = torch.autograd.grad(loss, e, create_graph=True)
+        omega = list(trained(_generators(model)).values())
         torch._foreach_add_(total, torch.autograd.grad((gradient * edot).sum(), omega))
     return total
+
+
+def _tangents(model: Model, step: StepTaken, v: dict[str, Tensor], accumulation: int, part: Part) -> Tensor:
+    """Tangents [V, B, D]: of the part's images as many times as there are parts, and 0 of all others; so the mean over
+    the parts is that of all images."""
+    images = parts_of(step.images, part.of)[part.number]
+    made = [_forward_mode(model, each, step.theta, v) for each in parts_of(images, -(-accumulation // part.of))]
+    tangents = torch.cat(made, 1)
+    if part.of == 1:
+        return tangents
+    size = tangents.shape[1]
+    after = step.features.shape[1] - (part.number + 1) * size
+    return F.pad(part.of * tangents, (0, 0, part.number * size, after))
 
 
 def parts_of(images: Sequence[Tensor], count: int) -> list[list[Tensor]]:
@@ -210,20 +276,36 @@ def parts_of(images: Sequence[Tensor], count: int) -> list[list[Tensor]]:
     return [list(part) for part in zip(*(view.chunk(count) for view in images), strict=True)]
 
 
-def _forward_mode(model: Model, images: Sequence[Tensor], direction: dict[str, Tensor]) -> Tensor:
-    """The tangent edot = J_theta e . direction, [V, B, D], in one pass of dual numbers, without a graph."""
+def _forward_mode(
+    model: Model, images: Sequence[Tensor], theta: dict[str, Tensor], direction: dict[str, Tensor]
+) -> Tensor:
+    """The tangent J_theta e . direction, [V, B, D], in one pass of dual numbers, without a graph."""
     encoder, precision = model.eager_encoder, autocast(images[0].device, model.autocast)
     with torch.no_grad(), forward_ad.dual_level(), FusedTangents(), torch.compiler.set_stance("force_eager"), precision:
-        duals = {
-            name: forward_ad.make_dual(encoder.get_parameter(name).detach(), tangent)
-            for name, tangent in direction.items()
-        }
+        duals = {name: forward_ad.make_dual(theta[name], tangent) for name, tangent in direction.items()}
         edot: Tensor = forward_ad.unpack_dual(functional_call(encoder, duals, (images,)).features).tangent
     return edot
 
 
-def _gradients(theta: dict[str, nn.Parameter]) -> dict[str, Tensor]:
-    return {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in theta.items()}
+def _generators(model: Model) -> Generators:
+    if model.generators is None:
+        raise ValueError("the meta gradient is that of generators, and this model has none: build it with Generators")
+    return model.generators
+
+
+def trained(module: nn.Module) -> dict[str, nn.Parameter]:
+    """Parameters that take a gradient, by name."""
+    return {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
+
+
+def _gradients(parameters: dict[str, nn.Parameter]) -> dict[str, Tensor]:
+    return {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in parameters.items()}
+
+
+def _write_average(model: Model, omega: dict[str, nn.Parameter], gradients: Sequence[Tensor]) -> None:
+    distributed.average(gradients, model.group)
+    for parameter, gradient in zip(omega.values(), gradients, strict=True):
+        parameter.grad = gradient
 
 
 def _place(

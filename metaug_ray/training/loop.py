@@ -122,6 +122,7 @@ class _Loop:
     def run(self) -> None:
         """All steps that are left."""
         state, batches, metaug = self._state, self._batches, self._state.metaug
+        self._recall_previous_step()
         meta_steps = -(-state.step // metaug.meta.every)
         with (
             closing(batches.regular(state.step)) as regular,
@@ -135,6 +136,14 @@ class _Loop:
                 paused = time.perf_counter()
                 self._measure_and_save(outcome)
                 self._window.pause(time.perf_counter() - paused)
+
+    def _recall_previous_step(self) -> None:
+        """Read the images of the step before a checkpoint once more, where the next step looks back at it."""
+        lookahead, before = self._state.metaug.lookahead, self._state.step - 1
+        if lookahead is not None and lookahead.lacks_images:
+            with closing(self._batches.regular(before)) as regular:
+                minibatch = next(regular)
+            lookahead.recall(minibatch.images, minibatch.indices, before)
 
     def _fill_bank(self) -> None:
         steps = self._batches.steps_per_epoch

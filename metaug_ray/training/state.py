@@ -41,6 +41,8 @@ class TrainingState:
     """Time spent in training, over all restarts."""
     base_rates: dict[str, float] = field(default_factory=dict)
     """Learning rates at the full height of the schedule, by optimiser."""
+    images_per_rank: int = 0
+    """Of each step."""
 
     @property
     def optimizers(self) -> dict[str, tuple[nn.Module, Optimizer]]:
@@ -85,6 +87,8 @@ class TrainingState:
         state["optimizers"] = {
             name: get_optimizer_state_dict(module, optimizer) for name, (module, optimizer) in self.optimizers.items()
         }
+        if self.metaug.lookahead is not None:
+            state["lookahead"] = self.metaug.lookahead.state_dict(self.images_per_rank)
         state["progress"] = {name: getattr(self, name) for name in ("step", "skipped", "skipped_in_row", "seconds")}
         return state
 
@@ -100,6 +104,8 @@ class TrainingState:
         model.objective.load_state_dict(state["objective"])
         for name, (module, optimizer) in self.optimizers.items():
             set_optimizer_state_dict(module, optimizer, state["optimizers"][name])
+        if self.metaug.lookahead is not None:
+            self.metaug.lookahead.load_state_dict(state["lookahead"])
         for name, value in state["progress"].items():
             setattr(self, name, value)
 
@@ -140,7 +146,8 @@ def build_state(
         accumulation=training.accumulation,
     )
     rates = {name: getattr(training, name).learning_rate for name in ("encoder", "head", "generator")}
-    return TrainingState(metaug, base_rates=rates)
+    images = training.batch_size // distributed.world_size(group)
+    return TrainingState(metaug, base_rates=rates, images_per_rank=images)
 
 
 def _objective(settings: MethodSettings, views: int, group: dist.ProcessGroup | None) -> Objective:

@@ -162,7 +162,7 @@ def test_wrong_use_is_named() -> None:
         MetAug(model, make_bank(), torch.optim.SGD(model.encoder.parameters(), lr=0.1))
     with pytest.raises(ValueError, match="every is 0"):
         MetaStep(every=0)
-    with pytest.raises(ValueError, match="unknown schedule 'later': choose from fused, separate"):
+    with pytest.raises(ValueError, match="unknown schedule 'later': choose from fused, separate, lookahead"):
         MetaStep("later")  # type: ignore[arg-type]
     for rate in (0.0, -1.0, float("nan")):
         with pytest.raises(ValueError, match=f"virtual_learning_rate is {rate}"):

@@ -59,7 +59,8 @@ def steps(rank: int, form: TargetKind, schedule: Any, accumulation: int = 1) -> 
         distributed.average([losses])
         seen[f"losses {step}"] = losses
         seen[f"theta gradient {step}"] = flat(model.encoder.parameters())
-        seen[f"omega gradient {step}"] = flat(model.generators.parameters())
+        if schedule != "lookahead" or step > 0:
+            seen[f"omega gradient {step}"] = flat(model.generators.parameters())
         if form == "neighbours":
             seen[f"support set {step}"] = targets.state_dict()["rows"].clone()
     buffers = [*model.encoder.buffers(), *model.generators.buffers()]
@@ -93,6 +94,7 @@ def neighbours_of(rank: int) -> Tensor:
 
 def everything(rank: int) -> dict[str, Any]:
     scenarios = {f"{form}, fused": steps(rank, form, "fused") for form in FORMS}
+    scenarios |= {f"{form}, lookahead": steps(rank, form, "lookahead") for form in FORMS}
     scenarios["neighbours, separate"] = steps(rank, "neighbours", "separate")
     return {"steps": scenarios, "nt_xent": nt_xent(rank), "neighbours": neighbours_of(rank)}
 

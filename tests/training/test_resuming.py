@@ -11,11 +11,13 @@ from tests.ranks import run_ranks
 from tests.training.small import check_same, losses, plain_metrics, run_plain, small_settings, tensors_of
 
 
-@pytest.mark.parametrize(("schedule", "updates"), [("fused", 1), ("separate", 1), ("separate", 3)])
+@pytest.mark.parametrize(("schedule", "updates"), [("fused", 1), ("separate", 1), ("separate", 3), ("lookahead", 3)])
 def test_goes_on_exactly(shapes_beton: Path, tmp_path: Path, schedule: str, updates: int) -> None:
-    """In the middle of an epoch, and of the steps on one batch, with all optimisers, schedules, generators and bank."""
+    """In the middle of an epoch, and of the steps on one batch, with all optimisers, schedules, generators and bank;
+    and, with lookahead, between a step and that which looks back at it."""
     training = {"epochs": 3 // updates, "updates_per_batch": updates, "schedule": {"warmup_epochs": 1 / updates}}
-    settings = small_settings(shapes_beton, method={"meta": {"schedule": schedule}}, training=training)
+    meta = {"schedule": schedule, "every": 2 if schedule == "lookahead" else 3}
+    settings = small_settings(shapes_beton, method={"meta": meta}, training=training)
     whole, _ = run_plain(0, settings, tmp_path / "whole")
     first, _ = run_plain(0, settings, tmp_path / "broken", stop_at=14)
     second, _ = run_plain(0, settings, tmp_path / "broken", tmp_path / "broken/checkpoint_000000014")
@@ -53,8 +55,9 @@ def test_a_lengthened_run_is_one_that_was_as_long_from_the_beginning(shapes_beto
 
 
 def test_goes_on_with_another_number_of_workers(shapes_beton: Path, tmp_path: Path) -> None:
-    """From 2 to 1 and from 1 to 2: batch norm sees other parts, so losses are near, not equal."""
-    settings = small_settings(shapes_beton)
+    """From 2 to 1 and from 1 to 2: batch norm sees other parts, so losses are near, not equal. The checkpoint has a step
+    that the next one looks back at."""
+    settings = small_settings(shapes_beton, method={"meta": {"schedule": "lookahead", "every": 2}})
     whole = run_ranks(2, tmp_path / "ranks", plain_metrics, settings, tmp_path / "two")[0]
     run_plain(0, settings, tmp_path / "one", stop_at=14)
     two_to_one, _ = run_plain(0, settings, None, tmp_path / "two/checkpoint_000000014")

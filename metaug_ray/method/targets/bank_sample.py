@@ -30,6 +30,11 @@ class BankSample(NamedTuple):
         """True: each anchor has its rows."""
         return True
 
+    @property
+    def rows(self) -> Tensor:
+        """The anchors' own, which the step moves."""
+        return self.positives
+
     def part(self, number: int, count: int) -> "BankSample":
         """What part `number` of `count` even parts of this rank's anchors is compared with; good for comparing, not for
         a refresh."""

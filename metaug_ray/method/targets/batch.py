@@ -32,6 +32,13 @@ class BatchTargets:
         """Nothing is drawn."""
         return self._keys
 
+    def recall(self, index: Tensor, step: int, rows: Tensor | None) -> "BatchKeys":
+        """Features are their own keys."""
+        return self._keys
+
+    def empty_rows(self, batch: int) -> None:
+        """There are none."""
+
     def update(self, keys: "BatchKeys", projections: Tensor) -> None:
         """Nothing is kept."""
 

@@ -48,6 +48,7 @@ class WholeBatchKeys:
     """
 
     divisible = False
+    rows: Tensor | None = None
 
     def __init__(self, group: dist.ProcessGroup | None) -> None:
         self._group = group

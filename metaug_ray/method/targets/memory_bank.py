@@ -108,6 +108,28 @@ class MemoryBank:
             return self._per_anchor(global_index, len(index), random)
         return self._shared(global_index, index.detach().to("cpu", torch.int64), random)
 
+    def recall(self, index: Tensor, step: int, rows: Tensor | None) -> BankSample:
+        """What :meth:`sample` gave before the refresh of that step, the last one.
+
+        A collective call.
+
+        Args:
+            index: data set indices of its anchors of this rank, integers [B].
+            step: its number.
+            rows: their own rows then, [S, B, D].
+        """
+        assert rows is not None
+        global_index = self._gathered(index)
+        now = self.sample(index, step).positives
+        self._rows.put(global_index, rows)
+        sample = self.sample(index, step)
+        self._rows.put(global_index, now)
+        return sample
+
+    def empty_rows(self, batch: int) -> Tensor:
+        """Zeros [S, B, D]."""
+        return self._rows.local.new_zeros(len(self._first_views), batch, self.feature_size)
+
     def refresh(self, sample: BankSample, features: Tensor) -> None:
         """M_s[n_i] <- normalise(m M_s[n_i] + (1 - m) z_v[i]), v the first view of slot s (Wu et al. 2018).
 

@@ -52,6 +52,18 @@ class NeighbourTargets:
             ]
         return torch.stack(found)
 
+    def recall(self, index: Tensor, step: int, rows: Tensor | None) -> "NeighbourKeys":
+        """The neighbours that were found, in `rows` [V, B, D]."""
+        assert rows is not None
+        return NeighbourKeys(rows, self.group)
+
+    def empty_rows(self, batch: int) -> Tensor:
+        """Zeros [V, B, D]."""
+        kept = self.support.rows
+        return kept.new_zeros(
+            self.views, batch, self.feature_size, dtype=torch.promote_types(kept.dtype, torch.float32)
+        )
+
     def update(self, keys: "NeighbourKeys", projections: Tensor) -> None:
         """The first view's z of the global batch take the place of the oldest rows. A collective call."""
         with torch.no_grad():
@@ -88,7 +100,7 @@ class NeighbourKeys(WholeBatchKeys):
 
     def __init__(self, neighbours: Tensor, group: dist.ProcessGroup | None = None) -> None:
         super().__init__(group)
-        self.neighbours = neighbours
+        self.neighbours = self.rows = neighbours
 
     def similarities(self, anchors: Tensor, features: Tensor) -> Similarities:
         """Positives d(n_v[i], e_u[i]) and negatives d(n_v[i], e_u[k]), k of all images but i.

@@ -87,25 +87,39 @@ class ShardedRows:
             features: z of this rank's part, [V, B, D].
             momentum: share of the old row that is kept.
         """
-        batch = features.shape[1]
+        with torch.no_grad():
+            rows, new = self._arriving(global_index, features)
+            old = self.local[rows].to(new.dtype)
+            mixed = unit(momentum * old + (1 - momentum) * new)
+            # A bank row outlives the step: a non-finite one would come back as a negative of every later step.
+            self.local[rows] = torch.where(mixed.isfinite().all(-1, keepdim=True), mixed, old).to(self.local.dtype)
+
+    def put(self, global_index: Tensor, values: Tensor) -> None:
+        """M_v[n_i] <- values_v[i], as they are; a collective call.
+
+        Args:
+            global_index: as for :meth:`mix_in`.
+            values: of this rank's part, [V, B, D].
+        """
+        rows, new = self._arriving(global_index, values)
+        self.local[rows] = new
+
+    def _arriving(self, global_index: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Places among the local rows [R], and what the ranks send for them, [R, V, D]: the last for each place."""
+        batch = values.shape[1]
         own = global_index[self.rank * batch : (self.rank + 1) * batch]
         owners = own // self._rows_per_rank
         order = owners.argsort(stable=True)
         arriving = [rows[rows // self._rows_per_rank == self.rank] for rows in global_index.split(batch)]
-        with torch.no_grad():
-            new = distributed.exchange(
-                features.detach().transpose(0, 1)[self.to_device(order)],
-                owners.bincount(minlength=self.world).tolist(),
-                [len(rows) for rows in arriving],
-                self.group,
-            )
-            last = {row: place for place, row in enumerate(torch.cat(arriving).tolist())}
-            rows = self.to_device(torch.tensor(list(last), dtype=torch.int64) - self._start)
-            places = self.to_device(torch.tensor(list(last.values()), dtype=torch.int64))
-            old = self.local[rows].to(new.dtype)
-            mixed = unit(momentum * old + (1 - momentum) * new[places])
-            # A bank row outlives the step: a non-finite one would come back as a negative of every later step.
-            self.local[rows] = torch.where(mixed.isfinite().all(-1, keepdim=True), mixed, old).to(self.local.dtype)
+        new = distributed.exchange(
+            values.detach().transpose(0, 1)[self.to_device(order)],
+            owners.bincount(minlength=self.world).tolist(),
+            [len(rows) for rows in arriving],
+            self.group,
+        )
+        last = {row: place for place, row in enumerate(torch.cat(arriving).tolist())}
+        rows = self.to_device(torch.tensor(list(last), dtype=torch.int64) - self._start)
+        return rows, new[self.to_device(torch.tensor(list(last.values()), dtype=torch.int64))]
 
     def state(self) -> Tensor:
         """All rows, [N, V, D]: a plain tensor for a process alone, a `DTensor` sharded over the group otherwise."""

@@ -30,6 +30,11 @@ class Keys(Sample, Protocol):
             features: e, unit vectors [V, B, D].
         """
 
+    @property
+    def rows(self) -> Tensor | None:
+        """What of them no later sample gives, one row for each image of this rank, [*, B, D]; None if there is
+        nothing."""
+
     def part(self, number: int, count: int) -> "Keys":
         """What part `number` of `count` even parts of this rank's anchors is compared with. Of targets that are not
         divisible there is one part only."""
@@ -53,6 +58,18 @@ class Targets(Protocol):
             step: number of the training step.
             stream: name of an independent sequence of draws within a step.
         """
+
+    def recall(self, index: Tensor, step: int, rows: Tensor | None) -> Keys:
+        """The keys of the last step that :meth:`update` took over, again. A collective call.
+
+        Args:
+            index: data set indices of its anchors of this rank, integers [B].
+            step: its number.
+            rows: those of its keys.
+        """
+
+    def empty_rows(self, batch: int) -> Tensor | None:
+        """A tensor of the shape and type of the rows of `batch` images."""
 
     def update(self, keys: Any, projections: Tensor) -> None:
         """Take over what a step made, after the encoders have moved. A collective call.

@@ -1,0 +1,144 @@
+"""What the `lookahead` schedule keeps of a step, as the next one's gradient is what its meta gradient needs."""
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.optim import SGD, Optimizer
+
+from metaug_ray.method import distributed
+from metaug_ray.method.meta_gradient import StepTaken, trained
+from metaug_ray.method.model import Model
+from metaug_ray.method.targets.targets import Keys, Targets
+
+
+class _Kept(NamedTuple):
+    """A step without its images."""
+
+    keys: Keys | None
+    """None where it comes from a checkpoint."""
+    features: Tensor
+    """e, [V, B, D]."""
+    rows: Tensor | None
+    """What the keys are found again from (:meth:`~metaug_ray.method.targets.targets.Targets.recall`)."""
+    rates: Tensor
+    """l of each parameter of the encoder that is trained, float64 [P]."""
+
+
+class Lookahead:
+    """The last step, from when it is made until the next one's meta gradient. It holds one copy of the encoder's
+    parameters, the images of one minibatch and what they were compared with.
+
+    A step is kept as parameters, features and rows in a checkpoint, for any number of ranks; its images are to be read
+    again (:meth:`recall`).
+
+    Args:
+        model: the networks.
+        targets: what anchors are compared with.
+        optimizers: of the encoder's parameters. l is the learning rate of SGD, by group; of any other it is:
+        virtual_learning_rate: l of the virtual step (Eq. 3).
+    """
+
+    def __init__(
+        self, model: Model, targets: Targets, optimizers: Iterable[Optimizer], virtual_learning_rate: float
+    ) -> None:
+        self._model, self._targets, self._optimizers = model, targets, list(optimizers)
+        self._virtual_learning_rate = virtual_learning_rate
+        self._parameters = trained(model.eager_encoder)
+        self._theta = {name: torch.empty_like(parameter) for name, parameter in self._parameters.items()}
+        self._kept: _Kept | None = None
+        self._images: list[Tensor] | None = None
+
+    @property
+    def keeps(self) -> bool:
+        """Whether there is a step."""
+        return self._kept is not None
+
+    @property
+    def lacks_images(self) -> bool:
+        """Whether there is one that came from a checkpoint, and waits for :meth:`recall`."""
+        return self.keeps and self._images is None
+
+    def keep(self, images: Iterable[Tensor], keys: Keys, features: Tensor, shrink: Tensor | None) -> None:
+        """Keep a step, just before the encoders move.
+
+        Args:
+            images: one tensor [B, C_v, H, W] per view.
+            keys: what their anchors were compared with.
+            features: e, [V, B, D].
+            shrink: factor that clipping scales the gradient with; None without clipping.
+        """
+        torch._foreach_copy_(
+            list(self._theta.values()), [parameter.detach() for parameter in self._parameters.values()]
+        )
+        rates = torch.tensor(self._rates(), dtype=torch.float64, device=features.device)
+        self._kept = _Kept(keys, features, keys.rows, rates if shrink is None else rates * shrink)
+        self._images = list(images)
+
+    def take(self) -> tuple[StepTaken, list[Tensor]] | None:
+        """The step that was kept, with l of each parameter, which is kept no longer; None if there was none.
+
+        Raises:
+            RuntimeError: its images were not recalled.
+        """
+        kept, images = self._kept, self._images
+        self._kept = self._images = None
+        if kept is None:
+            return None
+        if images is None or kept.keys is None:
+            raise RuntimeError("the step that a checkpoint kept lacks its images: recall them first")
+        return StepTaken(images, kept.keys, kept.features, self._theta), list(kept.rates.unbind())
+
+    def recall(self, images: Iterable[Tensor], indices: Tensor, step: int) -> None:
+        """Complete a step that came from a checkpoint. A collective call.
+
+        Args:
+            images: its images again, of this rank's part.
+            indices: their data set indices, int64 [B].
+            step: its number.
+        """
+        if self._kept is not None:
+            keys = self._targets.recall(indices, step, self._kept.rows)
+            self._kept, self._images = self._kept._replace(keys=keys), list(images)
+
+    def state_dict(self, batch: int) -> dict[str, Any]:
+        """For `torch.distributed.checkpoint`; of the same shapes whether there is a step or not.
+
+        Args:
+            batch: B, images of each rank.
+        """
+        kept = self._kept or self._nothing(batch)
+        state: dict[str, Any] = {"keeps": torch.tensor(self.keeps), "theta": dict(self._theta), "rates": kept.rates}
+        state["features"] = distributed.sharded(kept.features, 1, self._model.group)
+        if kept.rows is not None:
+            state["rows"] = distributed.sharded(kept.rows, 1, self._model.group)
+        return state
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what :meth:`state_dict` gave."""
+        self._kept = self._images = None
+        if not state["keeps"]:
+            return
+        torch._foreach_copy_(list(self._theta.values()), [state["theta"][name] for name in self._theta])
+        features, rows = (distributed.local_part(state.get(name)) for name in ("features", "rows"))
+        assert features is not None
+        self._kept = _Kept(None, features, rows, state["rates"])
+
+    def _nothing(self, batch: int) -> _Kept:
+        like = next(iter(self._theta.values()))
+        features = like.new_zeros(self._targets.views, batch, self._targets.feature_size)
+        return _Kept(
+            None, features, self._targets.empty_rows(batch), like.new_zeros(len(self._theta), dtype=torch.float64)
+        )
+
+    def _rates(self) -> list[float]:
+        """The derivative of each parameter's update by its gradient, but for the sign."""
+        rates: dict[Tensor, float] = {}
+        for optimizer in self._optimizers:
+            for group in optimizer.param_groups:
+                rate = self._virtual_learning_rate
+                if isinstance(optimizer, SGD):
+                    rate = group["lr"] * (1 + group["momentum"] * group["nesterov"])
+                rates |= dict.fromkeys(group["params"], rate)
+        return [rates[parameter] for parameter in self._parameters.values()]
