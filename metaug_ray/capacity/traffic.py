@@ -66,10 +66,13 @@ def collectives(run: PretrainSettings, sizes: Sizes, images: int, *, meta: bool)
     method, parts = run.method, run.training.accumulation
     meta = meta and method.generators
     separate = meta and method.meta.schedule == "separate"
-    passes = 1 + meta + separate
-    extremes = _regularizations(run, meta=meta, separate=separate) * (parts if method.targets == "bank" else 1)
+    lookahead = meta and method.meta.schedule == "lookahead"
+    passes = 1 + meta + separate - lookahead
+    extremes = _regularizations(run, passes, meta=meta) * (parts if method.targets == "bank" else 1)
     found = [
-        *(_of_bank if method.targets == "bank" else _of_batch)(run, sizes, images, meta=meta, separate=separate),
+        *(_of_bank if method.targets == "bank" else _of_batch)(
+            run, sizes, images, passes, meta=meta, separate=separate
+        ),
         Collective("statistics of batch norm", "broadcast", passes * sizes.encoder_buffers, passes),
         Collective(GRADIENTS, "all_reduce", passes * sizes.encoder, passes * (1 + math.ceil(sizes.encoder / _BUCKET))),
         Collective("gradients of the generators", "all_reduce", meta * sizes.generator, float(meta)),
@@ -80,7 +83,9 @@ def collectives(run: PretrainSettings, sizes: Sizes, images: int, *, meta: bool)
     return [each for each in found if each.payload]
 
 
-def _of_bank(run: PretrainSettings, sizes: Sizes, images: int, *, meta: bool, separate: bool) -> list[Collective]:
+def _of_bank(
+    run: PretrainSettings, sizes: Sizes, images: int, passes: int, *, meta: bool, separate: bool
+) -> list[Collective]:
     """What the memory bank sends."""
     minibatches, wanted = 1 + separate, rows_wanted(run, images)
     return [
@@ -90,16 +95,18 @@ def _of_bank(run: PretrainSettings, sizes: Sizes, images: int, *, meta: bool, se
     ]
 
 
-def _of_batch(run: PretrainSettings, sizes: Sizes, images: int, *, meta: bool, separate: bool) -> list[Collective]:
+def _of_batch(
+    run: PretrainSettings, sizes: Sizes, images: int, passes: int, *, meta: bool, separate: bool
+) -> list[Collective]:
     """What targets of the whole batch send: features, and gradients in them.
 
     Each comparison gathers them once, and with generators once more, for the augmented ones. A backward pass sends as
     many gradients; that of second order twice, and, where augmented features are themselves what is gathered, those in
-    them once more.
+    them once more; with lookahead, whose regular pass has a backward pass of the generators' own, twice.
     """
     each, neighbours = 1 + run.method.generators, run.method.targets == "neighbours"
-    comparisons = 1 + 2 * meta + separate
-    gradients = each * (1 + 3 * meta + separate) + (meta and neighbours)
+    comparisons = passes + meta
+    gradients = each * (passes + 2 * meta) + neighbours * (meta + (meta and passes == 1))
     found = [
         Collective(
             "features of the batch", "all_gather", comparisons * each * images * sizes.compared, comparisons * each
@@ -145,11 +152,11 @@ def sent_in_a_step(found: Sequence[Collective], workers: int) -> float:
     return sum(each.sent(workers) for each in found)
 
 
-def _regularizations(run: PretrainSettings, *, meta: bool, separate: bool) -> int:
+def _regularizations(run: PretrainSettings, passes: int, *, meta: bool) -> int:
     """How often R_sigma is computed from the extremes of the whole minibatch, for each part of it."""
     method = run.method
     if not method.generators or method.margin_scope == "anchor":
         return 0
     if method.regularize_encoders:  # in each comparison: of the regular pass, of the virtual one, and at second order
-        return 1 + 2 * meta + separate
+        return passes + meta
     return int(meta)

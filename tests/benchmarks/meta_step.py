@@ -30,12 +30,15 @@ from metaug_ray.method.targets.memory_bank import MemoryBank
 from tests.method.double_backward import double_backward
 
 VIEWS = ("rgb", "l", "ab")
-VARIANTS = (
-    "plain only-OUCL",
-    "fused",
-    "separate",
-    "double back-propagation",
-)
+VARIANTS: dict[str, MetaStep | None] = {
+    "plain only-OUCL": None,
+    "fused": MetaStep("fused"),
+    "fused, tangents of a quarter": MetaStep("fused", share=0.25),
+    "lookahead": MetaStep("lookahead"),
+    "lookahead, tangents of a quarter": MetaStep("lookahead", share=0.25),
+    "separate": MetaStep("separate"),
+    "double back-propagation": None,
+}
 
 
 def make_step(
@@ -61,8 +64,8 @@ def make_step(
     first, second = minibatch(1), minibatch(2)
     parameter_bytes = sum(p.nbytes for p in networks.parameters())
     if variant != "double back-propagation":
-        separate = variant == "separate"
-        meta = MetaStep("separate" if separate else "fused")
+        meta = VARIANTS[variant] or MetaStep()
+        separate = meta.schedule == "separate"
         metaug = MetAug(model, bank, encoder_optimizer, generator_optimizer, meta)
 
         def step(number: int) -> None:
@@ -112,6 +115,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, nargs="+", default=[32, 16], help="batch sizes")
     parser.add_argument("--steps", type=int, default=4, help="steps measured, after one to warm up")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS), help="the plain one first")
     parser.add_argument("--variant", choices=VARIANTS, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.variant:
@@ -122,7 +126,7 @@ def main() -> None:
     print("|---|---|---|---|---|---|")
     for batch in args.batch:
         rows = compare(args, batch)
-        plain = rows["plain only-OUCL"]
+        plain = rows[args.variants[0]]
         for variant, (seconds, memory) in rows.items():
             extra = (memory["peak"] - plain[1]["peak"]) / memory["parameters"]
             print(
@@ -134,11 +138,11 @@ def main() -> None:
 def compare(args: argparse.Namespace, batch: int) -> dict[str, tuple[float, dict[str, int]]]:
     """Median seconds and memory of every variant."""
     processes = {}
-    for variant in VARIANTS:
+    for variant in args.variants:
         command = [sys.executable, "-m", "tests.benchmarks.meta_step", "--variant", variant, "--encoder", args.encoder]
         command += ["--size", str(args.size), "--batch", str(batch), "--device", args.device]
         processes[variant] = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    seconds: dict[str, list[float]] = {variant: [] for variant in VARIANTS}
+    seconds: dict[str, list[float]] = {variant: [] for variant in args.variants}
     for turn in range(args.steps + 1):
         for variant, process in processes.items():
             print(f"batch {batch}, turn {turn} of {args.steps}: {variant}", file=sys.stderr, flush=True)

@@ -42,6 +42,15 @@ RUNS: dict[str, dict[str, Any]] = {
     "MetAug on SimCLR": {"method": {"targets": "batch"}} | _TWO_CROPS,
     "MetAug*": {"method": {"targets": "neighbours"}} | _TWO_CROPS,
     "MetAug*, separate": {"method": {"targets": "neighbours", "meta": {"schedule": "separate"}}} | _TWO_CROPS,
+    "lookahead": {"method": {"meta": {"schedule": "lookahead", "every": 1, "share": 0.5}}},
+    "MetAug on SimCLR, lookahead": {
+        "method": {"targets": "batch", "meta": {"schedule": "lookahead", "every": 1}},
+    }
+    | _TWO_CROPS,
+    "MetAug*, lookahead": {
+        "method": {"targets": "neighbours", "meta": {"schedule": "lookahead", "every": 1}},
+    }
+    | _TWO_CROPS,
     "MetAug*, in parts": {"method": {"targets": "neighbours"}, "training": {"accumulation": 2}} | _TWO_CROPS,
     "bfloat16 rows, margins by anchor": {"method": {"margin_scope": "anchor"}, "bank": {"precision": "bfloat16"}},
 }
@@ -95,7 +104,7 @@ def moved(rank: int) -> dict[str, list[Step]]:
         # DDP reduces in C++, unless it is told how.
         wrapper.register_comm_hook(None, allreduce_hook)
         steps[name] = []
-        for step in (0, 1):  # the first one trains generators
+        for step in (0, 1):  # one of them trains generators
             before = received_bytes()
             with counted() as found:
                 meta = state.metaug.takes_meta_step(step)
@@ -127,7 +136,8 @@ def test_bytes_are_those_that_two_processes_move(ranks: list[dict[str, list[Step
             kind, times = ("all_reduce", 2) if each.kind == "reduce_gathered" else (each.kind, 1)
             expected[kind] += 2 * times * int(each.payload)
         assert first.found + second.found == expected
-    assert [first.meta for first, _ in steps] == [run.method.generators, False]
+    lookahead = run.method.meta.schedule == "lookahead"
+    assert [first.meta for first, _ in steps] == [run.method.generators and not lookahead, lookahead]
 
 
 @pytest.mark.parametrize("name", RUNS)
