@@ -64,10 +64,11 @@ def limits_of(outlook: Outlook) -> list[Limit]:
 
 def _batch(outlook: Outlook) -> Limit:
     run = outlook.known.settings.run
-    parts = run.training.accumulation
-    few = [line.gpus for line in outlook.lines if line.images // parts < _FEW]
+    parts, together = run.training.accumulation, run.training.sync_batch_norm
+    few = [line.gpus for line in outlook.lines if line.images * (line.gpus if together else 1) // parts < _FEW]
+    whose = "all workers'" if together else "one worker's"
     text = (
-        f"batch norm has the statistics of one worker's images: below {_FEW} of them, let the batch grow with the GPUs "
+        f"batch norm has the statistics of {whose} images: below {_FEW} of them, let the batch grow with the GPUs "
         "(--plan.images-per-worker)"
     )
     if few:
@@ -96,8 +97,8 @@ def _gpu_memory(outlook: Outlook) -> Limit | None:
         )
     else:
         text = (
-            f"a step has {room:.1f} of {plan.gpu_memory:g} GiB on {_gpus(last.gpus)}, however many images the data set "
-            "has; training.accumulation saves memory"
+            f"a step takes {last.gpu_memory or 0:.1f} of {plan.gpu_memory:g} GiB on {_gpus(last.gpus)}, however many "
+            "images the data set has; training.accumulation saves memory"
         )
     return Limit("GPU memory", not over, text + _too_many(over))
 

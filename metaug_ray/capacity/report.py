@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Final
 
+from metaug_ray.capacity.disk import Disk
 from metaug_ray.capacity.lines import GB, Line, Refused
 from metaug_ray.capacity.plan import Plan
 from metaug_ray.runtime.words import counted, duration
@@ -83,12 +84,16 @@ def _disk(plan: Plan) -> str:
         [
             ("beton, in the storage and staged on each node", f"{disk.beton / GB:,.1f} GB", ""),
             ("reading it once from a node's own disk", duration(disk.read_seconds), ""),
-            ("a checkpoint", f"{disk.checkpoint / GB:,.2f} GB", f"{disk.replicated / GB:,.2f} GB without the bank"),
+            ("a checkpoint", f"{disk.checkpoint / GB:,.2f} GB", _without_bank(disk)),
             ("writing it to the shared storage", duration(disk.checkpoint_seconds), ""),
             ("storage of the run", f"{disk.stored / GB:,.1f} GB", f"the beton and {disk.kept} checkpoints at a time"),
         ],
         right=(),
     )
+
+
+def _without_bank(disk: Disk) -> str:
+    return f"{disk.replicated / GB:,.2f} GB without the bank" if disk.replicated < disk.checkpoint else ""
 
 
 def _aligned(rows: Sequence[tuple[str, ...]], right: Sequence[int]) -> str:

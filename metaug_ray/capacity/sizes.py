@@ -23,7 +23,8 @@ class Sizes:
         encoder: parameters of encoders and heads, which DDP reduces.
         encoder_buffers: of encoders and heads: statistics of batch norm, which DDP broadcasts.
         generator: parameters of the generators; 0 without.
-        replicated: all that each worker has of its own in a checkpoint: parameters, statistics, optimisers.
+        replicated: all that each worker has of its own in a checkpoint: parameters, statistics, optimisers; and, with
+            lookahead, what it keeps of a step.
         tensors: so many are these.
         row: of the bank: one image in all its slots; 0 without a bank.
         feature: the same as it is computed, before it is stored in bank or support set: float32.
@@ -66,6 +67,13 @@ def sizes_of(settings: PretrainSettings) -> Sizes:
         replicated += bank_bytes(settings, 1, 1)
         tensors += 2 * (settings.method.targets == "neighbours")
     number = settings.model.feature_size * torch.float32.itemsize
+    if settings.method.generators and settings.method.meta.schedule == "lookahead":
+        # Parameters of the step before, their rates, and features and rows of its images.
+        views, rows = len(settings.model.views), {"bank": len(settings.model.encoders), "batch": 0}
+        kept = views + rows.get(settings.method.targets, views)
+        parameters = list(networks.parameters())
+        replicated += _bytes(parameters) + 8 * len(parameters) + kept * settings.training.batch_size * number
+        tensors += len(parameters) + 4
     return Sizes(
         encoder=_bytes(list(networks.parameters())),
         encoder_buffers=_bytes(list(networks.buffers())),

@@ -13,7 +13,7 @@ from pydantic_settings import InitSettingsSource
 
 from metaug_ray.commands.base import CommandError
 from metaug_ray.config.base import absolute
-from metaug_ray.config.presets import PRESETS
+from metaug_ray.config.presets import PRESETS, with_targets
 from metaug_ray.config.recorded import lost, migrated
 
 _log = logging.getLogger(__name__)
@@ -112,5 +112,6 @@ class PresetSource(InitSettingsSource):
 
     def __call__(self) -> dict[str, Any]:
         # Where it is none of them, the settings say so; without data they would say that data is missing, not beton.
-        name = self.current_state.get("preset")
-        return {"data": {}} | next((values for preset, values in PRESETS.items() if preset == name), {})
+        name, method = self.current_state.get("preset"), self.current_state.get("method")
+        targets = method.get("targets") if isinstance(method, dict) else None
+        return {"data": {}} | next((with_targets(each, targets) for each in PRESETS if each == name), {})

@@ -60,3 +60,20 @@ PRESETS: Final[dict[PresetName, dict[str, Any]]] = {
     },
 }
 check_complete("PRESETS", PRESETS, PresetName)
+
+
+def with_targets(name: PresetName, targets: str | None) -> dict[str, Any]:
+    """A preset's settings; where other targets were chosen than its own, without those that its own alone have.
+
+    Args:
+        name: of the preset.
+        targets: `method.targets`, if chosen.
+    """
+    preset = PRESETS[name]
+    own = preset.get("method", {}).get("targets", "bank")
+    if targets in (None, own):
+        return preset
+    kept = {part: values for part, values in preset.items() if part not in ("bank", "support")}
+    if "model" in kept:
+        kept["model"] = {key: value for key, value in kept["model"].items() if key != "prediction_hidden_size"}
+    return kept

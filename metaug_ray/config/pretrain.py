@@ -208,6 +208,11 @@ class PretrainSettings(StorageSettings):
                 f"method.contrast: nce tells images from draws of the memory bank, and method.targets is {targets}; "
                 "use info_nce"
             )
+        if targets == "neighbours" and self.training.updates_per_batch > 1:
+            raise ValueError(
+                f"training.updates_per_batch: got {self.training.updates_per_batch}, but with method.targets "
+                "neighbours an image's own features of the step before would be its nearest neighbours; leave it out"
+            )
         self._check_meta()
         if targets == "neighbours" and self.support.size < self.training.batch_size:
             raise ValueError(
@@ -222,8 +227,8 @@ class PretrainSettings(StorageSettings):
         rate = meta.virtual_learning_rate
         if rate != MetaSettings().virtual_learning_rate and {training.encoder.kind, training.head.kind} == {"sgd"}:
             raise ValueError(
-                f"method.meta.virtual_learning_rate: got {rate:g}, but with schedule lookahead and sgd the virtual step "
-                "is the encoders' own (training.encoder.learning_rate); leave it out"
+                f"method.meta.virtual_learning_rate: got {rate:g}, but with schedule lookahead and sgd the virtual "
+                "step is the encoders' own (training.encoder.learning_rate); leave it out"
             )
 
     @property
@@ -279,8 +284,8 @@ class PretrainSettings(StorageSettings):
         self._check_share(share * accumulation, workers)
         if min(augmentation.mixup for augmentation in self.crop_augmentations) < 1 and share * accumulation % 2:
             raise ValueError(
-                f"training.batch_size: mixup blends neighbours, and {batch} images among {workers} workers leave each "
-                f"{share * accumulation}, an odd number; use a multiple of {2 * workers}"
+                f"training.batch_size: mixup blends neighbours, and {batch} images among {_workers(workers)} leave "
+                f"each {share * accumulation}, an odd number; use a multiple of {2 * workers}"
             )
         return share * accumulation
 

@@ -14,6 +14,13 @@ from metaug_ray.tracking.evaluations import classifier_of, is_accuracy
 from metaug_ray.tracking.registry import VERSION
 
 
+def _scaling(model: ModelSettings) -> str:
+    """What a network by itself takes."""
+    if any(view.color != "rgb" for view in model.parsed_views):
+        return "By itself such a network takes its view's colours (`metaug_ray.method.views.split_views`)."
+    return "By itself such a network takes `images / 127.5 - 1`, numbers from -1 to 1, not normalised in another way."
+
+
 def write_card(
     description: EncoderDescription,
     metrics: Mapping[str, float],
@@ -50,7 +57,7 @@ def write_card(
         "representations = encoder(images)  # a uint8 tensor",
         "```",
         "",
-        "The weights of each encoder lie in `extra_files/<encoder>.safetensors`.",
+        f"The weights of each encoder lie in `extra_files/<encoder>.safetensors`. {_scaling(model)}",
         "",
         "## Results",
         "",

@@ -38,7 +38,7 @@ class Representations:
     """What one encoder makes of one data set; arrays are memory-mapped files.
 
     Attributes:
-        parts: float32 [N, V, H_part] by part: `representations`, stages of the encoders, `augmented`.
+        parts: float32 [N, E, H_part] by part: `representations`, stages of the encoders, `augmented`.
         labels: int64 [N], -1 where an image has none.
     """
 

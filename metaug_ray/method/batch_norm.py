@@ -4,10 +4,13 @@ PyTorch's own `SyncBatchNorm` refuses CPUs, and has neither a forward mode nor a
 gradient takes. This one is made of differentiable operations and one gathering of two numbers per channel.
 """
 
+from typing import Any
+
 import torch
 import torch.autograd.forward_ad as forward_ad
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.autograd import Function
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from metaug_ray.method import distributed
@@ -50,17 +53,17 @@ class SynchronizedBatchNorm(_BatchNorm):
         if not self.training or ranks == 1:
             return super().forward(input)
         self._check_input_dim(input)
-        x = input.to(torch.promote_types(input.dtype, torch.float32))
-        others = [dimension for dimension in range(x.ndim) if dimension != 1]
         # Each rank's own mean and variance, and theirs around the mean of all: nothing cancels, as in E[x^2] - E[x]^2.
-        means, variances = gather(torch.stack(torch.var_mean(x, others, correction=0)[::-1]), self.group).unbind(1)
+        means, variances = gather(moments(input), self.group).unbind(1)
         mean = means.mean(0)
         variance = variances.mean(0) + (means - mean).square().mean(0)
-        self._move_statistics(mean, variance, ranks * (x.numel() // x.shape[1]))
-        shape = (1, -1, *(1,) * (x.ndim - 2))
+        self._move_statistics(mean, variance, ranks * (input.numel() // input.shape[1]))
         scale = (variance + self.eps).rsqrt()
-        normalized = (x - mean.view(shape)) * (scale * self.weight if self.affine else scale).view(shape)
-        return (normalized + self.bias.view(shape) if self.affine else normalized).to(input.dtype)
+        if self.affine:
+            scale = scale * self.weight
+        shift = self.bias - mean * scale if self.affine else -mean * scale
+        # The input is all that is kept for the backward pass, as it is.
+        return torch.addcmul(_by_channel(shift, input), input, _by_channel(scale, input)).to(input.dtype)
 
     def _move_statistics(self, mean: Tensor, variance: Tensor, count: int) -> None:
         if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
@@ -71,6 +74,56 @@ class SynchronizedBatchNorm(_BatchNorm):
             unbiased = variance * (count / (count - 1))
             for running, value in ((self.running_mean, mean), (self.running_var, unbiased)):
                 running.lerp_(forward_ad.unpack_dual(value).primal.detach().to(running.dtype), share)
+
+
+class _Moments(Function):
+    @staticmethod
+    def forward(ctx: Any, inputs: Tensor) -> Tensor:
+        made = torch.stack(torch.var_mean(_widened(inputs), _others(inputs), correction=0)[::-1])
+        # An output that is saved takes part in a second derivative; what else is made here would not.
+        ctx.save_for_backward(inputs, made)
+        ctx.save_for_forward(inputs, made)
+        return made
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        inputs, made = ctx.saved_tensors
+        by_mean, by_variance = (gradients[0] / (inputs.numel() // inputs.shape[1])).unbind()
+        of_all = _by_channel(by_mean, inputs) + 2 * _by_channel(by_variance, inputs) * _centered(inputs, made)
+        return of_all.to(inputs.dtype)
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor) -> Tensor:
+        inputs, made = ctx.saved_tensors
+        tangent = _widened(tangents[0])
+        moved = tangent.mean(_others(inputs)), 2 * (_centered(inputs, made) * tangent).mean(_others(inputs))
+        return torch.stack(moved)
+
+
+def moments(inputs: Tensor) -> Tensor:
+    """Mean and variance of each channel, float32 at least, differentiable as often as wanted; the inputs are all that
+    is kept.
+
+    Shape: [B, C, ...] to [2, C].
+    """
+    made: Tensor = _Moments.apply(inputs)  # type: ignore[no-untyped-call]
+    return made
+
+
+def _widened(inputs: Tensor) -> Tensor:
+    return inputs.to(torch.promote_types(inputs.dtype, torch.float32))
+
+
+def _others(inputs: Tensor) -> list[int]:
+    return [dimension for dimension in range(inputs.ndim) if dimension != 1]
+
+
+def _by_channel(values: Tensor, inputs: Tensor) -> Tensor:
+    return values.view(1, -1, *(1,) * (inputs.ndim - 2))
+
+
+def _centered(inputs: Tensor, made: Tensor) -> Tensor:
+    return _widened(inputs) - _by_channel(made[0], inputs)
 
 
 def synchronize_batch_norm(module: nn.Module, group: dist.ProcessGroup | None = None) -> None:

@@ -66,6 +66,7 @@ def _colors(images: Tensor, wanted: set[Color]) -> dict[Color, Tensor]:
         raise ValueError(f"images must be uint8 [B, 3, H, W], got {images.dtype} {list(images.shape)}")
     made: dict[Color, Tensor] = {}
     if "rgb" in wanted:
+        # Whoever loads the network alone must do the same: its files and its card say so.
         made["rgb"] = (images * (1 / 127.5)).sub_(1.0)
     if "l" in wanted or "ab" in wanted:
         made["l"], made["ab"] = _lab(images)

@@ -124,7 +124,8 @@ def check_computes(encoder: FrozenEncoder, image_size: int) -> None:
 
 def _write_files(encoder: FrozenEncoder, description: EncoderDescription, card: str, folder: Path) -> list[Path]:
     for (name, network), view in zip(encoder.encoders.items(), encoder.views, strict=True):
-        save_file(network.state_dict(), folder / f"{name}.safetensors", metadata={"view": view, "run": description.run})
+        about = {"view": view, "run": description.run} | ({"input": "uint8 / 127.5 - 1"} if view == "rgb" else {})
+        save_file(network.state_dict(), folder / f"{name}.safetensors", metadata=about)
     (folder / DESCRIPTION).write_text(description.model_dump_json(indent=2) + "\n", encoding="utf-8")
     (folder / _CARD).write_text(card, encoding="utf-8")
     return sorted(folder.iterdir())

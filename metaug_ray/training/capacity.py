@@ -78,10 +78,14 @@ def check_gpu_memory(settings: PretrainSettings, samples: int, workers: int, dev
     room = min(free, share * total)
     needed = bank_bytes(settings, samples, workers)
     if needed > room:
-        gpu, more = ("its GPU has", "more workers") if share == 1 else (f"{share:g} of its GPU have", "a larger share")
+        gpu, more = (
+            ("its GPU has", "more workers, ") if share == 1 else (f"{share:g} of its GPU have", "a larger share, ")
+        )
+        if share == 1 and settings.method.targets == "neighbours":
+            more = ""  # each of them would have as much
         raise TrainingError(
             f"{_rows(settings, samples)} take {needed / _GIB:.1f} GiB of this worker's memory, and {gpu} "
-            f"{room / _GIB:.1f} GiB free; use {more}, {_smaller(settings)}"
+            f"{room / _GIB:.1f} GiB free; use {more}{_smaller(settings)}"
         )
 
 
@@ -104,7 +108,7 @@ def _rows(settings: PretrainSettings, samples: int) -> str:
     """What takes the memory, in words."""
     if settings.method.targets == "neighbours":
         return f"support.size: {settings.support.size:,} features, of which each worker has all,"
-    row = f"{counted(len(settings.model.encoders), 'view')} x {settings.model.feature_size} numbers"
+    row = f"{counted(len(settings.model.encoders), 'encoder')} x {settings.model.feature_size} numbers"
     return f"bank: the rows of {samples:,} images x {row}"
 
 

@@ -34,5 +34,7 @@ def make_optimizer(modules: Iterable[nn.Module], settings: OptimizerSettings) ->
             # Imports all of timm's models: seconds that the others need not wait for.
             from timm.optim.lars import Lars
 
+            # Of itself it would not scale what is not decayed, matrices neither.
+            groups[0]["always_adapt"] = True
             lars: Optimizer = Lars(groups, lr=rate, momentum=settings.momentum, weight_decay=decay)
             return lars

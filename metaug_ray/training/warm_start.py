@@ -73,7 +73,9 @@ def find_warm_start(settings: PretrainSettings, name: str, manifest: Manifest) -
         recorded = read_fixed(record["fixed"])
     except ValidationError as error:
         raise TrainingError(f"fork: {name!r} was made by another version of metaug_ray ({explain(error)})") from error
-    old, new = recorded["model"], fixed_settings(settings)["model"]
+    old, new = dict(recorded["model"]), dict(fixed_settings(settings)["model"])
+    # Only neighbours have prediction heads, and heads of another size are new ones.
+    sizes_of_heads = {settings_of.pop("prediction_hidden_size") for settings_of in (old, new)}
     if old != new:
         raise TrainingError(f"fork: the networks of {name!r} are others: {old}, not {new}; keep model.* as it was")
     method, targets = recorded["method"], settings.method.targets
@@ -86,6 +88,6 @@ def find_warm_start(settings: PretrainSettings, name: str, manifest: Manifest) -
         name,
         names[-1],
         targets=method["targets"] == targets and (same_data if targets == "bank" else same_size),
-        predictors=targets != "neighbours" or method["targets"] == targets,
+        predictors=targets != "neighbours" or (method["targets"] == targets and len(sizes_of_heads) == 1),
         generators=same_generators or not settings.method.generators,
     )

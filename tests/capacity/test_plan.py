@@ -118,9 +118,11 @@ def test_the_slowest_part_bounds_a_step() -> None:
     assert line.bound == "GPU"
 
 
-def test_a_checkpoint_has_the_size_of_the_state() -> None:
+@pytest.mark.parametrize("schedule", ["fused", "lookahead"])
+def test_a_checkpoint_has_the_size_of_the_state(schedule: str) -> None:
     """Counted without memory, against the tensors of a run that is there."""
-    run = small_settings(__file__, model={"encoder": "conv", "small_images": True})  # type: ignore[arg-type]
+    changes = {"model": {"encoder": "conv", "small_images": True}, "method": {"meta": {"schedule": schedule}}}
+    run = small_settings(__file__, **changes)  # type: ignore[arg-type]
     state = build_state(run, 100, torch.device("cpu")).state_dict()
     tensors: list[torch.Tensor] = []
 
@@ -209,11 +211,14 @@ def test_the_report_has_a_line_for_each_number_and_json_the_same() -> None:
 @pytest.mark.parametrize("targets", ["batch", "neighbours"])
 def test_what_does_not_grow_with_the_images_ends_nowhere(targets: str) -> None:
     """Without a bank: no rows are exchanged, and a checkpoint is as large for any data set."""
-    run = {"model": {"views": ("rgb", "rgb.2")}, "method": {"targets": targets}}
+    run: dict[str, Any] = {"model": {"views": ("rgb", "rgb.2")}, "method": {"targets": targets}}
     few, many = (make_plan(capacity(run, step_seconds={64: 0.1}, images=n, gpus=[8])) for n in (10**6, 10**9))
     assert few.disk.checkpoint == many.disk.checkpoint
     assert lines(few)[0].bank == lines(many)[0].bank == (98_304 * 128 * 4 / GIB if targets == "neighbours" else 0)
     assert lines(few)[0].host == 0
+    known = make_plan(capacity(run, step_seconds={64: 0.1}, peak_memory={64: 30.0}, images=10**6, gpus=[8]))
+    assert "without the bank" not in as_text(known)
+    assert f"a step takes {lines(known)[0].gpu_memory:.1f} of" in as_text(known)
     whats = {limit.what for limit in many.limits}
     assert not whats & {"bank's rows", "bank's rows of a worker"}
     assert {"GPU memory", "start", "checkpoint"} <= whats

@@ -49,6 +49,21 @@ def test_the_command_line_beats_the_environment_beats_the_file_beats_the_preset(
     )
 
 
+@pytest.mark.parametrize(
+    ("preset", "targets"), [("cifar10_nnclr", "batch"), ("recommended", "neighbours"), ("demo", "batch")]
+)
+def test_other_targets_leave_out_what_the_preset_has_for_its_own(preset: str, targets: str) -> None:
+    given = ["--preset", preset, "--data.beton", "/x.beton", "--model.views", "rgb,rgb.2", "--method.targets", targets]
+    settings, _ = parse(given)
+    assert settings.method.targets == targets
+    assert settings.bank == PretrainSettings.model_fields["bank"].default
+    own = ["--preset", preset, "--data.beton", "/x.beton"]
+    assert parse([*own, "--method.targets", "bank"][: 4 if preset == "cifar10_nnclr" else 6])[0] == parse(own)[0]
+    # What the user says himself is not left out.
+    with pytest.raises(CommandError, match=r"support\.size: 300 is a setting of|bank\.negatives: 7 is a setting of"):
+        parse([*given, *(["--bank.negatives", "7"] if targets == "neighbours" else ["--support.size", "300"])])
+
+
 def test_printed_settings_reproduce_the_run(tmp_path: Path) -> None:
     given = [
         *("--preset", "demo", "--model.views", "rgb,l,ab", "--no-method.generators", "--training.clip-norm", "3"),

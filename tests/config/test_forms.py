@@ -42,10 +42,14 @@ def read(*parts: dict[str, Any]) -> PretrainSettings:
         ([TWO, NNCLR, {"support": {"size": 100}}], "support.size: 100 features are fewer than the 128 of a batch"),
         ([TWO, NNCLR, {"support": {"size": 0}}], "support.size: got 0; expected at least 2"),
         ([TWO, SIMCLR, {"training": {"batch_size": 1}}], "training.batch_size: got 1; expected at least 2"),
+        (
+            [TWO, NNCLR, {"training": {"updates_per_batch": 2}}],
+            "training.updates_per_batch: got 2, but with method.tar",
+        ),
         ([{"data": {"second_augmentation": {}}}], "data.second_augmentation: no view shows the second crop"),
         (
             [TWO, {"data": {"second_augmentation": {"mixup": 0.9}}, "training": {"batch_size": 9}}],
-            "training.batch_size: mixup blends neighbours, and 9 images among 1 workers leave each 9",
+            "training.batch_size: mixup blends neighbours, and 9 images among 1 worker leave each 9",
         ),
         (
             [TWO, NNCLR, {"training": {"batch_size": 4}, "compute": {"workers": 4}}],

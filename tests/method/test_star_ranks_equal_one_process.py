@@ -40,11 +40,14 @@ def flat(parameters: Any, gradient: bool = True) -> Tensor:
 
 
 def steps(rank: int, form: TargetKind, schedule: Any, accumulation: int = 1) -> dict[str, Tensor]:
-    """Three steps on this rank's part of the batch."""
+    """Three steps on this rank's part of the batch; in parts, with batch norm fixed, which would see one of them."""
     model, targets = make_star(form, synchronized=True)
     assert model.generators is not None
     encoder = DistributedDataParallel(model.encoder) if distributed.world_size() > 1 else model.encoder
     model = Model(encoder, model.generators, model.objective)
+    if accumulation > 1:
+        for module in (encoder, model.generators):
+            module.eval()
     optimizers = [torch.optim.SGD(m.parameters(), lr=0.05, momentum=0.9) for m in (model.encoder, model.generators)]
     metaug = MetAug(model, targets, *optimizers, MetaStep(schedule, RATE), accumulation=accumulation)
     seen: dict[str, Tensor] = {}
@@ -95,7 +98,8 @@ def neighbours_of(rank: int) -> Tensor:
 def everything(rank: int) -> dict[str, Any]:
     scenarios = {f"{form}, fused": steps(rank, form, "fused") for form in FORMS}
     scenarios |= {f"{form}, lookahead": steps(rank, form, "lookahead") for form in FORMS}
-    scenarios["neighbours, separate"] = steps(rank, "neighbours", "separate")
+    scenarios |= {f"{form}, separate": steps(rank, form, "separate") for form in FORMS}
+    scenarios |= {f"{form}, in parts": steps(rank, form, "fused", accumulation=2) for form in FORMS}
     return {"steps": scenarios, "nt_xent": nt_xent(rank), "neighbours": neighbours_of(rank)}
 
 

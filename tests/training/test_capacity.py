@@ -45,7 +45,7 @@ def test_the_bank_must_fit() -> None:
     small = {"CPU": 4.0, "memory": 1 * GIB}
     with pytest.raises(
         TrainingError,
-        match=r"1,281,167 images x 3 views x 128 numbers, over 1 worker, take 1.8 GiB for each, and 1 of them is on a",
+        match=r"1,281,167 images x 3 encoders x 128 numbers, over 1 worker, take 1.8 GiB for each, and 1 of them is",
     ):
         place(settings(), [small], 1_281_167)
     assert place(settings(), [small] * 2, 1_281_167).workers == 2
@@ -73,6 +73,20 @@ def test_the_bank_must_fit_into_the_share_of_a_gpu(monkeypatch: pytest.MonkeyPat
         check_gpu_memory(settings(workers=1, gpus_per_worker=0.5), 1_281_167, 1, gpu)
     with pytest.raises(TrainingError, match=r"its GPU has 1.0 GiB free; use more workers, bank"):
         check_gpu_memory(settings(workers=1), 1_281_167, 1, gpu)
+
+
+def test_more_workers_do_not_help_a_support_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1 * GIB, 6 * GIB))
+    chosen = PretrainSettings.model_validate(
+        {
+            "data": {"beton": "/x.beton"},
+            "model": {"views": ("rgb", "rgb.2")},
+            "method": {"targets": "neighbours"},
+            "support": {"size": 10_000_000},
+        }
+    )
+    with pytest.raises(TrainingError, match=r"has all, take 4.8 GiB .* has 1.0 GiB free; use support.precision bfloat"):
+        check_gpu_memory(chosen, 50_000, 1, torch.device("cuda", 0))
 
 
 def test_a_run_takes_the_share_that_is_set() -> None:

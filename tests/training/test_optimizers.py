@@ -59,13 +59,14 @@ def test_one_may_climb(kind: str) -> None:
         TrainingSettings(head=OptimizerSettings(maximize=True))
 
 
-def test_lars_scales_matrices_by_layer_and_leaves_vectors() -> None:
-    weight, bias = step(OptimizerSettings(kind="lars", learning_rate=0.1, momentum=0.5, weight_decay=0.01))
+@pytest.mark.parametrize("decay", [0.01, 0.0])
+def test_lars_scales_matrices_by_layer_and_leaves_vectors(decay: float) -> None:
+    weight, bias = step(OptimizerSettings(kind="lars", learning_rate=0.1, momentum=0.5, weight_decay=decay))
     # trust = 0.001 |w| / (|g| + decay |w|); all entries are equal, so the norms' ratio is that of the entries.
     value, velocity = 3.0, 0.0
     for _ in range(2):
-        trust = 0.001 * value / (1 + 0.01 * value)
-        velocity = 0.5 * velocity + trust * (1 + 0.01 * value)
+        trust = 0.001 * value / (1 + decay * value)
+        velocity = 0.5 * velocity + trust * (1 + decay * value)
         value -= 0.1 * velocity
     assert float(weight) == pytest.approx(value, rel=1e-6)
     assert float(bias) == pytest.approx(by_hand(2, 0.1, 0.5, 0.0))

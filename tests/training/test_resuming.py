@@ -55,8 +55,8 @@ def test_a_lengthened_run_is_one_that_was_as_long_from_the_beginning(shapes_beto
 
 
 def test_goes_on_with_another_number_of_workers(shapes_beton: Path, tmp_path: Path) -> None:
-    """From 2 to 1 and from 1 to 2: batch norm sees other parts, so losses are near, not equal. The checkpoint has a step
-    that the next one looks back at."""
+    """From 2 to 1 and from 1 to 2, amid a step and that which looks back at it: batch norm sees other parts, so losses
+    are near, not equal."""
     settings = small_settings(shapes_beton, method={"meta": {"schedule": "lookahead", "every": 2}})
     whole = run_ranks(2, tmp_path / "ranks", plain_metrics, settings, tmp_path / "two")[0]
     run_plain(0, settings, tmp_path / "one", stop_at=14)
