@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from torch import Tensor
 
 from metaug_ray.config import ModelSettings
@@ -112,18 +113,13 @@ def test_an_interrupted_export_leaves_no_model(tmp_path: Path, monkeypatch: pyte
 
 
 TORCHVISION = """
-import sys
+import runpy, sys, torch
 for package in ("metaug_ray", "mlflow", "ray", "ffcv", "pydantic"):
     sys.modules[package] = None  # importing it fails
-import torch
-from safetensors.torch import load_file
-from torchvision.models import resnet50
-network = resnet50()
-# All but the classifier, which is the user's own.
-weights = load_file(sys.argv[1]) | {f"fc.{name}": value for name, value in network.fc.state_dict().items()}
-network.load_state_dict(weights, strict=True)
-network.fc = torch.nn.Identity()
-torch.save(network.eval()(torch.load(sys.argv[2]) / 127.5 - 1).detach(), sys.argv[3])
+example, weights, images, representations = sys.argv[1:]
+sys.argv = [example, weights]
+made = runpy.run_path(example)
+torch.save(made["represent"](made["network"], torch.load(images)), representations)
 """
 
 
@@ -141,10 +137,15 @@ def test_resnet50_goes_into_torchvisions(tmp_path: Path) -> None:
     ):
         torch.testing.assert_close(published(given), encoder(given), rtol=1e-4, atol=1e-5)
     (file,) = tmp_path.rglob("*.safetensors")
+    with safe_open(file, "pt") as opened:
+        assert opened.metadata()["input"] == "uint8 / 127.5 - 1"
     given = images(2, 3, 64, 64)
     torch.save(given, tmp_path / "images.pt")
     files = [str(path) for path in (file, tmp_path / "images.pt", tmp_path / "representations.pt")]
-    done = subprocess.run([sys.executable, "-c", TORCHVISION, *files], capture_output=True, text=True, cwd=tmp_path)
+    example = str(Path(__file__).parents[2] / "examples/torchvision_network.py")
+    done = subprocess.run(
+        [sys.executable, "-c", TORCHVISION, example, *files], capture_output=True, text=True, cwd=tmp_path
+    )
     assert done.returncode == 0, done.stderr
     torch.testing.assert_close(torch.load(files[-1]), encoder(given))
     assert load_encoder(model, uri).views == ("rgb",)
