@@ -58,13 +58,30 @@ def passes(rank: int, synchronized: bool = True, momentum: float | None = 0.1) -
     return seen
 
 
-def everything(rank: int) -> dict[Any, list[dict[str, Tensor]]]:
-    return {momentum: passes(rank, momentum=momentum) for momentum in (0.1, None)}
+def kept_for_backward(rank: int) -> list[bool]:
+    """Of each large tensor that the backward pass waits for: whether it is the input, as it is."""
+    norm = SynchronizedBatchNorm(3)
+    given = torch.randn(8, 3, 5, 4, dtype=torch.bfloat16, requires_grad=True)
+    kept: list[Tensor] = []
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept.append(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        norm(given)
+    return [tensor.data_ptr() == given.data_ptr() for tensor in kept if tensor.numel() >= given.numel()]
+
+
+def everything(rank: int) -> dict[Any, Any]:
+    return {"kept": kept_for_backward(rank)} | {momentum: passes(rank, momentum=momentum) for momentum in (0.1, None)}
 
 
 @pytest.mark.parametrize("ranks", [2, 4])
 def test_ranks_equal_one_process_with_pytorchs_own(ranks: int, tmp_path: Path) -> None:
     several = run_ranks(ranks, tmp_path, everything)
+    assert several[0]["kept"]
+    assert all(several[0]["kept"])
     for momentum in (0.1, None):
         for place, expected in enumerate(passes(0, synchronized=False, momentum=momentum)):
             for name, value in expected.items():
