@@ -75,7 +75,8 @@ def status(settings: Settings) -> int:
     there = services(settings)
     for service in there:
         runs = service.process() is not None
-        print(f"{service.name}: {'answers' if runs and service.ready() else 'does not answer' if runs else 'ended'}")
+        how = "answers" if runs and service.ready() else "does not answer" if runs else "ended"
+        print(f"{service.name}: {how}{f', {service.address}' if runs else ''}")
     return int(not all(service.process() is not None and service.ready() for service in there))
 
 

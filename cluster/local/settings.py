@@ -3,7 +3,9 @@
 import os
 import re
 from dataclasses import dataclass
+from difflib import get_close_matches
 from importlib.util import find_spec
+from itertools import combinations
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -13,6 +15,8 @@ from services import ServiceError
 from metaug_ray.addresses import holds_secret, masked
 
 HOST: Final = "127.0.0.1"
+_PORTS: Final = {"CLUSTER_RAY_PORT": 6379, "CLUSTER_DASHBOARD_PORT": 8265, "CLUSTER_MLFLOW_PORT": 5000}
+_VARIABLES: Final = ("CLUSTER_FOLDER", "CLUSTER_START_SECONDS", *_PORTS)
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,7 @@ class Settings:
 
 def read_settings() -> Settings:
     """Raises `ServiceError` for a variable that cannot be used."""
+    _check_names()
     folder = Path(os.environ.get("CLUSTER_FOLDER") or Path.home() / "metaug_ray" / "cluster").expanduser().absolute()
     database = os.environ.get("MLFLOW_BACKEND_STORE_URI") or f"sqlite:///{folder}/mlflow.db"
     artifacts = os.environ.get("MLFLOW_ARTIFACTS_DESTINATION") or str(folder / "mlartifacts")
@@ -68,15 +73,26 @@ def read_settings() -> Settings:
         )
     # The driver that is installed here; SQLAlchemy's own choice is another.
     database = re.sub("^postgresql:", "postgresql+psycopg2:", database)
+    ports = {variable: _number(variable, default) for variable, default in _PORTS.items()}
+    for first, second in combinations(ports, 2):
+        if ports[first] == ports[second]:
+            raise ServiceError(f"{first} and {second} are both {ports[first]}; give each a port of its own")
     return Settings(
         folder=folder,
-        ray_port=_number("CLUSTER_RAY_PORT", 6379),
-        dashboard_port=_number("CLUSTER_DASHBOARD_PORT", 8265),
-        mlflow_port=_number("CLUSTER_MLFLOW_PORT", 5000),
+        ray_port=ports["CLUSTER_RAY_PORT"],
+        dashboard_port=ports["CLUSTER_DASHBOARD_PORT"],
+        mlflow_port=ports["CLUSTER_MLFLOW_PORT"],
         database=database,
         artifacts=artifacts,
         seconds=_number("CLUSTER_START_SECONDS", 180),
     )
+
+
+def _check_names() -> None:
+    """Whether a variable is spelt nearly as one of these: others may have CLUSTER_ variables of their own."""
+    for variable in sorted(set(os.environ) - set(_VARIABLES)):
+        if variable.startswith("CLUSTER_") and (near := get_close_matches(variable, _VARIABLES, 1, 0.8)):
+            raise ServiceError(f"{variable} is no setting; did you mean {near[0]}?")
 
 
 def _number(variable: str, default: int) -> int:

@@ -38,6 +38,7 @@ class Line:
         sent: bytes that each worker sends in a step.
         cores: CPU cores that decode as fast as a worker trains.
         node_memory: GiB of a node's main memory, without the beton's pages.
+        fits: whether both memories are as large as that.
     """
 
     gpus: int
@@ -55,6 +56,7 @@ class Line:
     sent: float
     cores: float
     node_memory: float
+    fits: bool
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,8 @@ def line_of(known: Known, gpus: int) -> Line | Refused:
     hours = run.training.epochs * epoch / plan.efficiency / 3600
     bank = bank_bytes(run, known.data.images, gpus) / GIB
     memory = known.worker.step_memory(run, images)
+    gpu_memory = None if memory is None else memory + bank
+    node_memory = min(gpus, plan.gpus_per_node) * worker_memory(known, gpus) / GIB
     return Line(
         gpus=gpus,
         batch=batch,
@@ -126,11 +130,12 @@ def line_of(known: Known, gpus: int) -> Line | Refused:
         images_per_second=batch / step,
         hours=hours,
         cost=hours * gpus * plan.price,
-        gpu_memory=None if memory is None else memory + bank,
+        gpu_memory=gpu_memory,
         bank=bank,
         sent=sent_in_a_step(found, gpus),
         cores=decoded / step / cores.rate,
-        node_memory=min(gpus, plan.gpus_per_node) * worker_memory(known, gpus) / GIB,
+        node_memory=node_memory,
+        fits=(gpu_memory or 0.0) <= plan.gpu_memory and node_memory <= plan.node_memory,
     )
 
 

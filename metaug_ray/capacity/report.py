@@ -54,14 +54,16 @@ def as_json(plan: Plan) -> str:
 def _lines(lines: Sequence[Line | Refused]) -> str:
     rows = [tuple(name for name, _ in _HEAD), tuple(unit for _, unit in _HEAD)]
     rows += [_row(line) for line in lines]
-    return _aligned(rows, right=range(len(_HEAD)))
+    table = _aligned(rows, right=range(len(_HEAD)))
+    over = any(isinstance(line, Line) and not line.fits for line in lines)
+    return table + ("\n* does not fit into the memory of a GPU or of a node" if over else "")
 
 
 def _row(line: Line | Refused) -> tuple[str, ...]:
     if isinstance(line, Refused):
         return (f"{line.gpus:,}", "refused", *[""] * (len(_HEAD) - 2))
     return (
-        f"{line.gpus:,}",
+        f"{line.gpus:,}{'' if line.fits else '*'}",
         f"{line.batch:,}",
         f"{line.images:,}",
         f"{1e3 * line.step:,.0f}",

@@ -208,6 +208,14 @@ def test_the_report_has_a_line_for_each_number_and_json_the_same() -> None:
     assert read["disk"]["checkpoint"] == plan.disk.checkpoint
 
 
+def test_a_line_that_does_not_fit_is_marked() -> None:
+    plan = make_plan(capacity(images=10**8, gpus=[1, 64], images_per_worker=128))
+    assert [line.fits for line in lines(plan)] == [False, True]
+    table = as_text(plan).split("\n\n")[1].splitlines()
+    assert [row.split()[0] for row in table[2:4]] == ["1*", "64"]
+    assert table[4] == "* does not fit into the memory of a GPU or of a node"
+
+
 @pytest.mark.parametrize("targets", ["batch", "neighbours"])
 def test_what_does_not_grow_with_the_images_ends_nowhere(targets: str) -> None:
     """Without a bank: no rows are exchanged, and a checkpoint is as large for any data set."""

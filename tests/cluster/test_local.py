@@ -60,6 +60,20 @@ def child_of(service: Any) -> psutil.Process:
     raise AssertionError("the server has no child")
 
 
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({"CLUSTER_MLFLOW_PORTS": "5001"}, "CLUSTER_MLFLOW_PORTS is no setting; did you mean CLUSTER_MLFLOW_PORT?"),
+        ({"CLUSTER_RAY_PORT": "8265"}, "CLUSTER_RAY_PORT and CLUSTER_DASHBOARD_PORT are both 8265; give each a port"),
+    ],
+)
+def test_wrong_variables_are_named_at_once(folder: Path, variables: dict[str, str], message: str) -> None:
+    done = cluster(folder, "start", **variables)
+    assert done.returncode != 0
+    assert message in done.stderr
+    assert not folder.exists()
+
+
 @pytest.mark.parametrize("killed", [False, True])
 def test_a_server_ends_with_what_it_started(services: ModuleType, folder: Path, killed: bool) -> None:
     service = server(services, folder, CHILD + "sys.stdin.close(); import time; time.sleep(600)")
