@@ -8,7 +8,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 _DOCS = (
     *("data", "methods", "operations", "clusters", "capacity", "security", "sweeps", "serving", "python", "results"),
-    *("paper_studies", "gpu"),
+    *("paper_studies", "gpu", "performance"),
 )
 PAGES = ("README.md", *(f"docs/{name}.md" for name in _DOCS))
 """In the order in which a reader, and the test, goes through them: later pages use what earlier ones made."""
