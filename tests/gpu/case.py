@@ -42,6 +42,7 @@ class Case:
     """Hidden units of the generators; 0: there are none."""
     schedule: MetaSchedule = "fused"
     every: int = 1
+    share: float = 1.0
     accumulation: int = 1
     bfloat16: bool = True
     delta: float = 1e-5
@@ -90,7 +91,7 @@ def make_metaug(
         make_bank(case, device) if bank is None else bank,
         _optimizer(networks.encoders),
         None if model.generators is None else _optimizer(model.generators),
-        MetaStep(case.schedule, every=case.every),
+        MetaStep(case.schedule, every=case.every, share=case.share),
         head_optimizer=_optimizer(networks.heads),
         accumulation=case.accumulation,
     )

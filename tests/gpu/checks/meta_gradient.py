@@ -71,7 +71,7 @@ def _fused(case: Case, device: torch.device, dtype: torch.dtype = torch.float32,
     """Our gradient, flat, in float64."""
     model, images, sample = _problem(case, device, dtype, smooth)
     assert model.generators is not None
-    features = module.model_gradient(model, images, sample, list(model.encoder.parameters())).output.features
+    features = module.model_gradient(model, images, sample).output.features
     module.meta_gradient(model, images, sample, virtual_learning_rate=LEARNING_RATE, features=features)
     return torch.cat([p.grad.flatten().double() for p in model.generators.parameters() if p.grad is not None])
 

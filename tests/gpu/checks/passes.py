@@ -21,7 +21,7 @@ PEAK_FLOPS = 989e12
 """Of an H100 or H200 in bfloat16, dense, by its data sheet."""
 
 # Forward and backward are three forward passes; the tangent makes three convolutions where a forward pass makes one.
-FORWARDS = {"plain": 3.0, "fused": 9.0, "separate": 12.0, "fused, every 10": 3.6}
+FORWARDS = {"plain": 3.0, "fused": 9.0, "separate": 12.0, "fused, every 10": 3.6, "lookahead": 6.0, "lookahead, a quarter": 3.75}
 
 
 def passes(setting: Setting) -> Iterator[Row]:
@@ -44,6 +44,8 @@ def passes(setting: Setting) -> Iterator[Row]:
         "plain": case.plain(),
         "fused": case,
         "separate": replace(case, schedule="separate"),
+        "lookahead": replace(case, schedule="lookahead"),
+        "lookahead, a quarter": replace(case, schedule="lookahead", share=0.25),
         "fused, every 10": replace(case, every=10),
     }
     plain = None
@@ -90,7 +92,7 @@ def _parts_of_a_step(case: Case, setting: Setting, bank: MemoryBank) -> dict[str
     with ExitStack() as stack:
         for owner, function, name in (
             (algorithm, "model_gradient", "regular forward and backward"),
-            (module, "_gradient_of_generator_objective", "virtual step, forward and backward"),
+            (module, "_virtual_gradient", "virtual step, forward and backward"),
             (module, "_forward_mode", "tangent (jvp)"),
             (module, "_second_order", "second order of the contrast"),
             (Model, "compare", "contrast, forward"),
