@@ -61,7 +61,9 @@ def parse_view(name: str) -> View:
     if crop not in CROPS:
         raise ValueError(f"view {name!r}: an image has crops {' and '.join(map(str, CROPS))} (got {crop})")
     if encoder and encoder not in COLOR_CHANNELS and not _ENCODER.fullmatch(encoder):
-        raise ValueError(f"view {name!r}: an encoder's name is a colour space, or letters and digits such as rgb2")
+        raise ValueError(
+            f"view {name!r}: an encoder's name is a colour space, or letters that end in digits, such as rgb2"
+        )
     return View(cast("Color", color), crop, encoder)
 
 

@@ -36,7 +36,7 @@ def test_a_name_says_colour_crop_and_encoder(name: str, view: View, shortest: st
         (("rgb@2",), "unknown view 'rgb@2': give a colour space, with .2 for the second crop"),
         (("cmyk",), "unknown view 'cmyk'"),
         (("rgb.3",), "an image has crops 1 and 2"),
-        (("rgb:items",), "an encoder's name is a colour space, or letters and digits"),
+        (("rgb:items",), "an encoder's name is a colour space, or letters that end in digits"),
         (("rgb", "rgb.1"), "view rgb is given 2 times in rgb, rgb"),
         (("rgb", "l.2:rgb"), "views rgb and l.2:rgb share the encoder 'rgb', and have 3 and 1 channels"),
         (("rgb.2", "l.2"), "no view is of the first crop"),

@@ -35,6 +35,10 @@ class MetaSettings(Settings):
         return round(1 / self.share)
 
 
+_OF_GENERATORS: Final = {
+    *("generator_per", "generator_hidden_size", "delta", "alpha", "margin", "margin_scope", "regularize_encoders"),
+    "meta",
+}
 _BASES: Final = {"bank": "", "batch": "SimCLR", "neighbours": "NNCLR"}
 _OUCL: Final = {"unified": "", "unified_eq8": " (Eq. 8)", "unified_attenuated": " (Eq. 9)"}
 
@@ -89,6 +93,15 @@ class MethodSettings(Contrasts):
             given = parameters.model_dump(exclude_defaults=True)
             found |= {f"method.{name}.{key}": value for key, value in given.items() if trained.get(key) != value}
         return dict(sorted(found.items()))
+
+    @property
+    def idle_without_generators(self) -> dict[str, Any]:
+        """Settings of generators, by dotted name, where somebody set them and there are none."""
+        if self.generators:
+            return {}
+        given = self.model_dump(include=_OF_GENERATORS, exclude_defaults=True)
+        meta = {f"method.meta.{name}": value for name, value in given.pop("meta", {}).items()}
+        return {f"method.{name}": value for name, value in given.items()} | meta
 
     @property
     def variant(self) -> str:

@@ -277,6 +277,8 @@ class PretrainSettings(StorageSettings):
             nearest = max(least, round(batch / (workers * accumulation))) * workers * accumulation
             most = batch // (least * accumulation)
             fewer = f", or at most {_workers(most)}" if 0 < most < workers else ""
+            if not rest and least > 1 and workers > 1:
+                fewer += ", or training.sync_batch_norm"
             raise ValueError(
                 f"training.batch_size: {batch} images among {_workers(workers)}{parts} leave each "
                 f"{batch / (workers * accumulation):g}; expected a whole number{short}, such as {nearest}{fewer}"

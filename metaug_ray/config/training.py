@@ -80,7 +80,8 @@ class TrainingSettings(Settings):
     def _check(self) -> Self:
         if self.schedule.warmup_epochs > self.epochs:
             raise ValueError(
-                f"schedule.warmup_epochs: got {self.schedule.warmup_epochs:g}, more than the {self.epochs} epochs"
+                f"schedule.warmup_epochs: got {self.schedule.warmup_epochs:g}, more than the {self.epochs} epochs; "
+                "give fewer, or more training.epochs"
             )
         for part in ("encoder", "head"):
             if getattr(self, part).maximize:

@@ -94,6 +94,9 @@ def _pretrain(
     if idle := settings.method.idle_parameters:
         set_ones = ", ".join(f"{name} {value}" for name, value in idle.items())
         _log.warning("method.contrast is %s, so these have no effect: %s", settings.method.contrast, set_ones)
+    if idle := settings.method.idle_without_generators:
+        set_ones = ", ".join(f"{name} {value}" for name, value in idle.items())
+        _log.warning("there are no generators (method.generators), so these have no effect: %s", set_ones)
     if record is None:
         record = _new_record(settings, manifest)
     else:

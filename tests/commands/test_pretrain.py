@@ -314,3 +314,10 @@ def test_parameters_without_effect_are_those_that_somebody_set(tmp_path: Path) -
     assert parse([*BETON, "--config", str(file)])[0].method.idle_parameters == {}
     given = ["--method.contrast", "info_nce", "--method.unified.beta", "8"]
     assert parse([*BETON, *given])[0].method.idle_parameters == {"method.unified.beta": 8}
+
+
+def test_what_generators_alone_have_is_told_of_without_them() -> None:
+    given = ["--method.delta", "0.1", "--method.meta.every", "2"]
+    assert parse([*BETON, *given])[0].method.idle_without_generators == {}
+    without = parse([*BETON, *given, "--no-method.generators"])[0].method.idle_without_generators
+    assert without == {"method.delta": 0.1, "method.meta.every": 2}

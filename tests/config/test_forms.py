@@ -53,7 +53,8 @@ def read(*parts: dict[str, Any]) -> PretrainSettings:
         ),
         (
             [TWO, NNCLR, {"training": {"batch_size": 4}, "compute": {"workers": 4}}],
-            "training.batch_size: 4 images among 4 workers leave each 1; expected a whole number and at least 2 images",
+            "training.batch_size: 4 images among 4 workers leave each 1; expected a whole number and at least 2 images "
+            "for batch norm, such as 8, or at most 2 workers, or training.sync_batch_norm",
         ),
     ],
 )

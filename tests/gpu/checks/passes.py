@@ -21,7 +21,14 @@ PEAK_FLOPS = 989e12
 """Of an H100 or H200 in bfloat16, dense, by its data sheet."""
 
 # Forward and backward are three forward passes; the tangent makes three convolutions where a forward pass makes one.
-FORWARDS = {"plain": 3.0, "fused": 9.0, "separate": 12.0, "fused, every 10": 3.6, "lookahead": 6.0, "lookahead, a quarter": 3.75}
+FORWARDS = {
+    "plain": 3.0,
+    "fused": 9.0,
+    "separate": 12.0,
+    "fused, every 10": 3.6,
+    "lookahead": 6.0,
+    "lookahead, a quarter": 3.75,
+}
 
 
 def passes(setting: Setting) -> Iterator[Row]:
