@@ -26,6 +26,7 @@ from metaug_ray.training.batches import Batches
 from metaug_ray.training.beton_batches import open_batches
 from metaug_ray.training.capacity import check_gpu_memory
 from metaug_ray.training.loop import StoppedError, train
+from metaug_ray.training.memory import check_step_memory
 from metaug_ray.training.online_evaluation import OnlineEvaluation, open_evaluation
 from metaug_ray.training.ray_observer import RayObserver
 from metaug_ray.training.resume import check_progress, restore
@@ -119,6 +120,7 @@ def _open_inputs(task: WorkerTask, device: torch.device) -> _Inputs:
     place: dict[str, Any] = {"cpus": task.cpus, "device": device, "rank": rank, "world_size": world_size}
     batches = open_batches(settings, beton, **place)
     check_gpu_memory(settings, batches.samples, world_size, device)
+    check_step_memory(settings, batches.samples, world_size, device)
     evaluation = open_evaluation(settings, beton, **place)
     warm_start = task.warm_start if checkpoint is None else None
     return _Inputs(batches, evaluation, checkpoint, None if warm_start is None else warm_start.download())
