@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from metaug_ray.capacity.lines import Known
-from metaug_ray.capacity.worker import MEASURED_ON
+from metaug_ray.capacity.worker import MEASURED_ON, is_measured
 
 _ASSUMED: Final = "assumed"
 _DATA_SHEET: Final = "assumed, two thirds of an H100's data sheet"
@@ -91,9 +91,10 @@ def _batch(known: Known) -> tuple[str, str]:
 
 def _memory(known: Known) -> tuple[str, str]:
     points = known.worker.memory
-    if points is None:
-        return "none", "unknown for these networks"
-    source = "given" if known.settings.plan.peak_memory else MEASURED_ON
+    if points == known.settings.plan.peak_memory:
+        source = "given"
+    else:
+        source = MEASURED_ON if is_measured(known.settings.run) else "estimated from the networks' tensors"
     return ", ".join(f"{images}: {gib:.1f} GiB" for images, gib in sorted(points.items())), source
 
 

@@ -81,14 +81,9 @@ def _batch(outlook: Outlook) -> Limit:
 
 def _gpu_memory(outlook: Outlook) -> Limit | None:
     plan, row = outlook.known.settings.plan, outlook.known.sizes.row
-    first = outlook.lines[0]
-    if first.gpu_memory is None:
-        return Limit(
-            "GPU memory", False, "unknown for these networks; give --plan.peak-memory, which the log of a run tells"
-        )
-    over = [line.gpus for line in outlook.lines if (line.gpu_memory or 0) > plan.gpu_memory]
+    over = [line.gpus for line in outlook.lines if line.gpu_memory > plan.gpu_memory]
     last = outlook.greatest
-    room = plan.gpu_memory - ((last.gpu_memory or 0) - last.bank)
+    room = plan.gpu_memory - (last.gpu_memory - last.bank)
     if row:
         most = max(0.0, room) * GIB * last.gpus / row
         text = (
@@ -97,7 +92,7 @@ def _gpu_memory(outlook: Outlook) -> Limit | None:
         )
     else:
         text = (
-            f"a step takes {last.gpu_memory or 0:.1f} of {plan.gpu_memory:g} GiB on {_gpus(last.gpus)}, however many "
+            f"a step takes {last.gpu_memory:.1f} of {plan.gpu_memory:g} GiB on {_gpus(last.gpus)}, however many "
             "images the data set has; training.accumulation saves memory"
         )
     return Limit("GPU memory", not over, text + _too_many(over))
@@ -239,11 +234,9 @@ def _planning(outlook: Outlook) -> Limit:
 
 def _resume(outlook: Outlook) -> Limit | None:
     plan = outlook.known.settings.plan
-    if outlook.lines[0].gpu_memory is None:
-        return None
-    free = {line.gpus: plan.gpu_memory - (line.gpu_memory or 0) for line in outlook.lines}
+    free = {line.gpus: plan.gpu_memory - line.gpu_memory for line in outlook.lines}
     over = [gpus for gpus, room in free.items() if room < gpus * _PEER]
-    room = plan.gpu_memory - (outlook.greatest.gpu_memory or 0)
+    room = plan.gpu_memory - outlook.greatest.gpu_memory
     text = (
         "checkpoints are loaded over NCCL, for which others saw the first GPU lose 0.4 GiB to each worker (not "
         f"measured here): {max(0.0, room) / _PEER:,.0f} of them fill what is free"

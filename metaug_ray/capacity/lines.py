@@ -33,7 +33,7 @@ class Line:
         images_per_second: of all workers.
         hours: of the run, the drawing of each epoch's order among them.
         cost: of the GPUs in that time.
-        gpu_memory: GiB of each GPU, the bank's rows among them; None where it is not known.
+        gpu_memory: GiB of each GPU, the bank's rows among them.
         bank: GiB of the rows of bank or support set that each worker holds.
         sent: bytes that each worker sends in a step.
         cores: CPU cores that decode as fast as a worker trains.
@@ -51,7 +51,7 @@ class Line:
     images_per_second: float
     hours: float
     cost: float
-    gpu_memory: float | None
+    gpu_memory: float
     bank: float
     sent: float
     cores: float
@@ -117,7 +117,7 @@ def line_of(known: Known, gpus: int) -> Line | Refused:
     hours = run.training.epochs * epoch / plan.efficiency / 3600
     bank = bank_bytes(run, known.data.images, gpus) / GIB
     memory = known.worker.step_memory(run, images)
-    gpu_memory = None if memory is None else memory + bank
+    gpu_memory = memory + bank
     node_memory = min(gpus, plan.gpus_per_node) * worker_memory(known, gpus) / GIB
     return Line(
         gpus=gpus,
@@ -135,7 +135,7 @@ def line_of(known: Known, gpus: int) -> Line | Refused:
         sent=sent_in_a_step(found, gpus),
         cores=decoded / step / cores.rate,
         node_memory=node_memory,
-        fits=(gpu_memory or 0.0) <= plan.gpu_memory and node_memory <= plan.node_memory,
+        fits=gpu_memory <= plan.gpu_memory and node_memory <= plan.node_memory,
     )
 
 

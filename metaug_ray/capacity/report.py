@@ -72,7 +72,7 @@ def _row(line: Line | Refused) -> tuple[str, ...]:
         f"{line.images_per_second:,.0f}",
         f"{line.hours:,.1f}",
         f"{line.cost:,.0f}",
-        "?" if line.gpu_memory is None else f"{line.gpu_memory:,.1f}",
+        f"{line.gpu_memory:,.1f}",
         f"{line.bank:,.2f}",
         f"{line.sent / 1e6:,.1f}",
         f"{line.cores:,.1f}",

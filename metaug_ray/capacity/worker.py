@@ -7,6 +7,7 @@ from typing import Final
 from metaug_ray.capacity.errors import PlanError
 from metaug_ray.config.plan import CapacitySettings
 from metaug_ray.config.pretrain import PretrainSettings
+from metaug_ray.training.memory import step_memory
 
 MEASURED_ON: Final = "three ResNet-50s at 224 px in bfloat16 on one H200 (docs/gpu.md)"
 
@@ -33,7 +34,7 @@ class Worker:
     """
 
     seconds: Mapping[int, float]
-    memory: Mapping[int, float] | None
+    memory: Mapping[int, float]
 
     @property
     def least(self) -> int:
@@ -50,11 +51,9 @@ class Worker:
             return self.seconds[self.least]
         return _on_the_line(self.seconds, images)
 
-    def step_memory(self, run: PretrainSettings, images: int) -> float | None:
+    def step_memory(self, run: PretrainSettings, images: int) -> float:
         """GiB of a step of so many images, without the bank. Only a part of them is in the encoders at a time, where
         `accumulation` says so, but all of them wait there as float32 views."""
-        if self.memory is None:
-            return None
         part = images // run.training.accumulation
         channels = sum(view.channels for view in run.model.parsed_views)
         waiting = (images - part) * channels * run.data.image_size**2 * 4
@@ -68,7 +67,7 @@ def worker_of(settings: CapacitySettings) -> Worker:
         PlanError: the run has other networks than those that were measured, and no time of a step is given.
     """
     run, plan = settings.run, settings.plan
-    measured = _is_measured(run)
+    measured = is_measured(run)
     if plan.step_seconds is None and not measured:
         model = run.model
         raise PlanError(
@@ -78,13 +77,21 @@ def worker_of(settings: CapacitySettings) -> Worker:
             "(seconds per step = images / images/s), such as --plan.step-seconds '{\"128\": 0.4}'"
         )
     seconds = plan.step_seconds or _mean_seconds(run)
-    memory = plan.peak_memory
-    if memory is None and measured:
-        memory = _META_MEMORY if run.method.generators else _PLAIN_MEMORY
-    return Worker(seconds, memory)
+    if plan.peak_memory is not None:
+        return Worker(seconds, plan.peak_memory)
+    if measured:
+        return Worker(seconds, _META_MEMORY if run.method.generators else _PLAIN_MEMORY)
+    return Worker(seconds, estimated_memory(run))
 
 
-def _is_measured(run: PretrainSettings) -> bool:
+def estimated_memory(run: PretrainSettings) -> dict[int, float]:
+    """GiB of steps of two sizes, from the networks alone."""
+    memory = step_memory(run)
+    return {images: memory.bytes(images, 1) / _GIB for images in (1, 1024)}
+
+
+def is_measured(run: PretrainSettings) -> bool:
+    """Whether a run has the networks that were measured."""
     model = run.model
     networks = (model.encoder, model.width, model.small_images, len(model.views))
     return (*networks, run.data.image_size, run.training.precision) == ("resnet50", 1.0, False, 3, 224, "bfloat16")
@@ -95,7 +102,7 @@ def _mean_seconds(run: PretrainSettings) -> dict[int, float]:
         return _PLAIN
     meta = run.method.meta
     times = _SEPARATE if meta.schedule == "separate" else 1.0
-    plain = Worker(_PLAIN, None)
+    plain = Worker(_PLAIN, _PLAIN_MEMORY)
     return {
         images: plain.step(images) + (times * fused - plain.step(images)) / meta.every
         for images, fused in _FUSED.items()

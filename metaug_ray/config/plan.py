@@ -50,7 +50,7 @@ class PlanSettings(Settings):
     measured on an H200, for three ResNet-50s at 224 px in bfloat16"""
     peak_memory: Points | None = Field(None, min_length=1)
     """GiB of GPU memory that a step takes at most, without the bank, by the number of images that go through the
-    encoders at once, as JSON; default: measured likewise"""
+    encoders at once, as JSON; default: measured likewise, or estimated for other networks"""
     gpu_memory: Positive = 139.0
     """GiB of GPU memory that a worker may fill"""
     gpus_per_node: int = Field(8, ge=1)

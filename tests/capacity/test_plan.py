@@ -15,7 +15,7 @@ from metaug_ray.capacity.plan import Plan, make_plan
 from metaug_ray.capacity.report import as_json, as_text
 from metaug_ray.capacity.sizes import sizes_of
 from metaug_ray.capacity.traffic import Collective
-from metaug_ray.capacity.worker import Worker, worker_of
+from metaug_ray.capacity.worker import Worker, estimated_memory, worker_of
 from metaug_ray.config import CapacitySettings
 from metaug_ray.training.state import build_state
 from tests.training.small import small_settings
@@ -68,7 +68,7 @@ def test_links_by_hand() -> None:
 def test_a_worker_between_and_beyond_its_measurements() -> None:
     worker = Worker({10: 1.0, 20: 1.5, 40: 3.5}, {10: 2.0, 20: 3.0})
     assert [worker.step(images) for images in (1, 10, 15, 30, 40, 50)] == [1.0, 1.0, 1.25, 2.5, 3.5, 4.5]
-    assert Worker({10: 1.0}, None).step(30) == 3.0
+    assert Worker({10: 1.0}, {10: 2.0}).step(30) == 3.0
     run = capacity({"training": {"accumulation": 2, "batch_size": 40}}).run
     # Twenty of forty images wait as float32: six channels of 224 x 224.
     assert worker.step_memory(run, 40) == pytest.approx(3.0 + 20 * 6 * 224**2 * 4 / GIB)
@@ -179,8 +179,17 @@ def test_other_networks_need_a_measurement() -> None:
     with pytest.raises(PlanError, match=r"not given.* 3 x resnet18 \(width 1\) at 224 px in bfloat16"):
         make_plan(capacity(small))
     plan = make_plan(capacity(small, step_seconds={128: 0.1}, gpus=[1]))
-    assert lines(plan)[0].gpu_memory is None
-    assert not limit(plan, "GPU memory")[0]
+    assert limit(plan, "GPU memory")[0]
+    assert "--plan.peak-memory" in as_text(plan)
+    assert "estimated from the networks' tensors" in as_text(plan)
+
+
+def test_memory_that_is_estimated_is_near_what_was_measured() -> None:
+    run = capacity().run
+    estimated = Worker({128: 0.1}, estimated_memory(run))
+    for images in (128, 512):
+        measured = worker_of(capacity()).step_memory(run, images)
+        assert estimated.step_memory(run, images) == pytest.approx(measured, rel=0.05)
 
 
 def test_every_assumption_names_its_option_and_source() -> None:
