@@ -12,9 +12,17 @@ from torch.optim import Optimizer
 from metaug_ray.choices import MetaSchedule, check_choice
 from metaug_ray.method import distributed, draws
 from metaug_ray.method.batch_norm import SynchronizedBatchNorm
-from metaug_ray.method.buffers import SavedBuffers
+from metaug_ray.method.buffers import SavedBuffers, fixed_buffers
 from metaug_ray.method.lookahead import Lookahead
-from metaug_ray.method.meta_gradient import Part, lookahead_gradient, meta_gradient, model_gradient, parts_of, trained
+from metaug_ray.method.meta_gradient import (
+    WHOLE,
+    Part,
+    lookahead_gradient,
+    meta_gradient,
+    model_gradient,
+    parts_of,
+    trained,
+)
 from metaug_ray.method.model import Model
 from metaug_ray.method.objective import Losses
 from metaug_ray.method.similarities import Similarities
@@ -214,11 +222,9 @@ class MetAug:
         if not isinstance(self.targets, MemoryBank):
             raise TypeError("only a memory bank can be filled with features")
         self._check_minibatch(minibatch)
-        statistics = SavedBuffers(self.model.eager_encoder)
-        with torch.no_grad():
+        with torch.no_grad(), fixed_buffers(self.model.eager_encoder):
             parts = parts_of(minibatch.images, self.accumulation)
             features = torch.cat([self.model.encode(part).projections for part in parts], 1)
-        statistics.restore()
         self.targets.fill(minibatch.indices, features)
 
     def _check_step(self, step: int, minibatch: Minibatch, meta_minibatch: Minibatch | None) -> None:
@@ -250,6 +256,8 @@ class MetAug:
     def _part(self, step: int) -> Part:
         """Whose tangents this step takes."""
         parts = self.meta.parts
+        if parts == 1:
+            return WHOLE
         random = draws.generator("part", "meta", 0, step)
         return Part(int(torch.randint(parts, (), generator=random)), parts)
 

@@ -66,6 +66,8 @@ class SynchronizedBatchNorm(_BatchNorm):
         return torch.addcmul(_by_channel(shift, input), input, _by_channel(scale, input)).to(input.dtype)
 
     def _move_statistics(self, mean: Tensor, variance: Tensor, count: int) -> None:
+        if not self.track_running_stats:
+            return
         if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
             return
         with torch.no_grad():

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from metaug_ray.method import distributed
-from metaug_ray.method.buffers import SavedBuffers
+from metaug_ray.method.buffers import fixed_buffers
 from metaug_ray.method.encoders import MultiViewOutput
 from metaug_ray.method.generators import Generators
 from metaug_ray.method.model import Comparison, Model
@@ -103,7 +103,7 @@ def meta_gradient(
     theta, omega = trained(encoder), trained(generators)
     generators.zero_grad()
     # Backward passes, too, would take up an autocast context that the caller has open.
-    with _restored(encoder, generators) as start, autocast(images[0].device, None):
+    with _restored(model) as start, autocast(images[0].device, None):
         if features is None:
             output, keys, _ = model_gradient(model, images, sample, accumulation)
             features = output.features
@@ -137,10 +137,8 @@ def lookahead_gradient(
     """
     theta, omega = trained(model.eager_encoder), trained(_generators(model))
     v = torch._foreach_mul(list(_gradients(theta).values()), list(rates))
-    statistics = SavedBuffers(model.eager_encoder, model.generators)
-    with autocast(step.features.device, None):
+    with fixed_buffers(model.eager_encoder, model.generators), autocast(step.features.device, None):
         second_order = _second_order(model, step, dict(zip(theta, v, strict=True)), accumulation, part)
-    statistics.restore()
     _write_average(model, omega, torch._foreach_sub(list(_gradients(omega).values()), second_order))
 
 
@@ -234,13 +232,12 @@ def _backward_from_features(
             retain_graph=each is not descents[-1],
         )
     assert features.grad is not None
-    statistics = SavedBuffers(model.eager_encoder)
-    for number, (part, gradient) in enumerate(zip(parts, features.grad.chunk(len(parts), 1), strict=True)):
-        with model.local_unless(number == len(parts) - 1):
-            again = model.encode(part).features
-            torch.autograd.backward(again, gradient, inputs=descents[-1].theta)
     # The images have moved them once already.
-    statistics.restore()
+    with fixed_buffers(model.eager_encoder):
+        for number, (part, gradient) in enumerate(zip(parts, features.grad.chunk(len(parts), 1), strict=True)):
+            with model.local_unless(number == len(parts) - 1):
+                again = model.encode(part).features
+                torch.autograd.backward(again, gradient, inputs=descents[-1].theta)
     return ModelGradient(output.detach(), keys, comparison.detach())
 
 
@@ -325,17 +322,18 @@ def _place(
 
 
 @contextmanager
-def _restored(encoder: nn.Module, generators: nn.Module) -> Iterator[dict[str, Tensor]]:
-    """Give the values of the encoder's parameters; put back them, their gradients and both modules' buffers in the
-    end."""
-    parameters = dict(encoder.named_parameters())
+def _restored(model: Model) -> Iterator[dict[str, Tensor]]:
+    """Give the values of the encoder's parameters; put back them and their gradients in the end. The encoder's and the
+    generators' buffers do not move meanwhile."""
+    parameters = dict(model.eager_encoder.named_parameters())
     start = {name: parameter.detach().clone() for name, parameter in parameters.items()}
-    gradients = {name: None if p.grad is None else p.grad.clone() for name, p in parameters.items()}
-    buffers = SavedBuffers(encoder, generators)
-    try:
-        yield start
-    finally:
-        _place(parameters, start)
-        for name, parameter in parameters.items():
-            parameter.grad = gradients[name]
-        buffers.restore()
+    # DDP's gradients are its buckets, which the next pass writes to.
+    shared = model.distributed_encoder is not None
+    gradients = {name: p.grad.clone() if shared and p.grad is not None else p.grad for name, p in parameters.items()}
+    with fixed_buffers(model.eager_encoder, model.generators):
+        try:
+            yield start
+        finally:
+            _place(parameters, start)
+            for name, parameter in parameters.items():
+                parameter.grad = gradients[name]
