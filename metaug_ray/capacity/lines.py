@@ -164,7 +164,8 @@ def exchange_seconds(run: PretrainSettings, settings: CapacitySettings, images: 
     (:mod:`metaug_ray.method.targets.sharded_rows`)."""
     if gpus == 1 or run.method.targets != "bank":
         return 0.0
-    return gpus * rows_wanted(run, images) * settings.plan.host.exchange_nanoseconds * 1e-9
+    own = rows_wanted(run, images) - (run.bank.negatives if run.bank.sampling == "shared" else 0)
+    return gpus * own * settings.plan.host.exchange_nanoseconds * 1e-9
 
 
 def order_seconds(known: Known) -> float:

@@ -27,8 +27,9 @@ class HostSettings(Settings):
     """time to draw an epoch's order, for an image; each worker draws all of it, at the start of each epoch"""
     row_nanoseconds: Positive = 13.0
     """time to draw a number of the bank's first rows"""
-    exchange_nanoseconds: Positive = 11.5
-    """time of a step for each worker that there is and each row that one wants, to find out who owns which"""
+    exchange_nanoseconds: Positive = 30.0
+    """time of a step for each worker that there is and each row of the bank that one wants for its own images alone, to
+    find out who owns which"""
     planning_microseconds: Positive = 44.0
     """time of a checkpoint for each tensor of each worker, to agree on who writes what"""
     process_memory: Positive = 1.5

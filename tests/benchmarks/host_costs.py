@@ -25,7 +25,7 @@ IMAGES = 10_000_000
 READER_IMAGES = 1_000_000
 TENSORS = 1500
 WORKERS = 64
-ROWS, PEERS = 4096 + 2 * 32, 256
+OWN, SHARED, PEERS = 2 * 32, 4096, 256
 ARRAYS = 24 + 24 + 21 + 3 * 8
 """Bytes an image of the loader's arrays: FFCV's table twice (as it is, and sorted), its fields, labels and sizes."""
 
@@ -66,12 +66,14 @@ class Beton:
 def exchange() -> float:
     """What a fetch and a refresh look through, as `metaug_ray.method.targets.sharded_rows` does."""
     per_rank = 5000
-    wanted = [torch.randint(per_rank * PEERS, (ROWS,)) for _ in range(PEERS)]
+    own, pool = (torch.randint(per_rank * PEERS, shape) for shape in ((PEERS, OWN), (SHARED,)))
     began = time.process_time()
-    sent = [rows[rows // per_rank == 0] for rows in wanted]
-    torch.cat(sent)
-    arriving = [rows[rows // per_rank == 0] for rows in (each[:32] for each in wanted)]
-    torch.cat(arriving)
+    here = own // per_rank == 0
+    of_all = pool[pool // per_rank == 0]
+    torch.cat([part for mine in own[here].split(here.sum(1).tolist()) for part in (mine, of_all)])
+    batch = own[:, : OWN // 2]
+    arriving = batch // per_rank == 0
+    batch[arriving].tolist(), arriving.sum(1).tolist()
     return time.process_time() - began
 
 
@@ -98,7 +100,7 @@ def main() -> None:
         "order_bytes": order / IMAGES,
         "order_nanoseconds": 1e9 * drawing / IMAGES,
         "row_nanoseconds": 1e9 * rows / (100_000 * 3 * 128),
-        "exchange_nanoseconds": 1e9 * min(exchange() for _ in range(5)) / (PEERS * ROWS),
+        "exchange_nanoseconds": 1e9 * min(exchange() for _ in range(5)) / (PEERS * OWN),
         "planning_microseconds": 1e6 * planning() / (WORKERS * TENSORS),
     }
     print("| | measured | default |\n|---|---|---|")

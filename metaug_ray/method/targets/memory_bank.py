@@ -206,11 +206,9 @@ class MemoryBank:
     def _per_anchor(self, global_index: Tensor, batch: int, random: torch.Generator) -> BankSample:
         """Rows for `batch` anchors of every rank, each with negatives of its own."""
         rows = _without(global_index[:, None], self.size, (len(global_index), self.negatives), random)
-        wanted = [
-            torch.cat([own, drawn.flatten()])
-            for own, drawn in zip(global_index.split(batch), rows.split(batch), strict=True)
-        ]
-        positives, negatives = self._rows.fetch(wanted).split([batch, batch * self.negatives], dim=1)
+        own = torch.cat([global_index.view(-1, batch), rows.view(-1, batch * self.negatives)], 1)
+        fetched = self._rows.fetch(own, global_index[:0])
+        positives, negatives = fetched.split([batch, batch * self.negatives], dim=1)
         none = torch.empty(0, dtype=torch.int64, device=self._rows.local.device)
         negatives = negatives.unflatten(1, (batch, self.negatives))
         return BankSample(global_index, positives, negatives, (none, none), positives[:, :0], self._slots)
@@ -222,11 +220,9 @@ class MemoryBank:
         # A slot that hits the anchor's own row shows another image instead, drawn uniformly: P(row) stays 1 / (N - 1)
         # for each slot.
         substitutes = _without(global_index, self.size, (len(global_index),), random)
-        wanted = [
-            torch.cat([own, substitute, pool])
-            for own, substitute in zip(global_index.split(batch), substitutes.split(batch), strict=True)
-        ]
-        positives, substitute, negatives = self._rows.fetch(wanted).split([batch, batch, self.negatives], dim=1)
+        own = torch.cat([global_index.view(-1, batch), substitutes.view(-1, batch)], 1)
+        fetched = self._rows.fetch(own, pool)
+        positives, substitute, negatives = fetched.split([batch, batch, self.negatives], dim=1)
         candidates = torch.isin(pool, index).nonzero().squeeze(1)
         anchors, places = (index[:, None] == pool[candidates]).nonzero(as_tuple=True)
         collisions = (self._rows.to_device(anchors), self._rows.to_device(candidates[places]))

@@ -53,22 +53,26 @@ class ShardedRows:
             "rows", self._start, stop, (views, feature_size), seed=seed, dtype=dtype, device=device
         )
 
-    def fetch(self, wanted: list[Tensor]) -> Tensor:
+    def fetch(self, own: Tensor, shared: Tensor) -> Tensor:
         """Read rows, from the ranks that own them; a collective call.
 
         Args:
-            wanted: for every rank, the rows that it wants, int64 [R] on the CPU; the same list on all ranks.
+            own: rows that each rank wants for itself, int64 [W, R] on the CPU; the same on all ranks.
+            shared: rows that all of them want besides, int64 [K] likewise.
 
         Returns:
-            The rows that this rank wants, [V, R, D].
+            The rows that this rank wants, in this order, [V, R + K, D].
         """
+        wanted = torch.cat([own[self.rank], shared])
         if self.world == 1:
-            return self.local[self.to_device(wanted[0])].transpose(0, 1)
-        sent = [rows[rows // self._rows_per_rank == self.rank] for rows in wanted]
-        owners = wanted[self.rank] // self._rows_per_rank
+            return self.local[self.to_device(wanted)].transpose(0, 1)
+        rows, counts = self._of_this_rank(own)
+        of_all = shared[shared // self._rows_per_rank == self.rank]
+        sent = torch.cat([part for own_part in rows.split(counts) for part in (own_part, of_all)])
+        owners = wanted // self._rows_per_rank
         arrived = distributed.exchange(
-            self.local[self.to_device(torch.cat(sent) - self._start)],
-            [len(rows) for rows in sent],
+            self.local[self.to_device(sent - self._start)],
+            [count + len(of_all) for count in counts],
             owners.bincount(minlength=self.world).tolist(),
             self.group,
         )
@@ -110,16 +114,21 @@ class ShardedRows:
         own = global_index[self.rank * batch : (self.rank + 1) * batch]
         owners = own // self._rows_per_rank
         order = owners.argsort(stable=True)
-        arriving = [rows[rows // self._rows_per_rank == self.rank] for rows in global_index.split(batch)]
+        arriving, counts = self._of_this_rank(global_index.view(self.world, batch))
         new = distributed.exchange(
             values.detach().transpose(0, 1)[self.to_device(order)],
             owners.bincount(minlength=self.world).tolist(),
-            [len(rows) for rows in arriving],
+            counts,
             self.group,
         )
-        last = {row: place for place, row in enumerate(torch.cat(arriving).tolist())}
+        last = {row: place for place, row in enumerate(arriving.tolist())}
         rows = self.to_device(torch.tensor(list(last), dtype=torch.int64) - self._start)
         return rows, new[self.to_device(torch.tensor(list(last.values()), dtype=torch.int64))]
+
+    def _of_this_rank(self, rows: Tensor) -> tuple[Tensor, list[int]]:
+        """Of what each rank names, [W, R], those rows that this one owns, rank by rank, and how many of each rank's."""
+        here = rows // self._rows_per_rank == self.rank
+        return rows[here], here.sum(1).tolist()
 
     def state(self) -> Tensor:
         """All rows, [N, V, D]: a plain tensor for a process alone, a `DTensor` sharded over the group otherwise."""
