@@ -143,6 +143,7 @@ class MetAug:
         self.encoder_optimizer, self.generator_optimizer = encoder_optimizer, generator_optimizer
         self.head_optimizer, self.clip_norm, self.accumulation = head_optimizer, clip_norm, accumulation
         self._has_batch_norm = _has_batch_norm(model)
+        self._statistics = SavedBuffers(model.eager_encoder, model.generators)
         self.lookahead: Lookahead | None = None
         if model.generators is not None:
             distributed.broadcast_module(model.generators, model.group)
@@ -177,7 +178,7 @@ class MetAug:
         self._check_step(step, minibatch, meta_minibatch)
         takes_meta_step = self.takes_meta_step(step)
         together = takes_meta_step and meta_minibatch is None
-        statistics = SavedBuffers(self.model.eager_encoder, self.model.generators)
+        self._statistics.save()
         sample = self.targets.sample(minibatch.indices, step)
         previous = self.lookahead.take() if self.lookahead is not None else None
         looks_back = takes_meta_step and previous is not None
@@ -193,7 +194,7 @@ class MetAug:
         norms = self._norms(together, features)
         # The host waits for the device here, and for a meta step of its own once more, but nowhere else.
         if not self._finite(seen.losses.total, *norms):
-            statistics.restore()
+            self._statistics.restore()
             self._drop_gradients()
             return StepOutcome(*seen, features, norms, applied=False)
 

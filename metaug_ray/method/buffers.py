@@ -3,23 +3,33 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 
 class SavedBuffers:
-    """Copies of the buffers of some modules, made now, to put back later.
+    """Copies of the buffers of some modules, in memory that is kept from one :meth:`save` to the next.
 
     Args:
         modules: whose buffers to copy; None stands for no module.
     """
 
     def __init__(self, *modules: nn.Module | None) -> None:
-        self._saved = _copies(buffer for module in modules if module is not None for buffer in module.buffers())
+        self._modules = [module for module in modules if module is not None]
+        self._buffers: list[Tensor] = []
+        self._copies: list[Tensor] = []
+
+    def save(self) -> None:
+        """Copy what the buffers hold now."""
+        self._buffers = [buffer for module in self._modules for buffer in module.buffers()]
+        if [_kind(copy) for copy in self._copies] != [_kind(buffer) for buffer in self._buffers]:
+            self._copies = [torch.empty_like(buffer) for buffer in self._buffers]
+        _copy(self._copies, self._buffers)
 
     def restore(self) -> None:
-        """Give every buffer the value that it had."""
-        _put_back(self._saved)
+        """Give every buffer the value that was saved."""
+        _copy(self._buffers, self._copies)
 
 
 @contextmanager
@@ -33,7 +43,8 @@ def fixed_buffers(*modules: nn.Module | None) -> Iterator[None]:
     inside = [each for module in modules if module is not None for each in module.modules()]
     norms = [each for each in inside if isinstance(each, _BatchNorm) and each.track_running_stats and each.training]
     others = [each for each in inside if not isinstance(each, _BatchNorm)]
-    saved = _copies(buffer for each in others for buffer in each.buffers(recurse=False))
+    buffers = [buffer for each in others for buffer in each.buffers(recurse=False)]
+    values = [buffer.clone() for buffer in buffers]
     for norm in norms:
         norm.track_running_stats = False
     try:
@@ -41,13 +52,15 @@ def fixed_buffers(*modules: nn.Module | None) -> Iterator[None]:
     finally:
         for norm in norms:
             norm.track_running_stats = True
-        _put_back(saved)
+        _copy(buffers, values)
 
 
-def _copies(buffers: Iterator[Tensor]) -> list[tuple[Tensor, Tensor]]:
-    return [(buffer, buffer.clone()) for buffer in buffers]
+def _kind(tensor: Tensor) -> tuple[torch.Size, torch.dtype, torch.device]:
+    return tensor.shape, tensor.dtype, tensor.device
 
 
-def _put_back(saved: list[tuple[Tensor, Tensor]]) -> None:
-    for buffer, value in saved:
-        buffer.copy_(value)
+def _copy(into: list[Tensor], values: list[Tensor]) -> None:
+    """One operation for all tensors of a type."""
+    for dtype in {tensor.dtype for tensor in into}:
+        pairs = [(target, value) for target, value in zip(into, values, strict=True) if target.dtype == dtype]
+        torch._foreach_copy_([target for target, _ in pairs], [value for _, value in pairs])

@@ -10,6 +10,7 @@ def test_statistics_come_back_and_parameters_do_not() -> None:
     norm(torch.randn(8, 4))
     before = {name: buffer.clone() for name, buffer in norm.named_buffers()}
     saved = SavedBuffers(norm, None)
+    saved.save()
     norm(torch.randn(8, 4) + 3)
     with torch.no_grad():
         norm.weight.fill_(2)
