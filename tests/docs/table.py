@@ -25,6 +25,7 @@ NOT_RUN: Final[dict[str, str]] = {
     f"{TRAIN} * --compute.min-workers *": "It needs eight GPUs.",
     f"{EVALUATE} * --augmented-probe.epochs *": "It takes hours; tests/integration runs it with two epochs.",
     f"{TRAIN} --config jobs/cifar10_conv.yaml *": "Each takes six to twenty minutes, and needs all of CIFAR-10.",
+    f"{TRAIN} --data.beton data/cifar10.beton *": "Each takes ten to forty minutes, and needs all of CIFAR-10.",
     "uv run python jobs/prepare_data.py --source.path ../shared/downloads/*": "Its data set is not here.",
     "uv run python jobs/tune_hyperparameters.py --config jobs/studies/paper/*": "It needs GPUs for days or weeks.",
     "uv run python jobs/tune_hyperparameters.py --config *": "It takes an hour, and needs all of CIFAR-10.",
