@@ -36,8 +36,8 @@ class Lookahead:
     Args:
         model: the networks.
         targets: what anchors are compared with.
-        optimizers: of the encoder's parameters. l is the learning rate of SGD, by group; of any other it is:
-        virtual_learning_rate: l of the virtual step (Eq. 3).
+        optimizers: of the encoder's parameters. l is the learning rate of SGD, by group.
+        virtual_learning_rate: l of the virtual step (Eq. 3) for any other optimiser.
     """
 
     def __init__(
@@ -109,7 +109,9 @@ class Lookahead:
             batch: B, images of each rank.
         """
         kept = self._kept or self._nothing(batch)
-        state: dict[str, Any] = {"keeps": torch.tensor(self.keeps), "theta": dict(self._theta), "rates": kept.rates}
+        # Where there is none, what the last one left behind must not tell two runs apart.
+        theta = self._theta if self.keeps else {name: torch.zeros_like(copy) for name, copy in self._theta.items()}
+        state: dict[str, Any] = {"keeps": torch.tensor(self.keeps), "theta": dict(theta), "rates": kept.rates}
         state["features"] = distributed.sharded(kept.features, 1, self._model.group)
         if kept.rows is not None:
             state["rows"] = distributed.sharded(kept.rows, 1, self._model.group)

@@ -192,7 +192,8 @@ def test_it_starts_answers_and_stops(services: ModuleType, folder: Path) -> None
         assert services.answers(dashboard, {"Authorization": f"Bearer {token}"})
         assert not services.answers(dashboard, {"Authorization": "Bearer wrong"})
         assert not services.answers(dashboard)
-        assert run("status").stdout == "mlflow: answers\nray: answers\n"
+        addresses = [f"http://127.0.0.1:{ports[f'CLUSTER_{name}_PORT']}" for name in ("MLFLOW", "DASHBOARD")]
+        assert run("status").stdout == f"mlflow: answers, {addresses[0]}\nray: answers, {addresses[1]}\n"
         elsewhere = cluster(folder, "start", **ports | {"CLUSTER_MLFLOW_PORT": "1"})
         assert "mlflow runs, and does not answer at http://127.0.0.1:1" in elsewhere.stderr
         again = run("start")

@@ -40,6 +40,11 @@ NOT_RUN: Final[dict[str, str]] = {
 }
 """Shell patterns of whole commands, after the shell has put in variables. What is not run has its options parsed."""
 
+RUN_BY_TESTS: Final[dict[str, str]] = {
+    "examples/torchvision_network.py": "tests/tracking/test_encoders.py runs it, as no page trains a ResNet-50.",
+}
+"""Examples that no command of a page runs."""
+
 SERVERS: Final[dict[str, str]] = {
     "uv run mlflow models serve *": "http://127.0.0.1:5001/ping",
 }

@@ -9,7 +9,7 @@ from tests.chaos.rounds import make_twin, play
 
 pytestmark = pytest.mark.slow
 
-SEED, KILLS, EPOCHS = 9, 2, 8
+SEED, KILLS, EPOCHS = 7, 1, 5
 
 
 def test_a_run_ends_as_its_twin(shapes_beton: Path, tmp_path: Path) -> None:

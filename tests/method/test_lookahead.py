@@ -202,6 +202,18 @@ def test_a_step_that_was_kept_goes_through_a_checkpoint(form: TargetKind) -> Non
     torch.testing.assert_close(generator_gradient(resumed.model), generator_gradient(whole.model), rtol=0, atol=0)
 
 
+def test_nothing_is_kept_of_a_step_that_was_judged() -> None:
+    """So that checkpoints of a run that was broken off and of one that was not are the same."""
+    case = make_case("bank")
+    metaug = make_metaug(case, MetaStep("lookahead", every=2), sgd(case.model))
+    assert metaug.lookahead is not None
+    fresh = deepcopy(metaug.lookahead.state_dict(BATCH))
+    for step in range(3):
+        metaug.step(step, case.batches[step])
+        assert metaug.lookahead.keeps == (step == 1)
+    torch.testing.assert_close(metaug.lookahead.state_dict(BATCH), fresh, rtol=0, atol=0)
+
+
 def assert_same_shapes(ours: Any, theirs: Any) -> None:
     """What `torch.distributed.checkpoint` loads into must be of the shapes that were saved."""
     assert ours.keys() == theirs.keys()
