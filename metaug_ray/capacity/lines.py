@@ -7,7 +7,7 @@ from metaug_ray.capacity.data_set import DataSet
 from metaug_ray.capacity.links import Links
 from metaug_ray.capacity.loading import Cores, cores_of, loaded_per_image, readers, streams
 from metaug_ray.capacity.sizes import Sizes
-from metaug_ray.capacity.traffic import mean_collectives, rows_wanted, sent_in_a_step
+from metaug_ray.capacity.traffic import mean_collectives, own_rows, sent_in_a_step
 from metaug_ray.capacity.worker import Worker
 from metaug_ray.config.plan import CapacitySettings
 from metaug_ray.config.pretrain import PretrainSettings
@@ -164,8 +164,7 @@ def exchange_seconds(run: PretrainSettings, settings: CapacitySettings, images: 
     (:mod:`metaug_ray.method.targets.sharded_rows`)."""
     if gpus == 1 or run.method.targets != "bank":
         return 0.0
-    own = rows_wanted(run, images) - (run.bank.negatives if run.bank.sampling == "shared" else 0)
-    return gpus * own * settings.plan.host.exchange_nanoseconds * 1e-9
+    return gpus * own_rows(run, images) * settings.plan.host.exchange_nanoseconds * 1e-9
 
 
 def order_seconds(known: Known) -> float:

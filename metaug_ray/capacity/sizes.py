@@ -1,7 +1,6 @@
 """Sizes of what a run is made of, counted on networks without memory."""
 
 from dataclasses import dataclass
-from typing import Final
 
 import torch
 from torch import Tensor, nn
@@ -10,9 +9,6 @@ from metaug_ray.config.pretrain import PretrainSettings
 from metaug_ray.config.training import OptimizerSettings
 from metaug_ray.runtime.networks import build_networks
 from metaug_ray.training.capacity import bank_bytes
-
-_STATES: Final = {"sgd": 1, "lars": 1, "adam": 2}
-"""Tensors of a parameter's size that an optimiser keeps for each; SGD and LARS one if they have momentum."""
 
 
 @dataclass(frozen=True)
@@ -58,10 +54,9 @@ def sizes_of(settings: PretrainSettings) -> Sizes:
         parts.append((generators, training.generator))
     replicated = tensors = 0
     for module, optimizer in parts:
-        states = _STATES[optimizer.kind] if optimizer.kind == "adam" or optimizer.momentum else 0
         parameters, buffers = list(module.parameters()), list(module.buffers())
-        replicated += (1 + states) * _bytes(parameters) + _bytes(buffers)
-        tensors += (1 + states) * len(parameters) + len(buffers)
+        replicated += (1 + optimizer.states) * _bytes(parameters) + _bytes(buffers)
+        tensors += (1 + optimizer.states) * len(parameters) + len(buffers)
     banked = settings.method.targets == "bank"
     if not banked:  # the support set, with the place of its oldest row
         replicated += bank_bytes(settings, 1, 1)

@@ -69,10 +69,9 @@ def collectives(run: PretrainSettings, sizes: Sizes, images: int, *, meta: bool)
     lookahead = meta and method.meta.schedule == "lookahead"
     passes = 1 + meta + separate - lookahead
     extremes = _regularizations(run, passes, meta=meta) * (parts if method.targets == "bank" else 1)
+    bank = method.targets == "bank"
     found = [
-        *(_of_bank if method.targets == "bank" else _of_batch)(
-            run, sizes, images, passes, meta=meta, separate=separate
-        ),
+        *(_of_bank(run, sizes, images, 1 + separate) if bank else _of_batch(run, sizes, images, passes, meta=meta)),
         Collective("statistics of batch norm", "broadcast", passes * sizes.encoder_buffers, passes),
         Collective(GRADIENTS, "all_reduce", passes * sizes.encoder, passes * (1 + math.ceil(sizes.encoder / _BUCKET))),
         Collective("gradients of the generators", "all_reduce", meta * sizes.generator, float(meta)),
@@ -83,11 +82,9 @@ def collectives(run: PretrainSettings, sizes: Sizes, images: int, *, meta: bool)
     return [each for each in found if each.payload]
 
 
-def _of_bank(
-    run: PretrainSettings, sizes: Sizes, images: int, passes: int, *, meta: bool, separate: bool
-) -> list[Collective]:
+def _of_bank(run: PretrainSettings, sizes: Sizes, images: int, minibatches: int) -> list[Collective]:
     """What the memory bank sends."""
-    minibatches, wanted = 1 + separate, rows_wanted(run, images)
+    wanted = rows_wanted(run, images)
     return [
         Collective("indices of the batch", "all_gather", minibatches * images * _INDEX, minibatches),
         Collective("rows read from the bank", "all_to_all", minibatches * wanted * sizes.row, minibatches),
@@ -95,9 +92,7 @@ def _of_bank(
     ]
 
 
-def _of_batch(
-    run: PretrainSettings, sizes: Sizes, images: int, passes: int, *, meta: bool, separate: bool
-) -> list[Collective]:
+def _of_batch(run: PretrainSettings, sizes: Sizes, images: int, passes: int, *, meta: bool) -> list[Collective]:
     """What targets of the whole batch send: features, and gradients in them.
 
     Each comparison gathers them once, and with generators once more, for the augmented ones. A backward pass sends as
@@ -120,7 +115,12 @@ def _of_batch(
 
 def rows_wanted(run: PretrainSettings, images: int) -> int:
     """Rows of the bank that a worker with so many images asks for in a step."""
-    return images * (1 + run.bank.negatives) if run.bank.sampling == "per_anchor" else 2 * images + run.bank.negatives
+    return own_rows(run, images) + (run.bank.negatives if run.bank.sampling == "shared" else 0)
+
+
+def own_rows(run: PretrainSettings, images: int) -> int:
+    """Of these, those that it alone asks for."""
+    return images * (1 + run.bank.negatives) if run.bank.sampling == "per_anchor" else 2 * images
 
 
 GRADIENTS: Final = "gradients of the encoders"

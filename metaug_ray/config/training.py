@@ -24,6 +24,11 @@ class OptimizerSettings(Settings):
     maximize: bool = False
     """raise the objective instead of lowering it (sgd, adam): generators that do so are adversaries of the encoders"""
 
+    @property
+    def states(self) -> int:
+        """Tensors of a parameter's size that it keeps for each."""
+        return 2 if self.kind == "adam" else int(self.momentum > 0)
+
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.maximize and self.kind == "lars":

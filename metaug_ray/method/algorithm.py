@@ -180,14 +180,14 @@ class MetAug:
         together = takes_meta_step and meta_minibatch is None
         self._statistics.save()
         sample = self.targets.sample(minibatch.indices, step)
-        previous = self.lookahead.take() if self.lookahead is not None else None
-        looks_back = takes_meta_step and previous is not None
+        previous = None if self.lookahead is None else self.lookahead.take()
+        if not takes_meta_step:
+            previous = None
         output, keys, seen = model_gradient(
-            self.model, minibatch.images, sample, self.accumulation, generators=looks_back
+            self.model, minibatch.images, sample, self.accumulation, generators=previous is not None
         )
         features = output.features
-        if looks_back:
-            assert previous is not None
+        if previous is not None:
             lookahead_gradient(self.model, *previous, self.accumulation, self._part(step))
         elif together:
             self._meta_gradient(step, minibatch, keys, features)

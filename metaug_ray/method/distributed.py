@@ -81,14 +81,24 @@ def exchange(rows: Tensor, sent: list[int], received: list[int], group: dist.Pro
     return into
 
 
-def sharded(part: Tensor, dim: int, group: dist.ProcessGroup | None = None) -> Tensor:
-    """The tensor of all ranks' parts, of one size and rank by rank along `dim`: a `DTensor`; for a process alone its
-    part as it is."""
+def sharded(
+    part: Tensor, dim: int, group: dist.ProcessGroup | None = None, *, shape: torch.Size | None = None
+) -> Tensor:
+    """The tensor of all ranks' parts, rank by rank along `dim`: a `DTensor`; for a process alone its part as it is.
+
+    Args:
+        part: of this rank.
+        dim: along which the parts lie.
+        group: ranks that have one.
+        shape: of the whole, where the parts are not all of one size.
+    """
     if world_size(group) == 1:
         return part
     chosen = group or dist.group.WORLD
     assert chosen is not None  # as there are several ranks
-    return DTensor.from_local(part, DeviceMesh.from_group(chosen, part.device.type), [Shard(dim)], run_check=False)
+    mesh = DeviceMesh.from_group(chosen, part.device.type)
+    stride = None if shape is None else torch.empty(shape, device="meta").stride()
+    return DTensor.from_local(part, mesh, [Shard(dim)], run_check=False, shape=shape, stride=stride)
 
 
 def local_part(tensor: Any) -> Any:

@@ -63,6 +63,14 @@ def bank_bytes(settings: PretrainSettings, samples: int, workers: int) -> int:
             return 0
 
 
+def gpu_room(settings: PretrainSettings, device: "torch.device") -> float:
+    """Bytes of its GPU that a worker may still take, or of its share of it."""
+    import torch
+
+    free, total = torch.cuda.mem_get_info(device)
+    return min(free, settings.compute.gpus_per_worker * total)
+
+
 def check_gpu_memory(settings: PretrainSettings, samples: int, workers: int, device: "torch.device") -> None:
     """Whether this worker's GPU, if it has one, or its share of it, has room for its rows of the bank.
 
@@ -71,11 +79,7 @@ def check_gpu_memory(settings: PretrainSettings, samples: int, workers: int, dev
     """
     if device.type != "cuda":
         return
-    import torch
-
-    free, total = torch.cuda.mem_get_info(device)
-    share = settings.compute.gpus_per_worker
-    room = min(free, share * total)
+    share, room = settings.compute.gpus_per_worker, gpu_room(settings, device)
     needed = bank_bytes(settings, samples, workers)
     if needed > room:
         gpu, more = (

@@ -91,12 +91,14 @@ def _pretrain(
     settings: PretrainSettings, folder: RunFolder, manifest: Manifest, supervision: Supervision | None
 ) -> Outcome:
     record = folder.record
-    if idle := settings.method.idle_parameters:
-        set_ones = ", ".join(f"{name} {value}" for name, value in idle.items())
-        _log.warning("method.contrast is %s, so these have no effect: %s", settings.method.contrast, set_ones)
-    if idle := settings.method.idle_without_generators:
-        set_ones = ", ".join(f"{name} {value}" for name, value in idle.items())
-        _log.warning("there are no generators (method.generators), so these have no effect: %s", set_ones)
+    method = settings.method
+    for reason, idle in (
+        (f"method.contrast is {method.contrast}", method.idle_parameters),
+        ("there are no generators (method.generators)", method.idle_without_generators),
+    ):
+        if idle:
+            set_ones = ", ".join(f"{name} {value}" for name, value in idle.items())
+            _log.warning("%s, so these have no effect: %s", reason, set_ones)
     if record is None:
         record = _new_record(settings, manifest)
     else:

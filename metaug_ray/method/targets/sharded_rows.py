@@ -5,8 +5,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.tensor import DTensor, Shard
+from torch.distributed.tensor import DTensor
 
 from metaug_ray.method import distributed
 from metaug_ray.method.targets.initial_rows import initial_rows
@@ -132,14 +131,7 @@ class ShardedRows:
 
     def state(self) -> Tensor:
         """All rows, [N, V, D]: a plain tensor for a process alone, a `DTensor` sharded over the group otherwise."""
-        if self.world == 1:
-            return self.local
-        group = self.group or dist.group.WORLD
-        assert group is not None  # as there are several ranks
-        mesh = DeviceMesh.from_group(group, self.local.device.type)
-        _, views, feature_size = self.shape
-        stride = (views * feature_size, feature_size, 1)
-        return DTensor.from_local(self.local, mesh, [Shard(0)], run_check=False, shape=self.shape, stride=stride)
+        return distributed.sharded(self.local, 0, self.group, shape=self.shape)
 
     def load(self, rows: Any) -> None:
         """Take over rows of the form that :meth:`state` gives, or all of them as a plain tensor.
