@@ -39,7 +39,7 @@ class ComputeSettings(MachineSettings):
     """least number of workers, which makes the run elastic: when nodes are lost it goes on with as many as there is
     room for and the batch divides by"""
     compile: bool = False
-    """torch.compile the encoders"""
+    """torch.compile the encoders and, but with sync_batch_norm, the tangents of the meta step"""
     channels_last: bool = True
     """keep the encoders in channels_last memory format"""
     max_failures: int = Field(20, ge=0)

@@ -276,7 +276,9 @@ def parts_of(images: Sequence[Tensor], count: int) -> list[list[Tensor]]:
 def _forward_mode(
     model: Model, images: Sequence[Tensor], theta: dict[str, Tensor], direction: dict[str, Tensor]
 ) -> Tensor:
-    """The tangent J_theta e . direction, [V, B, D], in one pass of dual numbers, without a graph."""
+    """The tangent J_theta e . direction, [V, B, D], in one pass of forward mode, without a graph."""
+    if model.compiled_tangents is not None:
+        return model.compiled_tangents(images, theta, direction)
     encoder, precision = model.eager_encoder, autocast(images[0].device, model.autocast)
     with torch.no_grad(), forward_ad.dual_level(), FusedTangents(), torch.compiler.set_stance("force_eager"), precision:
         duals = {name: forward_ad.make_dual(theta[name], tangent) for name, tangent in direction.items()}

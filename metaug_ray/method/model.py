@@ -10,6 +10,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from metaug_ray.method.compiled_tangents import CompiledTangents
 from metaug_ray.method.encoders import MultiViewEncoder, MultiViewOutput
 from metaug_ray.method.generators import Generators
 from metaug_ray.method.objective import Losses, Objective
@@ -61,6 +62,7 @@ class Model:
             the features' precision in any case: they are cheap, and differentiated twice. An autocast context that the
             caller has open has no say.
         group: ranks that share a minibatch; None for the default group, or for this process alone where there is none.
+        compiled_tangents: of this encoder and precision; None to make tangents from dual numbers, without compilation.
     """
 
     encoder: nn.Module
@@ -68,6 +70,7 @@ class Model:
     objective: Objective
     autocast: torch.dtype | None = None
     group: dist.ProcessGroup | None = None
+    compiled_tangents: CompiledTangents | None = None
 
     @property
     def eager_encoder(self) -> MultiViewEncoder:

@@ -15,6 +15,7 @@ from metaug_ray.config.pretrain import PretrainSettings
 from metaug_ray.method import distributed
 from metaug_ray.method.algorithm import MetaStep, MetAug
 from metaug_ray.method.batch_norm import synchronize_batch_norm
+from metaug_ray.method.compiled_tangents import CompiledTangents
 from metaug_ray.method.encoders import MultiViewEncoder
 from metaug_ray.method.model import Model
 from metaug_ray.method.objective import Objective
@@ -135,8 +136,9 @@ def build_state(
     generator_optimizer = None if generators is None else make_optimizer([generators], training.generator)
     encoder = _wrapped(networks, device, group, compiled=settings.compute.compile)
     objective = _objective(settings.method, len(chosen.views), group).to(device)
+    precision = autocast_dtype(training.precision)
     metaug = MetAug(
-        Model(encoder, generators, objective, autocast_dtype(training.precision), group),
+        Model(encoder, generators, objective, precision, group, _compiled_tangents(settings, networks, precision)),
         _targets(settings, samples, device, group),
         encoder_optimizer,
         generator_optimizer,
@@ -189,6 +191,14 @@ def _targets(
                 support.size, len(model.encoders), model.feature_size, seed=settings.seed, dtype=dtype, device=device
             )
             return NeighbourTargets(model.encoder_numbers, rows, model.feature_size, group=group)
+
+
+def _compiled_tangents(
+    settings: PretrainSettings, networks: MultiViewEncoder, precision: torch.dtype | None
+) -> CompiledTangents | None:
+    # Synchronised batch norm calls other workers in the midst of the pass, which no graph can hold.
+    wanted = settings.compute.compile and settings.method.generators and not settings.training.sync_batch_norm
+    return CompiledTangents(networks, precision) if wanted else None
 
 
 def _wrapped(

@@ -11,7 +11,7 @@ import torchvision
 
 from tests.gpu import BEGAN
 from tests.gpu.checks.ceilings import ceilings
-from tests.gpu.checks.compiled import compiled_step, compiled_tangent, start_compiling
+from tests.gpu.checks.compiled import compiled_step, compiled_steps, compiled_tangent, start_compiling
 from tests.gpu.checks.learning import learning
 from tests.gpu.checks.memory import memory
 from tests.gpu.checks.meta_gradient import meta_gradient
@@ -23,7 +23,7 @@ from tests.gpu.checks.synchronisations import synchronisations
 from tests.gpu.runner import Check, run_checks, table
 from tests.gpu.setting import Setting
 
-# What measures time and memory comes first: from "compiling" on, two processes compile beside the checks.
+# What measures time and memory comes first: from "compiling" on, three processes compile beside the checks.
 CHECKS: Final = (
     Check("ceilings", ceilings),
     Check("meta-gradient", meta_gradient),
@@ -37,6 +37,7 @@ CHECKS: Final = (
     Check("learning", learning),
     Check("compiled-tangent", compiled_tangent),
     Check("compiled-step", compiled_step),
+    Check("compiled-steps", compiled_steps),
 )
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from metaug_ray.choices import MetaSchedule
 from metaug_ray.encoder_table import EncoderName
 from metaug_ray.method.algorithm import MetaStep, MetAug, Minibatch
+from metaug_ray.method.compiled_tangents import CompiledTangents
 from metaug_ray.method.contrast import unified_contrast
 from metaug_ray.method.encoders import MultiViewEncoder
 from metaug_ray.method.generators import Generators
@@ -54,13 +55,19 @@ class Case:
         return replace(self, hidden=0)
 
 
-def make_model(case: Case, device: torch.device, wrap: Callable[[MultiViewEncoder], nn.Module] | None = None) -> Model:
+def make_model(
+    case: Case,
+    device: torch.device,
+    wrap: Callable[[MultiViewEncoder], nn.Module] | None = None,
+    backend: str | None = None,
+) -> Model:
     """The networks in channels_last, as `compute.channels_last` has them by default.
 
     Args:
         case: what to build.
         device: where.
-        wrap: makes of the encoder what is trained, such as a compiled one.
+        wrap: makes of the encoder what is trained.
+        backend: of `torch.compile`, for encoders and tangents as `compute.compile` has them; None: nothing is compiled.
     """
     torch.manual_seed(case.seed)
     with device:
@@ -69,7 +76,12 @@ def make_model(case: Case, device: torch.device, wrap: Callable[[MultiViewEncode
     networks = networks.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     objective = Objective(partial(unified_contrast, beta=16.0, gamma=0.25), delta=case.delta, alpha=case.alpha)
     encoder = networks if wrap is None else wrap(networks)
-    return Model(encoder, generators, objective, torch.bfloat16 if case.bfloat16 else None)
+    precision = torch.bfloat16 if case.bfloat16 else None
+    if backend is None:
+        return Model(encoder, generators, objective, precision)
+    compiled: nn.Module = torch.compile(encoder, backend=backend)  # type: ignore[assignment]
+    tangents = CompiledTangents(networks, precision, backend)
+    return Model(compiled, generators, objective, precision, compiled_tangents=tangents)
 
 
 def make_bank(case: Case, device: torch.device, dtype: torch.dtype = torch.float32) -> MemoryBank:
@@ -81,10 +93,10 @@ def make_metaug(
     device: torch.device,
     *,
     bank: MemoryBank | None = None,
-    wrap: Callable[[MultiViewEncoder], nn.Module] | None = None,
+    model: Model | None = None,
 ) -> MetAug:
-    """Model, bank (or the one that is given) and optimisers, ready to train."""
-    model = make_model(case, device, wrap)
+    """Model and bank (or those that are given) and optimisers, ready to train."""
+    model = make_model(case, device) if model is None else model
     networks = model.eager_encoder
     return MetAug(
         model,

@@ -1,4 +1,4 @@
-"""What takes long to compile, in a process of its own: `python -m tests.gpu.compiling tangent|step`.
+"""What takes long to compile, in a process of its own: `python -m tests.gpu.compiling tangent|step|steps`.
 
 It compiles, answers on standard output, waits for a line on standard input, measures, and answers again. So it may
 compile while other checks run, and measures alone.
@@ -9,20 +9,16 @@ import json
 import sys
 import time
 from collections.abc import Iterator
-from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
 import torch
-import torch.autograd.forward_ad as forward_ad
-from torch import Tensor, nn
+from torch import Tensor
 from torch._dynamo.utils import counters
-from torch.func import functional_call
 
-from metaug_ray.method.encoders import build_encoder
-from metaug_ray.method.precision import autocast
-from metaug_ray.method.tangents import FusedTangents
-from tests.gpu.case import make_images, make_metaug, make_minibatch
+from metaug_ray.method.algorithm import MetAug
+from metaug_ray.method.meta_gradient import _forward_mode, trained
+from tests.gpu.case import make_bank, make_metaug, make_minibatch, make_model
 from tests.gpu.child import ANSWER
 from tests.gpu.setting import Setting
 from tests.gpu.timing import median_seconds, synchronize
@@ -34,62 +30,41 @@ CALLS = 20
 
 
 def tangent(setting: Setting, backend: str) -> Answers:
-    """The tangent of one encoder's representations, by `torch.func.jvp` within `torch.compile`."""
+    """The tangent of the features of all views, by dual numbers and compiled."""
     case, device = setting.sizes.large, setting.device
-    torch.manual_seed(0)
-    with device:
-        encoder = build_encoder(case.encoder, 3, width=case.width, small_images=case.small_images)
-    encoder = encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    functional_encoder = _without_statistics(encoder)
-    images = make_images(case, device, case.batch).float().div_(127.5).sub_(1.0)
-    theta = {name: parameter.detach() for name, parameter in encoder.named_parameters()}
+    model = make_model(case, device, backend=backend)
+    eager, exact = replace(model, compiled_tangents=None), replace(model, compiled_tangents=None, autocast=None)
+    images = make_minibatch(case, device).images
+    theta = {name: parameter.detach() for name, parameter in trained(model.eager_encoder).items()}
     directions = [{name: p.abs().mean() * torch.randn_like(p) for name, p in theta.items()} for _ in range(2)]
 
-    def eager(direction: dict[str, Tensor], dtype: torch.dtype | None = torch.bfloat16) -> Tensor:
-        """As `metaug_ray.method.meta_gradient` has it."""
-        with torch.no_grad(), forward_ad.dual_level(), FusedTangents(), autocast(device, dtype):
-            duals = {name: forward_ad.make_dual(theta[name], its) for name, its in direction.items()}
-            zdot: Tensor = forward_ad.unpack_dual(functional_call(encoder, duals, (images,))).tangent
-        return zdot
-
-    def narrow(parameters: dict[str, Tensor]) -> Tensor:
-        # What autocast would do: Dynamo does not see it within `jvp`.
-        cast = {name: p.bfloat16() if p.ndim > 1 else p for name, p in parameters.items()}
-        representations: Tensor = functional_call(functional_encoder, cast, (images.bfloat16(),))
-        return representations
-
-    def functional(direction: dict[str, Tensor]) -> Tensor:
-        with torch.no_grad():
-            zdot: Tensor = torch.func.jvp(narrow, (theta,), (direction,))[1]
-        return zdot
-
-    compiled = torch.compile(functional, backend=backend)
     began = time.monotonic()
-    ours = compiled(directions[0])
+    ours = _forward_mode(model, images, theta, directions[0])
     synchronize(device)
     seconds = time.monotonic() - began
-    exact = eager(directions[0], None)
     graphs = counters["stats"]["unique_graphs"]
+    with_dual_numbers, wide = (_forward_mode(each, images, theta, directions[0]) for each in (eager, exact))
     yield {
         "compiling": seconds,
-        "error": _error(ours, exact),
-        "eager_error": _error(eager(directions[0]), exact),
-        "difference": _error(ours, eager(directions[0])),
+        "error": _error(ours, wide),
+        "eager_error": _error(with_dual_numbers, wide),
+        "difference": _error(ours, with_dual_numbers),
         "graphs": graphs,
     }
     for call in range(CALLS if setting.gpu else 2):
-        compiled(directions[call % 2])
-    yield {
-        "recompilations": counters["stats"]["unique_graphs"] - graphs,
-        "compiled": median_seconds(lambda: compiled(directions[0]), device, setting.sizes.repeats),
-        "eager": median_seconds(lambda: eager(directions[0]), device, setting.sizes.repeats),
+        _forward_mode(model, images, theta, directions[call % 2])
+    yield {"recompilations": counters["stats"]["unique_graphs"] - graphs} | {
+        name: median_seconds(
+            lambda its=its: _forward_mode(its, images, theta, directions[0]), device, setting.sizes.repeats
+        )
+        for name, its in {"compiled": model, "eager": eager}.items()
     }
 
 
 def step(setting: Setting, backend: str) -> Answers:
-    """A fused step of few images with a compiled encoder, as `compute.compile` has it."""
+    """A fused step of few images with compiled encoders and tangents, as `compute.compile` has it."""
     case = replace(setting.sizes.large, batch=setting.sizes.small_batch)
-    metaug = make_metaug(case, setting.device, wrap=lambda networks: torch.compile(networks, backend=backend))  # type: ignore[arg-type, return-value]
+    metaug = make_metaug(case, setting.device, model=make_model(case, setting.device, backend=backend))
     minibatch = make_minibatch(case, setting.device)
     began = time.monotonic()
     metaug.step(0, minibatch)
@@ -103,19 +78,32 @@ def step(setting: Setting, backend: str) -> Answers:
     yield measured
 
 
-def _without_statistics(encoder: nn.Module) -> nn.Module:
-    """A copy that `jvp` takes, as it refuses what a function writes besides its result, with batch norm in float32.
+def steps(setting: Setting, backend: str) -> Answers:
+    """Steps of all kinds, as `checks/passes.py` measures them without compilation."""
+    case, device = setting.sizes.large, setting.device
+    model = make_model(case, device, backend=backend)
+    bank, minibatch = make_bank(case, device), make_minibatch(case, device)
+    quarter = replace(case, schedule="lookahead", share=0.25)
+    kinds = {
+        "plain": make_metaug(case, device, bank=bank, model=replace(model, generators=None)),
+        "fused": make_metaug(case, device, bank=bank, model=model),
+        "lookahead": make_metaug(replace(case, schedule="lookahead"), device, bank=bank, model=model),
+        "lookahead, a quarter": make_metaug(quarter, device, bank=bank, model=model),
+    }
 
-    The tangent does not depend on running statistics. Without the casts it would leave batch norm in float32 within a
-    bfloat16 feature, which only the eager convolution takes.
-    """
-    copied = deepcopy(encoder)
-    for norm in copied.modules():
-        if isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d):
-            norm.running_mean = norm.running_var = norm.num_batches_tracked = None
-            norm.register_forward_pre_hook(lambda _, arguments: arguments[0].float())
-            norm.register_forward_hook(lambda _, arguments, features: features.bfloat16())
-    return copied
+    def make(metaug: MetAug) -> None:
+        metaug.step(0, minibatch)
+
+    began = time.monotonic()
+    for metaug in kinds.values():
+        # The second one of `lookahead` has a meta step.
+        for _ in range(2):
+            make(metaug)
+    synchronize(device)
+    yield {"compiling": time.monotonic() - began, "graphs": counters["stats"]["unique_graphs"]}
+    yield {
+        name: median_seconds(lambda its=its: make(its), device, setting.sizes.repeats) for name, its in kinds.items()
+    }
 
 
 def _error(ours: Tensor, exact: Tensor) -> float:
@@ -124,7 +112,7 @@ def _error(ours: Tensor, exact: Tensor) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("name", choices=("tangent", "step"))
+    parser.add_argument("name", choices=("tangent", "step", "steps"))
     parser.add_argument("--device", required=True)
     parser.add_argument("--quick", action="store_true")
     options = parser.parse_args()
@@ -133,7 +121,7 @@ def main() -> None:
     backend = "inductor" if setting.gpu else "aot_eager"
     # As in training; `tests.gpu.runner` does so for what is eager.
     torch.backends.cudnn.benchmark = True
-    for answer in {"tangent": tangent, "step": step}[options.name](setting, backend):
+    for answer in {"tangent": tangent, "step": step, "steps": steps}[options.name](setting, backend):
         print(ANSWER + json.dumps(answer), flush=True)
         sys.stdin.readline()
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 import metaug_ray.method.meta_gradient as module
 from metaug_ray.encoder_table import EncoderName
+from metaug_ray.method.compiled_tangents import CompiledTangents
 from metaug_ray.method.contrast import unified_contrast
 from metaug_ray.method.meta_gradient import meta_gradient
 from metaug_ray.method.model import Model
@@ -161,7 +162,8 @@ def test_compiled_encoder(how: str) -> None:
     if how == "in place":
         model.encoder.compile(backend="aot_eager")
     else:
-        model = replace(model, encoder=torch.compile(model.encoder, backend="aot_eager"))
+        tangents = CompiledTangents(model.eager_encoder, backend="aot_eager")
+        model = replace(model, encoder=torch.compile(model.encoder, backend="aot_eager"), compiled_tangents=tangents)
     torch.testing.assert_close(gradient_of(model, LEARNING_RATE["conv"]), expected, rtol=1e-9, atol=1e-12)
 
 

@@ -1,4 +1,4 @@
-"""What `torch.compile` makes of a tangent pass and of a small step. The compiling is in `tests/gpu/compiling.py`."""
+"""What `torch.compile` makes of a tangent pass and of steps. The compiling is in `tests/gpu/compiling.py`."""
 
 from collections.abc import Generator, Iterator
 from typing import Any
@@ -13,21 +13,21 @@ MEASURING = 8.0
 
 
 def start_compiling(setting: Setting) -> Iterator[Row]:
-    """Begin in the background. From here on, no check before the next two measures time."""
-    for name in ("tangent", "step"):
+    """Begin in the background. From here on, no check but these three measures time."""
+    for name in ("tangent", "step", "steps"):
         _child(setting, name)
-    yield Row("begun", "two processes compile beside the next checks")
+    yield Row("begun", "three processes compile beside the next checks")
 
 
 def compiled_tangent(setting: Setting) -> Iterator[Row]:
     # What is left after it is for the next check.
-    seconds = setting.left - 2 * MEASURING
-    compiled, measured = yield from _answers(setting, "tangent", "tangent of one encoder, compiled", seconds)
+    seconds = setting.left - 3 * MEASURING
+    compiled, measured = yield from _answers(setting, "tangent", "tangents, compiled", seconds)
     if compiled is None:
         return
     difference, eager = compiled["difference"], compiled["eager_error"]
     yield held(
-        "tangent of one encoder, compiled",
+        "tangents, compiled",
         f"apart from eager by {difference:.1e} (bar: 1.5 x the {eager:.1e} by which eager is off float32; this is off "
         f"by {compiled['error']:.1e}); compiled in {compiled['compiling']:.0f} s, {compiled['graphs']} graphs",
         # Two roundings that have nothing in common differ by 1.4 x.
@@ -46,13 +46,25 @@ def compiled_tangent(setting: Setting) -> Iterator[Row]:
 
 def compiled_step(setting: Setting) -> Iterator[Row]:
     what = f"fused, batch {setting.sizes.small_batch}, compiled"
-    compiled, measured = yield from _answers(setting, "step", what, setting.left - MEASURING)
+    compiled, measured = yield from _answers(setting, "step", what, setting.left - 2 * MEASURING)
     if compiled is None or measured is None:
         return
     said = f"{1e3 * measured['seconds']:.1f} ms; compiled in {compiled['compiling']:.0f} s"
     if "kernels" in measured:
         said += f"; {measured['kernels']} kernels, busy for {measured['busy']:.0%}"
     yield Row(what, said, numbers=compiled | measured)
+
+
+def compiled_steps(setting: Setting) -> Iterator[Row]:
+    what = f"steps, batch {setting.sizes.large.batch}, compiled"
+    compiled, measured = yield from _answers(setting, "steps", what, setting.left - MEASURING)
+    if compiled is None or measured is None:
+        return
+    yield Row(what, f"compiled in {compiled['compiling']:.0f} s, {compiled['graphs']} graphs", numbers=compiled)
+    for name, seconds in measured.items():
+        speed = setting.sizes.large.batch / seconds
+        said = f"{1e3 * seconds:.1f} ms, {seconds / measured['plain']:.2f} x plain, {speed:.0f} images/s"
+        yield Row(f"step {name}, compiled", said, numbers={"seconds": seconds})
 
 
 def _answers(setting: Setting, name: str, what: str, seconds: float) -> Generator[Row, None, tuple[Answer, Answer]]:

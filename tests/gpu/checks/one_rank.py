@@ -19,7 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from metaug_ray.method.algorithm import MetAug
 from metaug_ray.method.encoders import MultiViewEncoder
-from tests.gpu.case import Case, make_bank, make_metaug, make_minibatch
+from tests.gpu.case import Case, make_bank, make_metaug, make_minibatch, make_model
 from tests.gpu.room import free_memory
 from tests.gpu.setting import Row, Setting, held
 from tests.gpu.switches import switched
@@ -49,7 +49,9 @@ def _compared(setting: Setting) -> Iterator[Row]:
     # What two equal runs differ by, if the GPU adds in another order each time.
     noise = _difference(again, alone)
     with _group_of_one(setting) as (backend, gloo), tempfile.TemporaryDirectory() as folder:
-        metaug = make_metaug(case, setting.device, wrap=lambda networks: _ddp(networks, setting))
+        metaug = make_metaug(
+            case, setting.device, model=make_model(case, setting.device, lambda its: _ddp(its, setting))
+        )
         first = _train(metaug, case, setting, steps[:middle])
         dcp_save(_state(metaug), checkpoint_id=folder, process_group=gloo)
         wrapped = torch.cat([first, _train(metaug, case, setting, steps[middle:])])
@@ -57,7 +59,8 @@ def _compared(setting: Setting) -> Iterator[Row]:
 
         # Other networks, and a bank of the same seed, which its draws depend on, with rows before training.
         other, bank = replace(case, seed=1), make_bank(case, setting.device)
-        loaded = make_metaug(other, setting.device, bank=bank, wrap=lambda networks: _ddp(networks, setting))
+        model = make_model(other, setting.device, lambda its: _ddp(its, setting))
+        loaded = make_metaug(other, setting.device, bank=bank, model=model)
         _load(loaded, Path(folder), gloo)
         rest = _train(loaded, case, setting, steps[middle:])
         yield _equal(f"{len(steps) - middle} steps from a checkpoint, and without", rest, alone[middle:], noise)
