@@ -18,6 +18,8 @@ from tests.gpu.checks.meta_gradient import meta_gradient
 from tests.gpu.checks.one_rank import one_rank
 from tests.gpu.checks.passes import passes
 from tests.gpu.checks.profile import profile
+from tests.gpu.checks.real_images import real_images
+from tests.gpu.checks.schedules import schedules
 from tests.gpu.checks.small_batch import small_batch
 from tests.gpu.checks.synchronisations import synchronisations
 from tests.gpu.runner import Check, run_checks, table
@@ -35,6 +37,8 @@ CHECKS: Final = (
     Check("compiling", start_compiling),
     Check("synchronisations", synchronisations),
     Check("learning", learning),
+    Check("real-images", real_images),
+    Check("schedules", schedules),
     Check("compiled-tangent", compiled_tangent),
     Check("compiled-step", compiled_step),
     Check("compiled-steps", compiled_steps),
@@ -52,6 +56,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, help="after which no further check begins; default: no limit")
     names = [check.name for check in CHECKS]
     parser.add_argument("--only", nargs="+", choices=names, metavar="CHECK", help=f"some of {', '.join(names)}")
+    parser.add_argument("--images", type=Path, help="real images, as `python -m tests.gpu.images` writes them")
     options = parser.parse_args(arguments)
     if options.device == "cuda" and not torch.cuda.is_available():
         parser.error("PyTorch finds no GPU here; --device cpu --quick runs what can run without one")
@@ -59,7 +64,7 @@ def main(arguments: list[str] | None = None) -> int:
     (options.output / "log.txt").unlink(missing_ok=True)
     deadline = None if options.seconds is None else BEGAN + options.seconds
     device = torch.device("cuda", 0) if options.device == "cuda" else torch.device("cpu")
-    setting = Setting(device, options.output, options.quick, deadline)
+    setting = Setting(device, options.output, options.quick, options.images, deadline)
     machine = _machine(setting)
     print(", ".join(f"{name} {value}" for name, value in machine.items()), flush=True)
     results = run_checks([check for check in CHECKS if check.name in (options.only or names)], setting, machine)

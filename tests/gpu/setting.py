@@ -95,6 +95,8 @@ class Setting:
     folder: Path
     """Takes the results, the log, and what checks write."""
     quick: bool = False
+    images: Path | None = None
+    """What `tests/gpu/images.py` made."""
     deadline: float | None = None
     """Time of `time.monotonic` after which nothing more begins; None: there is none."""
     children: dict[str, "Child"] = field(default_factory=dict)
