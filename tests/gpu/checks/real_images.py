@@ -5,9 +5,10 @@ same parameters and images, and compared with the one in float64.
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import replace
-from typing import Final
+from typing import Any, Final, NamedTuple
 from unittest.mock import patch
 
 import torch
@@ -27,12 +28,26 @@ _TOY: Final = replace(_CASE, encoder="conv", width=0.5, batch=8, hidden=64, nega
 _STEPS: Final = (0, 30, 150)
 """After how many the part is looked at."""
 _LEARNING_RATE: Final = 1e-3
+
+
+class _Precision(NamedTuple):
+    """Of the passes that make v, and of the tangents."""
+
+    passes: torch.dtype | None = None
+    """What autocast takes."""
+    tangents: torch.dtype | None = None
+    tf32_passes: bool = True
+    tf32_tangents: bool = True
+
+
 _PRECISIONS: Final = {
-    "float32": (torch.float32, None, False),
-    "TF32 convolutions": (torch.float32, None, True),
-    "bfloat16": (torch.float32, torch.bfloat16, True),
+    "float32": _Precision(tf32_passes=False, tf32_tangents=False),
+    "TF32": _Precision(),
+    "bfloat16": _Precision(torch.bfloat16, torch.bfloat16),
+    "bfloat16 with tangents in float32": _Precision(torch.bfloat16, tf32_tangents=False),
+    "bfloat16 with tangents in TF32": _Precision(torch.bfloat16),
+    "float32 with tangents in bfloat16": _Precision(None, torch.bfloat16, tf32_passes=False),
 }
-"""Type of the parameters, of autocast, and whether TF32 is on."""
 
 
 def real_images(setting: Setting) -> Iterator[Row]:
@@ -52,9 +67,10 @@ def real_images(setting: Setting) -> Iterator[Row]:
         batch = images[: case.batch]
         whole, exact = _parts(_copy(metaug.model, torch.float64, None), batch, metaug, torch.float64)
         cosines = {}
-        for name, (dtype, autocast, tf32) in _PRECISIONS.items():
-            with switched(torch.backends.cudnn, allow_tf32=tf32):
-                _, ours = _parts(_copy(metaug.model, dtype, autocast), batch, metaug, dtype)
+        for name, precision in _PRECISIONS.items():
+            model = _copy(metaug.model, torch.float32, precision.passes)
+            with _precision(precision):
+                _, ours = _parts(model, batch, metaug, torch.float32)
             cosines[name] = float(ours @ exact / (ours.norm() * exact.norm()))
         share = float(exact.norm() / whole.norm())
         said = ", ".join(f"{cosine:.4f} in {name}" for name, cosine in cosines.items())
@@ -63,6 +79,21 @@ def real_images(setting: Setting) -> Iterator[Row]:
             f"{share:.2%} of the gradient; cosine with float64's {said}",
             numbers={"share": share} | cosines,
         )
+
+
+@contextmanager
+def _precision(precision: _Precision) -> Iterator[None]:
+    forward_mode = module._forward_mode
+
+    def tangents(model: Model, *arguments: Any) -> Tensor:
+        with switched(torch.backends.cudnn, allow_tf32=precision.tf32_tangents):
+            return forward_mode(replace(model, autocast=precision.tangents), *arguments)
+
+    with (
+        switched(torch.backends.cudnn, allow_tf32=precision.tf32_passes),
+        patch.object(module, "_forward_mode", tangents),
+    ):
+        yield
 
 
 def _parts(model: Model, images: Tensor, metaug: MetAug, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
