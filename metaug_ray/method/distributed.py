@@ -3,14 +3,17 @@
 without an initialised process group a function sees one rank of one and communicates nothing.
 """
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import Any, Final
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Shard
+
+_BUCKET: Final = 2**28
+"""Bytes that are broadcast at once, which need as much memory."""
 
 
 def world_size(group: dist.ProcessGroup | None = None) -> int:
@@ -42,19 +45,48 @@ def average(tensors: Iterable[Tensor], group: dist.ProcessGroup | None = None) -
         tensor.copy_(mean.view_as(tensor))
 
 
+def broadcast(tensors: Iterable[Tensor], group: dist.ProcessGroup | None = None, via: str | None = None) -> None:
+    """Replace every tensor by that of the group's first rank, in place: one collective for each type and 256 MiB.
+
+    Args:
+        tensors: the same ones in the same order on all ranks, by shape and type.
+        group: ranks that have them.
+        via: type of the device that the group's backend communicates from; None where the tensors lie there.
+    """
+    if world_size(group) == 1:
+        return
+    for bucket in _buckets(tensors, via):
+        flat = torch.cat([tensor.detach().to(via or tensor.device).flatten() for tensor in bucket])
+        # Backends differ in the types that they know, but not in bytes.
+        dist.broadcast(flat.view(torch.uint8), group=group, group_src=0)
+        for tensor, value in zip(bucket, flat.split([tensor.numel() for tensor in bucket]), strict=True):
+            tensor.detach().copy_(value.view(tensor.shape))
+
+
+def _buckets(tensors: Iterable[Tensor], via: str | None) -> Iterator[list[Tensor]]:
+    """Tensors that may be sent as one."""
+    alike: dict[tuple[torch.dtype, torch.device | str], list[Tensor]] = {}
+    for tensor in tensors:
+        if tensor.numel():
+            alike.setdefault((tensor.dtype, via or tensor.device), []).append(tensor)
+    for several in alike.values():
+        bucket: list[Tensor] = []
+        for tensor in several:
+            if bucket and sum(other.nbytes for other in bucket) + tensor.nbytes > _BUCKET:
+                yield bucket
+                bucket = []
+            bucket.append(tensor)
+        yield bucket
+
+
 def broadcast_module(module: nn.Module, group: dist.ProcessGroup | None = None) -> None:
     """Give every rank the parameters and buffers of the group's first rank, as DDP does with the module it wraps."""
-    if world_size(group) > 1:
-        for parameter in module.parameters():
-            dist.broadcast(parameter.detach(), group=group, group_src=0)
-        broadcast_buffers(module, group)
+    broadcast([*module.parameters(), *module.buffers()], group)
 
 
 def broadcast_buffers(module: nn.Module, group: dist.ProcessGroup | None = None) -> None:
     """Give every rank the buffers (batch-norm statistics) of the group's first rank."""
-    if world_size(group) > 1:
-        for buffer in module.buffers():
-            dist.broadcast(buffer, group=group, group_src=0)
+    broadcast(module.buffers(), group)
 
 
 def all_gather_equal(tensor: Tensor, device: torch.device, group: dist.ProcessGroup | None = None) -> Tensor:

@@ -3,23 +3,31 @@
 import json
 import shutil
 import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.metadata import Metadata
 from torch.distributed.checkpoint.state_dict_loader import load as dcp_load
 from torch.distributed.checkpoint.state_dict_saver import save as dcp_save
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor
 
+from metaug_ray.method import distributed
 from metaug_ray.private import map_nested
 from metaug_ray.runtime.errors import CheckpointError
-from metaug_ray.runtime.plain_checkpoint import PlainPlanner, PlainReader
+from metaug_ray.runtime.nested import leaves, picked, put
+from metaug_ray.runtime.plain_checkpoint import PlainPlanner, PlainReader, read_index
 
 DESCRIPTION: Final = "run.json"
 """File of a checkpoint that says in words what it is of: settings, data, step."""
+
+
+_Read = TypeVar("_Read")
 
 
 class Checkpointed(Protocol):
@@ -33,7 +41,10 @@ class Checkpointed(Protocol):
 
 
 def snapshot(state: Checkpointed, group: dist.ProcessGroup | None = None) -> dict[str, Any]:
-    """A copy of the state in the CPU's memory, which training may then move away from.
+    """A copy in the CPU's memory of what this rank writes of the state, which training may then move away from.
+
+    That is its part of each `DTensor`; and, on the first rank alone, all that is the same on all ranks, which others
+    would plan, gather and drop again.
 
     Args:
         state: of this rank; a collective call.
@@ -49,7 +60,8 @@ def snapshot(state: Checkpointed, group: dist.ProcessGroup | None = None) -> dic
             )
         return value.detach().to("cpu", copy=True) if isinstance(value, torch.Tensor) else value
 
-    return map_nested(copy, state.state_dict())
+    first = distributed.rank(group) == 0
+    return map_nested(copy, picked(state.state_dict(), lambda leaf: first or isinstance(leaf, DTensor)))
 
 
 def write(
@@ -87,14 +99,19 @@ def write(
         ) from error
 
 
-def load(state: Checkpointed, folder: Path) -> None:
+def load(state: Checkpointed, folder: Path, group: dist.ProcessGroup | None = None) -> None:
     """Take over a whole state. A collective call where there are several ranks.
+
+    Args:
+        state: of this rank.
+        folder: of the checkpoint.
+        group: as for :func:`load_part`.
 
     Raises:
         CheckpointError: it cannot be read, or is of other networks, optimisers or data.
     """
     loaded = state.state_dict()
-    load_part(loaded, folder)
+    load_part(loaded, folder, group)
     state.load_state_dict(loaded)
 
 
@@ -111,22 +128,71 @@ def describe(folder: Path) -> dict[str, Any]:
     return description
 
 
-def load_part(part: dict[str, Any], folder: Path) -> None:
+def load_part(part: dict[str, Any], folder: Path, group: dist.ProcessGroup | None = None) -> None:
     """Read some of a state, such as the weights of a network, into the tensors that are there. A collective call where
     there are several ranks.
+
+    The first rank reads the index and what is the same on all ranks, and gives it to the others; of a `DTensor` each
+    rank reads its part.
 
     Args:
         part: nested tensors, by the state's names for them.
         folder: of the checkpoint.
+        group: a group of all ranks that can communicate CPU tensors; None for the default one.
 
     Raises:
         CheckpointError: it cannot be read, or is of something else.
     """
+    index = _once(lambda: read_index(folder), folder, group)
+    replicated = picked(part, lambda leaf: not isinstance(leaf, DTensor))
+
+    def read() -> dict[tuple[str, ...], Any]:
+        _read(replicated, folder, index, no_dist=True)
+        return {path: leaf for path, leaf in leaves(replicated).items() if not isinstance(leaf, torch.Tensor)}
+
+    for path, value in _once(read, folder, group).items():
+        put(part, path, value)
+    tensors = [leaf for leaf in leaves(replicated).values() if isinstance(leaf, torch.Tensor)]
+    distributed.broadcast(tensors, group, via="cpu")
+    if sharded := picked(part, lambda leaf: isinstance(leaf, DTensor)):
+        with _named(folder):
+            _read(sharded, folder, index, process_group=group)
+
+
+def _read(part: dict[str, Any], folder: Path, index: Metadata, **ranks: Any) -> None:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "torch.distributed is disabled")
+        dcp_load(part, storage_reader=PlainReader(folder, index), planner=PlainPlanner(), **ranks)
+
+
+def _once(read: Callable[[], _Read], folder: Path, group: dist.ProcessGroup | None) -> _Read:
+    """What the first rank reads, on all ranks; where it cannot, all fail alike."""
+    outcome: list[Any] = [None, None, None]
+    if distributed.rank(group) == 0:
+        try:
+            with _named(folder):
+                outcome[0] = read()
+        except CheckpointError as error:
+            # Whether trying again may help depends on the cause.
+            outcome[1:] = [str(error), error.__cause__ if isinstance(error.__cause__, OSError) else None]
+    if distributed.world_size(group) > 1:
+        dist.broadcast_object_list(outcome, group=group, group_src=0)
+    value, failure, cause = outcome
+    if failure is not None:
+        raise CheckpointError(failure) from cause
+    read_value: _Read = value
+    return read_value
+
+
+@contextmanager
+def _named(folder: Path) -> Iterator[None]:
+    """Turn what may go wrong in reading into a sentence."""
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "torch.distributed is disabled")
-            dcp_load(part, storage_reader=PlainReader(folder), planner=PlainPlanner())
-    except (CheckpointException, OSError, ValueError, RuntimeError) as error:
+        yield
+    except CheckpointError:
+        raise
+    # What is no index may raise nearly anything as it is unpickled; torch's own error is no Exception.
+    except (CheckpointException, Exception) as error:
         raise CheckpointError(
             _refusal(error) or f"{folder}: the checkpoint does not fit this run or is damaged ({_reason(error)})"
         ) from error

@@ -57,33 +57,19 @@ _ADVICE: Final = (
 class PlainReader(FileSystemReader):
     """Reads a checkpoint's folder.
 
-    What is wrong with its index is raised by :meth:`set_up_storage_reader`: torch would log a traceback, and look for
-    another index.
+    Args:
+        folder: of the checkpoint.
+        index: of it, by :func:`read_index`.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, index: Metadata) -> None:
         super().__init__(folder)
         self._folder = folder
-        self._wrong: Exception | None = None
+        self._index = index
 
     def read_metadata(self) -> Metadata:
-        """The index; an empty one where something is wrong with it."""
-        try:
-            return _read_index(self._folder)
-        except Exception as error:  # unpickling raises nearly everything on bytes that were cut short or changed
-            self._wrong = error
-            return Metadata({})
-
-    def set_up_storage_reader(self, metadata: Metadata, is_coordinator: bool, *args: Any, **kwargs: Any) -> None:
-        """Go by an index.
-
-        Raises:
-            CheckpointError: it names code, or parts that lie elsewhere.
-            Exception: it is missing or damaged.
-        """
-        if self._wrong is not None:
-            raise self._wrong
-        super().set_up_storage_reader(metadata, is_coordinator, *args, **kwargs)
+        """The index."""
+        return self._index
 
     def read_data(self, plan: LoadPlan, planner: LoadPlanner) -> Future[None]:
         """Read the parts.
@@ -137,7 +123,7 @@ class _Unpickler(pickle.Unpickler):
         raise _NamedError(quoted(f"{module}.{name}"))
 
 
-def _read_index(folder: Path) -> Metadata:
+def read_index(folder: Path) -> Metadata:
     """The index of a checkpoint.
 
     Raises:

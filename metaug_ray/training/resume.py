@@ -17,6 +17,8 @@ from metaug_ray.runtime.run_folder import RunFolder
 from metaug_ray.training.errors import TrainingError
 
 if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+
     from metaug_ray.training.state import TrainingState
 
 _log = logging.getLogger(__name__)
@@ -94,8 +96,13 @@ def lengthened(recorded: dict[str, Any], settings: PretrainSettings) -> dict[str
     return {name: value for name, value in recorded.items() if name != "finished"} | changed
 
 
-def restore(state: "TrainingState", checkpoint: Checkpoint) -> str:
+def restore(state: "TrainingState", checkpoint: Checkpoint, group: "ProcessGroup | None" = None) -> str:
     """Take over a checkpoint of this run; returns what was done, in words. A collective call.
+
+    Args:
+        state: of this rank.
+        checkpoint: of the run.
+        group: a group of all ranks that can communicate CPU tensors; None for the default one.
 
     Raises:
         CheckpointError: it cannot be read.
@@ -103,7 +110,7 @@ def restore(state: "TrainingState", checkpoint: Checkpoint) -> str:
     from metaug_ray.runtime.checkpoint import load
 
     with checkpoint.as_directory() as folder:
-        load(state, Path(folder))
+        load(state, Path(folder), group)
     return f"goes on from step {state.step:,}"
 
 

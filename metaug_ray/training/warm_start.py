@@ -14,6 +14,8 @@ from metaug_ray.runtime.run_folder import RunFolder
 from metaug_ray.training.errors import TrainingError
 
 if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+
     from metaug_ray.training.state import TrainingState
 
 
@@ -39,8 +41,13 @@ class WarmStart:
         """A local folder with the checkpoint."""
         return RunFolder(self.storage, self.name).download(self.checkpoint)
 
-    def load(self, state: "TrainingState", folder: Path) -> str:
+    def load(self, state: "TrainingState", folder: Path, group: "ProcessGroup | None" = None) -> str:
         """Take over what fits; returns what was done, in words. A collective call.
+
+        Args:
+            state: of this rank.
+            folder: with the checkpoint.
+            group: a group of all ranks that can communicate CPU tensors; None for the default one.
 
         Raises:
             CheckpointError: the checkpoint cannot be read, or is of other networks.
@@ -54,7 +61,7 @@ class WarmStart:
         if not self.predictors:
             taken["encoder"] = {name: value for name, value in taken["encoder"].items() if ".predictor." not in name}
             new.append("prediction heads")
-        load_part(taken, folder)
+        load_part(taken, folder, group)
         anew = f", but new {' and '.join(new)}" if new else ""
         return f"begins with the weights of {self.name}, {self.checkpoint}{anew}"
 

@@ -53,7 +53,7 @@ def work(task: WorkerTask) -> str | None:
         with _agreed(group):
             inputs = _open_inputs(task, device)
         with _agreed(group):
-            state = _begin(task, inputs, device, observer.note)
+            state = _begin(task, inputs, device, observer.note, group)
         online = inputs.evaluation
         evaluate = None if online is None else partial(online.measure, state.metaug.model)
         train(settings, state, inputs.batches, observer, device=device, evaluate=evaluate, notice=announced)
@@ -135,11 +135,13 @@ def _check_same_data(beton: Path, recorded: str) -> None:
         )
 
 
-def _begin(task: WorkerTask, inputs: _Inputs, device: torch.device, note: Callable[[str], None]) -> TrainingState:
+def _begin(
+    task: WorkerTask, inputs: _Inputs, device: torch.device, note: Callable[[str], None], group: dist.ProcessGroup
+) -> TrainingState:
     """The state that this start of the run begins with; a collective call."""
     state = build_state(task.settings, inputs.batches.samples, device)
     if inputs.checkpoint is not None:
-        note(restore(state, inputs.checkpoint))
+        note(restore(state, inputs.checkpoint, group))
     elif inputs.warm_start is not None and task.warm_start is not None:
-        note(task.warm_start.load(state, inputs.warm_start))
+        note(task.warm_start.load(state, inputs.warm_start, group))
     return state
