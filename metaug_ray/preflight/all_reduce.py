@@ -17,6 +17,7 @@ from metaug_ray.preflight.cluster_nodes import Node
 from metaug_ray.preflight.findings import CLUSTER, Failed, Finding, fault, judged
 from metaug_ray.preflight.probes import attempted
 from metaug_ray.preflight.waiting import wait_for
+from metaug_ray.runtime.gloo_interface import choose_interface
 from metaug_ray.runtime.words import counted, first_line
 
 _log = logging.getLogger(__name__)
@@ -78,6 +79,7 @@ class Worker:
 
 
 def _reduce(rank: int, group: Group, size: int) -> Measured:
+    choose_interface()
     device = torch.device("cuda" if group.gpu else "cpu")
     dist.init_process_group(
         _BACKENDS[group.gpu],

@@ -5,6 +5,7 @@ import shutil
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar
 
@@ -26,6 +27,9 @@ from metaug_ray.runtime.plain_checkpoint import PlainPlanner, PlainReader, read_
 DESCRIPTION: Final = "run.json"
 """File of a checkpoint that says in words what it is of: settings, data, step."""
 
+
+_ARRIVAL: Final = timedelta(minutes=5)
+"""Ranks come to write within seconds of one another: a rank that is missed for longer has failed."""
 
 _Read = TypeVar("_Read")
 
@@ -71,8 +75,12 @@ def write(
     group: dist.ProcessGroup | None = None,
     *,
     rank: int = 0,
+    arrival: timedelta = _ARRIVAL,
 ) -> None:
     """Write this rank's part of a :func:`snapshot`. A collective call, on a group that nothing else uses meanwhile.
+
+    All ranks must come to it within a few minutes; that one then takes longer to write than the others is waited for as
+    long as the group waits.
 
     Args:
         copied: the snapshot.
@@ -80,13 +88,16 @@ def write(
         description: written by the first rank as `DESCRIPTION`.
         group: as for :func:`snapshot`.
         rank: of this process.
+        arrival: how long ranks wait for the last one to come.
 
     Raises:
-        CheckpointError: it cannot be written, such as on a full disk.
+        CheckpointError: it cannot be written on some rank, such as on a full disk; or a rank did not come, or was lost.
     """
     try:
+        if distributed.world_size(group) > 1:
+            dist.monitored_barrier(group, arrival, wait_all_ranks=True)
+        # DCP makes the folder: where one rank cannot, it tells all others.
         shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "torch.distributed is disabled")
             dcp_save(copied, checkpoint_id=folder, process_group=group)
@@ -96,6 +107,11 @@ def write(
     except (CheckpointException, OSError) as error:
         raise CheckpointError(
             f"{folder}: the checkpoint cannot be written ({_reason(error)}); is the disk full?"
+        ) from error
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"{folder}: the checkpoint is not written, as a worker was lost or did not come to write it within "
+            f"{arrival.total_seconds():g} s ({_reason(error)}); look for what that worker said last"
         ) from error
 
 

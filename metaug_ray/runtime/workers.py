@@ -4,8 +4,8 @@ from collections.abc import Callable
 from typing import Any
 
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, UserCallback
-from ray.train.torch import TorchConfig
 
+from metaug_ray.runtime.gloo_interface import ReachableTorchConfig
 from metaug_ray.runtime.placement import Placement
 from metaug_ray.runtime.stopping import Stopping
 from metaug_ray.runtime.trainer import DriverTrainer
@@ -47,7 +47,7 @@ def torch_trainer(
             use_gpu=placement.gpu,
             resources_per_worker=placement.worker,
         ),
-        torch_config=TorchConfig(backend=placement.backend),
+        torch_config=ReachableTorchConfig(backend=placement.backend),
         run_config=RunConfig(
             name=name,
             storage_path=storage,

@@ -33,7 +33,7 @@ from metaug_ray.training.resume import check_progress, restore
 from metaug_ray.training.state import TrainingState, build_state
 from metaug_ray.training.task import WorkerTask
 
-_STAGING_TIMEOUT: Final = timedelta(hours=12)
+_LONGEST_WAIT: Final = timedelta(hours=12)
 
 
 def work(task: WorkerTask) -> str | None:
@@ -45,8 +45,9 @@ def work(task: WorkerTask) -> str | None:
     settings = task.settings
     gpu_share = settings.compute.gpus_per_worker
     device = prepare_device(ray.train.torch.get_device(), task.cpus, gpu_share=gpu_share, tune=True)
-    # Of its own, as a checkpoint is written beside the training's collectives. Nodes may stage for hours.
-    group = dist.new_group(backend="gloo", timeout=_STAGING_TIMEOUT)
+    # Of its own, as a checkpoint is written beside the training's collectives. Nodes may stage for hours, and a disk
+    # may take long; what all do at once waits less by itself.
+    group = dist.new_group(backend="gloo", timeout=_LONGEST_WAIT)
     observer = RayObserver(settings, task.queue, task.record, group)
     try:
         # First what each worker does by itself: where one fails, none waits for it in a collective call.

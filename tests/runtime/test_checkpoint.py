@@ -1,7 +1,10 @@
 """What each of several ranks plans, writes and reads of a checkpoint."""
 
+import os
 import sys
+import time
 from collections import Counter
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -139,3 +142,50 @@ def test_all_ranks_refuse_what_the_first_one_cannot_read(tmp_path: Path) -> None
     messages = run_ranks(2, tmp_path / "readers", refused, folder)
     assert messages[0] == messages[1]
     assert "checkpoint: the checkpoint does not fit this run or is damaged" in messages[0]
+
+
+def left_alone(rank: int, folder: Path, fate: str) -> tuple[str, float] | None:
+    """What a rank says, and after how long, whose fellow does not come to write."""
+    group = dist.new_group(backend="gloo", timeout=timedelta(hours=12))
+    copied = snapshot(State(7.0), group)
+    began = time.monotonic()
+    if rank == 1:
+        if fate == "dies":
+            torch.save(None, folder.parent / "rank1.pt")
+            os._exit(0)
+        # Until the others have given up, as a rank that goes on training.
+        while len(list(folder.parent.glob("gave-up-*"))) < RANKS - 1:
+            time.sleep(0.05)
+        return None
+    with pytest.raises(CheckpointError) as caught:
+        write(copied, folder / f"rank{rank}", {}, group, rank=rank, arrival=timedelta(seconds=3))
+    (folder.parent / f"gave-up-{rank}").touch()
+    return str(caught.value), time.monotonic() - began
+
+
+@pytest.mark.parametrize("fate", ["dies", "stays away"])
+def test_who_does_not_come_is_missed_before_long(tmp_path: Path, fate: str) -> None:
+    first, missing, *others = run_ranks(RANKS, tmp_path, left_alone, tmp_path / "checkpoint", fate)
+    assert missing is None
+    assert "Ranks 1 failed to pass" in first[0]
+    for message, seconds in (first, *others):
+        assert "did not come to write it within 3 s" in message
+        assert seconds < 30
+
+
+def fails_in_its_folder(rank: int, folder: Path) -> tuple[str, float]:
+    own = folder / f"rank{rank}"
+    if rank == 1:
+        folder.mkdir(parents=True)
+        own.symlink_to("/proc/nowhere")
+    group = dist.new_group(backend="gloo", timeout=timedelta(hours=12))
+    began = time.monotonic()
+    with pytest.raises(CheckpointError) as caught:
+        write(snapshot(State(7.0), group), own, {}, group, rank=rank)
+    return str(caught.value), time.monotonic() - began
+
+
+def test_who_cannot_write_tells_the_others(tmp_path: Path) -> None:
+    for message, seconds in run_ranks(RANKS, tmp_path, fails_in_its_folder, tmp_path / "checkpoint"):
+        assert "cannot be written" in message
+        assert seconds < 30
