@@ -1,10 +1,8 @@
 """Where an encoder that is judged or published comes from: a run, a run's beginning, or MLflow's registry."""
 
 import math
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Final
 
 from pydantic import ValidationError
@@ -98,10 +96,9 @@ def _from_run(kind: str, name: str, which: str, storage: str, uri: str | None) -
     modules: dict[str, nn.Module] = {"encoder": networks}
     if generators is not None:
         modules["generators"] = generators
-    with tempfile.TemporaryDirectory() as scratch:
-        local = folder.download(checkpoint, Path(scratch))
-        load_part({name: module.state_dict() for name, module in modules.items()}, local)
-        step = int(describe(local)["step"])
+    files = folder.files(checkpoint)
+    load_part({name: module.state_dict() for name, module in modules.items()}, files)
+    step = int(describe(files)["step"])
     description = _describe(record, settings, f"{folder.location}/{checkpoint}", step)
     measured = folder.metrics(checkpoint.rpartition("/")[2])
     values = {name: measured.get(metric, math.nan) for name, metric in _ONLINE.items()}

@@ -20,6 +20,7 @@ from torch.distributed.tensor import DTensor
 
 from metaug_ray.method import distributed
 from metaug_ray.private import map_nested
+from metaug_ray.runtime.checkpoint_files import CheckpointFiles
 from metaug_ray.runtime.errors import CheckpointError
 from metaug_ray.runtime.nested import leaves, picked, put
 from metaug_ray.runtime.plain_checkpoint import PlainPlanner, PlainReader, read_index
@@ -115,7 +116,7 @@ def write(
         ) from error
 
 
-def load(state: Checkpointed, folder: Path, group: dist.ProcessGroup | None = None) -> None:
+def load(state: Checkpointed, folder: Path | CheckpointFiles, group: dist.ProcessGroup | None = None) -> None:
     """Take over a whole state. A collective call where there are several ranks.
 
     Args:
@@ -131,20 +132,21 @@ def load(state: Checkpointed, folder: Path, group: dist.ProcessGroup | None = No
     state.load_state_dict(loaded)
 
 
-def describe(folder: Path) -> dict[str, Any]:
+def describe(folder: Path | CheckpointFiles) -> dict[str, Any]:
     """The description of a checkpoint.
 
     Raises:
         CheckpointError: it is not there or not readable.
     """
     try:
-        description: dict[str, Any] = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+        with _files(folder).open(DESCRIPTION) as file:
+            description: dict[str, Any] = json.load(file)
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{folder}: is no whole checkpoint of a run ({error})") from error
     return description
 
 
-def load_part(part: dict[str, Any], folder: Path, group: dist.ProcessGroup | None = None) -> None:
+def load_part(part: dict[str, Any], folder: Path | CheckpointFiles, group: dist.ProcessGroup | None = None) -> None:
     """Read some of a state, such as the weights of a network, into the tensors that are there. A collective call where
     there are several ranks.
 
@@ -159,34 +161,39 @@ def load_part(part: dict[str, Any], folder: Path, group: dist.ProcessGroup | Non
     Raises:
         CheckpointError: it cannot be read, or is of something else.
     """
-    index = _once(lambda: read_index(folder), folder, group)
+    files = _files(folder)
+    index = _once(lambda: read_index(files), files, group)
     replicated = picked(part, lambda leaf: not isinstance(leaf, DTensor))
 
     def read() -> dict[tuple[str, ...], Any]:
-        _read(replicated, folder, index, no_dist=True)
+        _read(replicated, files, index, no_dist=True)
         return {path: leaf for path, leaf in leaves(replicated).items() if not isinstance(leaf, torch.Tensor)}
 
-    for path, value in _once(read, folder, group).items():
+    for path, value in _once(read, files, group).items():
         put(part, path, value)
     tensors = [leaf for leaf in leaves(replicated).values() if isinstance(leaf, torch.Tensor)]
     distributed.broadcast(tensors, group, via="cpu")
     if sharded := picked(part, lambda leaf: isinstance(leaf, DTensor)):
-        with _named(folder):
-            _read(sharded, folder, index, process_group=group)
+        with _named(files):
+            _read(sharded, files, index, process_group=group)
 
 
-def _read(part: dict[str, Any], folder: Path, index: Metadata, **ranks: Any) -> None:
+def _files(folder: Path | CheckpointFiles) -> CheckpointFiles:
+    return folder if isinstance(folder, CheckpointFiles) else CheckpointFiles(folder)
+
+
+def _read(part: dict[str, Any], files: CheckpointFiles, index: Metadata, **ranks: Any) -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "torch.distributed is disabled")
-        dcp_load(part, storage_reader=PlainReader(folder, index), planner=PlainPlanner(), **ranks)
+        dcp_load(part, storage_reader=PlainReader(files, index), planner=PlainPlanner(), **ranks)
 
 
-def _once(read: Callable[[], _Read], folder: Path, group: dist.ProcessGroup | None) -> _Read:
+def _once(read: Callable[[], _Read], files: CheckpointFiles, group: dist.ProcessGroup | None) -> _Read:
     """What the first rank reads, on all ranks; where it cannot, all fail alike."""
     outcome: list[Any] = [None, None, None]
     if distributed.rank(group) == 0:
         try:
-            with _named(folder):
+            with _named(files):
                 outcome[0] = read()
         except CheckpointError as error:
             # Whether trying again may help depends on the cause.
@@ -201,7 +208,7 @@ def _once(read: Callable[[], _Read], folder: Path, group: dist.ProcessGroup | No
 
 
 @contextmanager
-def _named(folder: Path) -> Iterator[None]:
+def _named(files: CheckpointFiles) -> Iterator[None]:
     """Turn what may go wrong in reading into a sentence."""
     try:
         yield
@@ -210,7 +217,7 @@ def _named(folder: Path) -> Iterator[None]:
     # What is no index may raise nearly anything as it is unpickled; torch's own error is no Exception.
     except (CheckpointException, Exception) as error:
         raise CheckpointError(
-            _refusal(error) or f"{folder}: the checkpoint does not fit this run or is damaged ({_reason(error)})"
+            _refusal(error) or f"{files}: the checkpoint does not fit this run or is damaged ({_reason(error)})"
         ) from error
 
 

@@ -6,22 +6,29 @@ lie in the checkpoint's own folder.
 """
 
 import io
+import os
 import pickle
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import IO, Any, Final
 
 import torch
 from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
-from torch.distributed.checkpoint.filesystem import FileSystemReader
+from torch.distributed.checkpoint.filesystem import FileSystem, FileSystemReader, _StorageInfo
 from torch.distributed.checkpoint.metadata import _MEM_FORMAT_ENCODING, Metadata
 from torch.distributed.checkpoint.planner import LoadPlan, LoadPlanner, ReadItem
 from torch.futures import Future
 
 from metaug_ray.names import quoted
+from metaug_ray.runtime.checkpoint_files import CheckpointFiles
 from metaug_ray.runtime.errors import CheckpointError
 
 _INDEX: Final = ".metadata"
+_LARGE: Final = 64 * 2**20
+"""Bytes of a value beyond which it is not held twice in memory as it is read."""
 _PART: Final = re.compile(r"__\d+_\d+\.distcp")
 _METADATA: Final = "torch.distributed.checkpoint.metadata"
 _NAMES: Final = frozenset(
@@ -55,16 +62,17 @@ _ADVICE: Final = (
 
 
 class PlainReader(FileSystemReader):
-    """Reads a checkpoint's folder.
+    """Reads what is asked for of a checkpoint's parts, each from its beginning to its end.
 
     Args:
-        folder: of the checkpoint.
+        files: of the checkpoint.
         index: of it, by :func:`read_index`.
     """
 
-    def __init__(self, folder: Path, index: Metadata) -> None:
-        super().__init__(folder)
-        self._folder = folder
+    def __init__(self, files: CheckpointFiles, index: Metadata) -> None:
+        super().__init__(files.folder)
+        self.fs = _Parts(files)
+        self._files = files
         self._index = index
 
     def read_metadata(self) -> Metadata:
@@ -77,13 +85,33 @@ class PlainReader(FileSystemReader):
         Raises:
             CheckpointError: one holds something else than a plain tensor.
         """
+        ordered = sorted(plan.items, key=lambda item: self.storage_data[item.storage_index].offset)
         try:
-            return super().read_data(plan, planner)
+            return super().read_data(replace(plan, items=ordered), planner)
         except pickle.UnpicklingError as error:
             raise CheckpointError(
-                f"{self._folder}: one of its parts is damaged or names code that loading it would run; nothing was "
+                f"{self._files}: one of its parts is damaged or names code that loading it would run; nothing was "
                 f"run. {_ADVICE}"
             ) from error
+
+    def _slice_file(self, file: IO[bytes], sinfo: _StorageInfo) -> IO[bytes]:
+        if sinfo.length > _LARGE:
+            return super()._slice_file(file, sinfo)
+        # Torch reads a value's end first, and a store would be asked for each piece of it.
+        file.seek(sinfo.offset)
+        return io.BytesIO(file.read(sinfo.length))
+
+
+class _Parts(FileSystem):
+    """The file system that torch's reader opens parts on."""
+
+    def __init__(self, files: CheckpointFiles) -> None:
+        self._files = files
+
+    @contextmanager
+    def create_stream(self, path: str | os.PathLike[str], mode: str) -> Iterator[Any]:
+        with self._files.open(Path(path).name) as file:
+            yield file
 
 
 class PlainPlanner(DefaultLoadPlanner):
@@ -123,15 +151,15 @@ class _Unpickler(pickle.Unpickler):
         raise _NamedError(quoted(f"{module}.{name}"))
 
 
-def read_index(folder: Path) -> Metadata:
+def read_index(files: CheckpointFiles) -> Metadata:
     """The index of a checkpoint.
 
     Raises:
         CheckpointError: it names what no index needs, or a part that does not lie in this folder.
         Exception: it is missing or damaged.
     """
-    path = folder / _INDEX
-    with path.open("rb") as file:
+    path = f"{files}/{_INDEX}"
+    with files.open(_INDEX) as file:
         try:
             index = _Unpickler(file).load()
         except _NamedError as error:
@@ -142,7 +170,7 @@ def read_index(folder: Path) -> Metadata:
     if not (isinstance(index, Metadata) and isinstance(index.storage_data, dict)):
         raise ValueError(f"{path} is no index of a checkpoint")
     for part in {str(getattr(place, "relative_path", "")) for place in index.storage_data.values()}:
-        if not _PART.fullmatch(part) or (folder / part).resolve().parent != folder.resolve():
+        if not _PART.fullmatch(part) or not files.has_inside(part):
             raise CheckpointError(
                 f"{path}: names {quoted(part)}, which is no part in the checkpoint's folder; nothing was read. "
                 f"{_ADVICE}"

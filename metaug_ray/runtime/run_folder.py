@@ -1,18 +1,18 @@
 """The folder of one run on the storage of all runs: its record and its checkpoints."""
 
 import math
+import os
 import re
-import tempfile
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 import pyarrow.fs
 
 from metaug_ray.config.pretrain import KNN_ACCURACY
-from metaug_ray.data.errors import DataError
 from metaug_ray.names import quoted
+from metaug_ray.runtime.checkpoint_files import CheckpointFiles
 from metaug_ray.runtime.errors import StorageError
 from metaug_ray.runtime.stored_folder import StoredFolder
 
@@ -102,23 +102,29 @@ class RunFolder(StoredFolder):
         return Best(best["name"], best["step"], best.get("metric", KNN_ACCURACY), metrics)
 
     def keep_best(self, name: str, step: int, metrics: Mapping[str, float], by: str) -> None:
-        """Copy a checkpoint aside if it is the best so far. The pointer to it is written when the copy is whole.
+        """Keep a checkpoint if it is the best so far, when Ray removes it too. The pointer to it is written when all of
+        it is kept.
+
+        On a disk its files get a second name, which costs no room and no time; a store copies them by itself. Only
+        where a disk knows no hard links does this process copy them.
 
         Args:
             name: of the checkpoint.
             step: at which it was written.
             metrics: what was measured for it.
-            by: the metric that is compared. Where it was not measured, or is not finite, nothing is copied; a best one
+            by: the metric that is compared. Where it was not measured, or is not finite, nothing is kept; a best one
                 by another metric is replaced, as the two cannot be compared.
         """
         best, value = self.best(), metrics.get(by, math.nan)
         if not math.isfinite(value) or (best is not None and best.metric == by and best.value >= value):
             return
-        target = f"{self._root}/{_BEST}/{name}"
-        self._files.create_dir(target)
-        pyarrow.fs.copy_files(
-            f"{self._root}/{name}", target, source_filesystem=self._files, destination_filesystem=self._files
-        )
+        source, target = f"{self._root}/{name}", f"{self._root}/{_BEST}/{name}"
+        if isinstance(self._files, pyarrow.fs.LocalFileSystem):
+            shutil.rmtree(target, ignore_errors=True)
+            shutil.copytree(source, target, copy_function=_link)
+        else:
+            self._files.create_dir(target)
+            pyarrow.fs.copy_files(source, target, source_filesystem=self._files, destination_filesystem=self._files)
         self.write_json(f"{_BEST}/best.json", {"name": name, "step": step, "metric": by, "metrics": dict(metrics)})
         if best is not None and best.name != name:
             self._files.delete_dir(f"{self._root}/{_BEST}/{best.name}")
@@ -149,21 +155,9 @@ class RunFolder(StoredFolder):
             self._files.delete_dir(f"{self._root}/{name}")
         return left
 
-    def download(self, name: str, into: Path | None = None) -> Path:
-        """A local folder with the files of a checkpoint: where it lies, or a copy.
-
-        Raises:
-            DataError: it cannot be copied.
-        """
-        source = f"{self._root}/{name}"
-        if self.local:
-            return Path(source)
-        target = into or Path(tempfile.mkdtemp(prefix="metaug-"))
-        try:
-            pyarrow.fs.copy_files(source, str(target), source_filesystem=self._files)
-        except OSError as error:
-            raise DataError(f"{self.location}/{name}: cannot be copied to {target} ({error})") from error
-        return target
+    def files(self, name: str) -> CheckpointFiles:
+        """The files of a checkpoint."""
+        return CheckpointFiles(f"{self._root}/{name}", self._files)
 
     def _listed(self) -> list[dict[str, Any]]:
         """What Ray's list says of each whole checkpoint.
@@ -183,3 +177,10 @@ class RunFolder(StoredFolder):
                 f"{self.location}/{where}: names {quoted(str(name))}, which is no checkpoint of this run; somebody "
                 "changed it: restore it from a backup, or begin anew under another name"
             )
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)

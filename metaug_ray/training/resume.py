@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
@@ -12,6 +11,7 @@ from metaug_ray.config.base import explain
 from metaug_ray.config.contrasts import CONTRASTS
 from metaug_ray.config.pretrain import PretrainSettings
 from metaug_ray.config.recorded import fixed_settings, lost, read_fixed
+from metaug_ray.runtime.checkpoint_files import CheckpointFiles
 from metaug_ray.runtime.errors import StorageError
 from metaug_ray.runtime.run_folder import RunFolder
 from metaug_ray.training.errors import TrainingError
@@ -109,8 +109,8 @@ def restore(state: "TrainingState", checkpoint: Checkpoint, group: "ProcessGroup
     """
     from metaug_ray.runtime.checkpoint import load
 
-    with checkpoint.as_directory() as folder:
-        load(state, Path(folder), group)
+    # Straight from the storage: as a directory it would be copied whole to each node, the rows of all workers with it.
+    load(state, CheckpointFiles(checkpoint.path, checkpoint.filesystem), group)
     return f"goes on from step {state.step:,}"
 
 

@@ -1,7 +1,6 @@
 """A run that begins with the weights of another one (`fork`): a warm start, from step 0."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
@@ -37,20 +36,16 @@ class WarmStart:
     predictors: bool
     generators: bool
 
-    def download(self) -> Path:
-        """A local folder with the checkpoint."""
-        return RunFolder(self.storage, self.name).download(self.checkpoint)
-
-    def load(self, state: "TrainingState", folder: Path, group: "ProcessGroup | None" = None) -> str:
+    def load(self, state: "TrainingState", group: "ProcessGroup | None" = None) -> str:
         """Take over what fits; returns what was done, in words. A collective call.
 
         Args:
             state: of this rank.
-            folder: with the checkpoint.
             group: a group of all ranks that can communicate CPU tensors; None for the default one.
 
         Raises:
             CheckpointError: the checkpoint cannot be read, or is of other networks.
+            StorageError: the storage cannot be reached.
         """
         from metaug_ray.runtime.checkpoint import load_part
 
@@ -61,7 +56,7 @@ class WarmStart:
         if not self.predictors:
             taken["encoder"] = {name: value for name, value in taken["encoder"].items() if ".predictor." not in name}
             new.append("prediction heads")
-        load_part(taken, folder, group)
+        load_part(taken, RunFolder(self.storage, self.name).files(self.checkpoint), group)
         anew = f", but new {' and '.join(new)}" if new else ""
         return f"begins with the weights of {self.name}, {self.checkpoint}{anew}"
 

@@ -101,8 +101,6 @@ class _Inputs:
     evaluation: OnlineEvaluation | None
     checkpoint: Checkpoint | None
     """To go on from."""
-    warm_start: Path | None
-    """Checkpoint of another run to begin with, where there is none of this one."""
 
 
 def _open_inputs(task: WorkerTask, device: torch.device) -> _Inputs:
@@ -122,9 +120,7 @@ def _open_inputs(task: WorkerTask, device: torch.device) -> _Inputs:
     batches = open_batches(settings, beton, **place)
     check_gpu_memory(settings, batches.samples, world_size, device)
     check_step_memory(settings, batches.samples, world_size, device)
-    evaluation = open_evaluation(settings, beton, **place)
-    warm_start = task.warm_start if checkpoint is None else None
-    return _Inputs(batches, evaluation, checkpoint, None if warm_start is None else warm_start.download())
+    return _Inputs(batches, open_evaluation(settings, beton, **place), checkpoint)
 
 
 def _check_same_data(beton: Path, recorded: str) -> None:
@@ -143,6 +139,6 @@ def _begin(
     state = build_state(task.settings, inputs.batches.samples, device)
     if inputs.checkpoint is not None:
         note(restore(state, inputs.checkpoint, group))
-    elif inputs.warm_start is not None and task.warm_start is not None:
-        note(task.warm_start.load(state, inputs.warm_start, group))
+    elif task.warm_start is not None:
+        note(task.warm_start.load(state, group))
     return state

@@ -73,7 +73,7 @@ def test_a_new_run_begins_with_its_weights(left: Path) -> None:
     assert (warm_start.checkpoint, warm_start.targets, warm_start.generators) == ("checkpoint_000000024", True, True)
     state = build_state(settings, manifest.samples, torch.device("cpu"))
     before = {name: value.clone() for name, value in state.networks()["encoder"].items()}
-    assert warm_start.load(state, warm_start.download()) == "begins with the weights of old-1, checkpoint_000000024"
+    assert warm_start.load(state) == "begins with the weights of old-1, checkpoint_000000024"
     trained = find_encoder("run:old-1", str(left / "runs"), settings.tracking.uri).encoder.state_dict()
     for name, value in trained.items():
         assert torch.equal(state.networks()["encoder"][name], value), name

@@ -1,23 +1,28 @@
 """What each of several ranks plans, writes and reads of a checkpoint."""
 
+import io
 import os
 import sys
 import time
 from collections import Counter
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
+from fsspec.implementations.local import LocalFileSystem
+from pyarrow.fs import FSSpecHandler, PyFileSystem
 from torch.distributed.checkpoint import FileSystemReader
 from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
 from torch.distributed.checkpoint.planner import SavePlan
 from torch.distributed.checkpoint.state_dict_saver import save as dcp_save
 
 from metaug_ray.method import distributed
-from metaug_ray.runtime.checkpoint import load, snapshot, write
+from metaug_ray.runtime.checkpoint import load, load_part, snapshot, write
+from metaug_ray.runtime.checkpoint_files import CheckpointFiles
 from metaug_ray.runtime.errors import CheckpointError
 from tests.ranks import run_ranks
 
@@ -88,12 +93,14 @@ def written(rank: int, folder: Path) -> list[str]:
     return [item.index.fqn.rpartition(".")[2] for item in plans[0].items]
 
 
-def read(rank: int, folder: Path) -> Counter[str]:
+def read(rank: int, folder: Path, *, from_store: bool = False) -> Counter[str]:
     """Files that this rank opens."""
     opened = Counted(folder)
     state = State(0.0)
     state.held["progress"]["names"] = []
-    load(state, folder, dist.group.WORLD)
+    # Arrow asks the one of fsspec as it would ask a store that it does not know.
+    store = PyFileSystem(FSSpecHandler(LocalFileSystem())) if from_store else None
+    load(state, CheckpointFiles(folder, store), dist.group.WORLD)
     state.check(State(7.0))
     return opened.names
 
@@ -108,11 +115,38 @@ def test_the_first_rank_alone_plans_and_reads_what_all_have(tmp_path: Path) -> N
     first, *others = run_ranks(RANKS, tmp_path / "writers", written, folder)
     assert sorted(first) == sorted(SHARED | {"rows"})
     assert others == [["rows"]] * (RANKS - 1)
-    opened, *opened_by_others = run_ranks(RANKS, tmp_path / "readers", read, folder)
-    assert opened[".metadata"] == 1
-    # Once for what all have, once for its rows.
-    assert opened["__0_0.distcp"] == 2
-    assert opened_by_others == [Counter({f"__{rank}_0.distcp": 1}) for rank in range(1, RANKS)]
+    for from_store in (False, True):
+        reading = partial(read, from_store=from_store)
+        opened, *opened_by_others = run_ranks(RANKS, tmp_path / f"readers-{from_store}", reading, folder)
+        # Once for what all have, once for its rows.
+        assert opened == Counter({".metadata": 1, "__0_0.distcp": 2})
+        assert opened_by_others == [Counter({f"__{rank}_0.distcp": 1}) for rank in range(1, RANKS)]
+
+
+def test_a_store_is_asked_once_for_what_lies_side_by_side(tmp_path: Path) -> None:
+    """300 values of one file, in another order than they lie there."""
+    names = [f"{n:03}" for n in range(300)]
+    write({name: torch.full((3,), float(name)) for name in names}, tmp_path / "checkpoint", {})
+    asked: list[int] = []
+
+    class Asked(io.FileIO):
+        def read(self, size: int | None = -1) -> bytes:
+            data = super().read(-1 if size is None else size)
+            asked.append(len(data))
+            return data
+
+    class Store(LocalFileSystem):  # type: ignore[misc]
+        cachable = False
+
+        def open(self, path: str, mode: str = "rb", **options: Any) -> Any:
+            return Asked(path)
+
+    loaded = {name: torch.zeros(3) for name in reversed(names)}
+    load_part(loaded, CheckpointFiles(tmp_path / "checkpoint", PyFileSystem(FSSpecHandler(Store()))))
+    assert all(value.tolist() == 3 * [float(name)] for name, value in loaded.items())
+    stored = sum((tmp_path / "checkpoint" / name).stat().st_size for name in (".metadata", "__0_0.distcp"))
+    assert sum(asked) == stored
+    assert len([size for size in asked if size]) == 2
 
 
 @pytest.mark.parametrize("ranks", [1, 3])

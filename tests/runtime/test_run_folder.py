@@ -1,11 +1,13 @@
 import json
 import math
+import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
 
 from metaug_ray.runtime.errors import StorageError
-from metaug_ray.runtime.run_folder import Best, RunFolder, checkpoint_name
+from metaug_ray.runtime.run_folder import Best, RunFolder, _link, checkpoint_name
 from tests.data.nobody import as_nobody, needs_root
 
 
@@ -38,7 +40,19 @@ def test_the_best_stays_when_ray_removes_it(tmp_path: Path) -> None:
     assert best == Best(checkpoint_name(20), 20, "knn/accuracy", {"knn/accuracy": 0.5, "rankme/mean": 9})
     assert best.value == 0.5
     assert [path.name for path in (tmp_path / "run/best").iterdir() if path.is_dir()] == [checkpoint_name(20)]
-    assert (tmp_path / "run/best" / checkpoint_name(20) / "part").read_text() == "20"
+    kept, there = (tmp_path / place / checkpoint_name(20) / "part" for place in ("run/best", "run"))
+    assert kept.samefile(there)  # no byte of it was copied
+    shutil.rmtree(there.parent)
+    assert kept.read_text() == "20"
+
+
+def test_what_cannot_have_a_second_name_is_copied(tmp_path: Path) -> None:
+    (tmp_path / "part").write_text("10")
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as elsewhere:
+        copy = Path(elsewhere, "part")
+        assert copy.parent.stat().st_dev != tmp_path.stat().st_dev
+        _link(str(tmp_path / "part"), str(copy))
+        assert copy.read_text() == "10"
 
 
 def test_the_best_is_found_again_after_a_driver_died(tmp_path: Path) -> None:
@@ -132,8 +146,7 @@ def test_storages_by_uri(tmp_path: Path) -> None:
     assert by_uri.checkpoints() == folder.checkpoints()
     by_uri.write_record({"a": 1})
     assert by_uri.record == folder.record == {"a": 1}
-    copy = by_uri.download(checkpoint_name(10))
-    assert copy != tmp_path / "run" / checkpoint_name(10)
-    assert (copy / "part").read_text() == "10"
+    with by_uri.files(checkpoint_name(10)).open("part") as file:
+        assert file.read() == b"10"
     with pytest.raises(StorageError, match=r"storage: gopher://x cannot be opened"):
         RunFolder("gopher://x", "run")

@@ -56,13 +56,11 @@ def test_a_snapshot_stays_while_training_moves_on(shapes_beton: Path, tmp_path: 
 
 def test_a_warm_start_takes_networks_alone(shapes_beton: Path, tmp_path: Path) -> None:
     _, old = run_plain(0, small_settings(shapes_beton, training={"epochs": 1}))
-    write(snapshot(old), tmp_path / "checkpoint", {})
+    write(snapshot(old), tmp_path / "old/checkpoint", {})
     for bank in (True, False):
         new = build_state(small_settings(shapes_beton, seed=5, method={"unified": {"beta": 2.0}}), 96, CPU)
         fresh = new.metaug.targets.state_dict()["rows"].clone()
-        WarmStart("", "old", "checkpoint", targets=bank, predictors=True, generators=True).load(
-            new, tmp_path / "checkpoint"
-        )
+        WarmStart(str(tmp_path), "old", "checkpoint", targets=bank, predictors=True, generators=True).load(new)
         assert new.step == 0
         assert not any(optimizer.state for _, optimizer in new.optimizers.values())
         for a, b in zip(old.networks()["encoder"].values(), new.networks()["encoder"].values(), strict=True):
