@@ -14,12 +14,8 @@ _FEW: Final = 16
 _SHARE: Final = 0.05
 """Of the time, above which a cost of the host is told of."""
 _START: Final = 600.0
-_PLANNING: Final = 60.0
 _STAGING: Final = 12 * 3600.0
 """Seconds that workers wait for one another while betons are staged (metaug_ray/training/worker.py)."""
-_PEER: Final = 0.4
-"""GiB of the first GPU for each worker, as reported for loading by `torch.distributed.checkpoint` over NCCL
-(radixark/Megatron-LM#62: 26 GB at 64); not measured here."""
 _INT32: Final = 2**31
 
 
@@ -204,44 +200,17 @@ def _staging(outlook: Outlook) -> Limit:
 def _checkpoint(outlook: Outlook) -> Limit:
     known, disk, plan = outlook.known, outlook.disk, outlook.known.settings.plan
     minutes = known.settings.run.checkpoint.every_minutes
-    # The driver reads the best one, and writes it once more.
-    seconds = 3 * disk.checkpoint_seconds
     text = (
-        f"{disk.checkpoint / GB:,.1f} GB, {_time(disk.checkpoint_seconds)} to write at {plan.storage_rate:g} GB/s, and "
-        f"twice as long besides where it is the best, for the driver copies it; a node without the shared folder "
-        "downloads all of it to go on"
+        f"{disk.checkpoint / GB:,.1f} GB, {_time(disk.checkpoint_seconds)} to write at {plan.storage_rate:g} GB/s; "
+        f"{disk.replicated / GB:,.1f} GB of it by the first worker alone"
     )
     holds = True
     if minutes is not None:
-        holds = seconds <= 60 * minutes
+        holds = disk.checkpoint_seconds <= 60 * minutes
     if minutes is not None and known.sizes.row:
-        most = max(0.0, 60 * minutes / 3 * plan.storage_rate * GB - disk.replicated) / known.sizes.row
+        most = max(0.0, 60 * minutes * plan.storage_rate * GB - disk.replicated) / known.sizes.row
         text += f"; longer than the {minutes:g} minutes between two from {_images(most)} on"
     return Limit("checkpoint", holds, text)
-
-
-def _planning(outlook: Outlook) -> Limit:
-    tensors, host = outlook.known.sizes.tensors, outlook.known.settings.plan.host
-    each = tensors * host.planning_microseconds * 1e-6
-    over = [line.gpus for line in outlook.lines if line.gpus * each > _PLANNING]
-    last = outlook.greatest.gpus
-    text = (
-        f"the first worker hears of {tensors:,} tensors from each other one, {_time(last * each)} beside its training "
-        f"on {_gpus(last)}; a minute from {_PLANNING / each:,.0f} GPUs on"
-    )
-    return Limit("checkpoint's planning", not over, text + _too_many(over))
-
-
-def _resume(outlook: Outlook) -> Limit | None:
-    plan = outlook.known.settings.plan
-    free = {line.gpus: plan.gpu_memory - line.gpu_memory for line in outlook.lines}
-    over = [gpus for gpus, room in free.items() if room < gpus * _PEER]
-    room = plan.gpu_memory - outlook.greatest.gpu_memory
-    text = (
-        "checkpoints are loaded over NCCL, for which others saw the first GPU lose 0.4 GiB to each worker (not "
-        f"measured here): {max(0.0, room) / _PEER:,.0f} of them fill what is free"
-    )
-    return Limit("going on", not over, text + _too_many(over))
 
 
 _CHECKS: Final[tuple[Callable[[Outlook], Limit | None], ...]] = (
@@ -254,8 +223,6 @@ _CHECKS: Final[tuple[Callable[[Outlook], Limit | None], ...]] = (
     _large_shards,
     _staging,
     _checkpoint,
-    _planning,
-    _resume,
 )
 
 

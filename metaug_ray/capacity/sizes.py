@@ -13,7 +13,7 @@ from metaug_ray.training.capacity import bank_bytes
 
 @dataclass(frozen=True)
 class Sizes:
-    """Bytes by what they are of, and numbers of tensors.
+    """Bytes by what they are of.
 
     Attributes:
         encoder: parameters of encoders and heads, which DDP reduces.
@@ -21,7 +21,6 @@ class Sizes:
         generator: parameters of the generators; 0 without.
         replicated: all that each worker has of its own in a checkpoint: parameters, statistics, optimisers; and, with
             lookahead, what it keeps of a step.
-        tensors: so many are these.
         row: of the bank: one image in all its slots; 0 without a bank.
         feature: the same as it is computed, before it is stored in bank or support set: float32.
         compared: one image's features in all views, float32, which targets of the whole batch send.
@@ -31,7 +30,6 @@ class Sizes:
     encoder_buffers: int
     generator: int
     replicated: int
-    tensors: int
     row: int
     feature: int
     compared: int = 0
@@ -52,15 +50,13 @@ def sizes_of(settings: PretrainSettings) -> Sizes:
     ]
     if generators is not None:
         parts.append((generators, training.generator))
-    replicated = tensors = 0
+    replicated = 0
     for module, optimizer in parts:
         parameters, buffers = list(module.parameters()), list(module.buffers())
         replicated += (1 + optimizer.states) * _bytes(parameters) + _bytes(buffers)
-        tensors += (1 + optimizer.states) * len(parameters) + len(buffers)
     banked = settings.method.targets == "bank"
     if not banked:  # the support set, with the place of its oldest row
         replicated += bank_bytes(settings, 1, 1)
-        tensors += 2 * (settings.method.targets == "neighbours")
     number = settings.model.feature_size * torch.float32.itemsize
     if settings.method.generators and settings.method.meta.schedule == "lookahead":
         # Parameters of the step before, their rates, and features and rows of its images.
@@ -68,13 +64,11 @@ def sizes_of(settings: PretrainSettings) -> Sizes:
         kept = views + rows.get(settings.method.targets, views)
         parameters = list(networks.parameters())
         replicated += _bytes(parameters) + 8 * len(parameters) + kept * settings.training.batch_size * number
-        tensors += len(parameters) + 4
     return Sizes(
         encoder=_bytes(list(networks.parameters())),
         encoder_buffers=_bytes(list(networks.buffers())),
         generator=0 if generators is None else _bytes(list(generators.parameters())),
         replicated=replicated,
-        tensors=tensors,
         row=bank_bytes(settings, 1, 1) if banked else 0,
         feature=len(settings.model.encoders) * number,
         compared=len(settings.model.views) * number,

@@ -30,8 +30,6 @@ class HostSettings(Settings):
     exchange_nanoseconds: Positive = 30.0
     """time of a step for each worker that there is and each row of the bank that one wants for its own images alone, to
     find out who owns which"""
-    planning_microseconds: Positive = 44.0
-    """time of a checkpoint for each tensor of each worker, to agree on who writes what"""
     process_memory: Positive = 1.5
     """GiB of main memory that a worker takes without any images"""
 

@@ -5,7 +5,7 @@ really write and read one, of three ResNet-50s with all of their tensors at half
 plan for more ranks than a machine has is done with plans that are made up: as many tensors, and a part of the bank's
 rows from each rank.
 
-"Was" is up to 0.8: DCP got all of the state from every rank, and every rank read all of it.
+"Was" is up to 0.2.0: DCP got all of the state from every rank, and every rank read all of it.
 """
 
 import argparse
@@ -30,13 +30,14 @@ from torch.distributed.checkpoint.state_dict_saver import save as dcp_save
 from metaug_ray.config import PretrainSettings
 from metaug_ray.method import distributed
 from metaug_ray.runtime.checkpoint import load, snapshot, write
-from metaug_ray.runtime.nested import leaves
+from metaug_ray.runtime.checkpoint_files import CheckpointFiles
 from metaug_ray.training.state import TrainingState, build_state
 from tests.ranks import run_ranks
 
 IMAGES, ROW = 20_000, 3 * 128
 MB = 1e6
 TENSORS = 1560
+ROUNDS = 3
 
 
 def settings(width: float, encoder: str) -> PretrainSettings:
@@ -60,27 +61,41 @@ class Watched:
 
 @contextmanager
 def watched() -> Iterator[Watched]:
-    """See what DCP does, whoever calls it."""
+    """See what DCP and we do, whoever calls it."""
     seen = Watched()
-    create: Any = FileSystem.create_stream
-    finish: Any = DefaultSavePlanner.finish_plan
 
-    @contextmanager
-    def counted(self: FileSystem, path: Any, mode: str) -> Iterator[Any]:
-        with create(self, path, mode) as stream:
-            yield _Counted(stream, seen)
+    def counted(open_file: Any) -> Any:
+        @contextmanager
+        def counting(*args: Any) -> Iterator[Any]:
+            with open_file(*args) as stream:
+                yield _Counted(stream, seen)
 
-    def finished(self: DefaultSavePlanner, new_plan: SavePlan) -> Any:
-        seen.planned = time.perf_counter()
-        return finish(self, new_plan)
+        return counting
 
-    for of, name, changed in ((FileSystem, "create_stream", counted), (DefaultSavePlanner, "finish_plan", finished)):
-        setattr(of, name, changed)
-    try:
+    def timed(finish: Any) -> Any:
+        def finished(*args: Any) -> Any:
+            seen.planned = time.perf_counter()
+            return finish(*args)
+
+        return finished
+
+    with (
+        changed(FileSystem, "create_stream", counted),
+        changed(CheckpointFiles, "open", counted),
+        changed(DefaultSavePlanner, "finish_plan", timed),
+    ):
         yield seen
+
+
+@contextmanager
+def changed(of: type, name: str, change: Callable[[Any], Any]) -> Iterator[None]:
+    """Another method in the place of one."""
+    method = getattr(of, name)
+    setattr(of, name, change(method))
+    try:
+        yield
     finally:
-        FileSystem.create_stream = create  # type: ignore[method-assign]
-        DefaultSavePlanner.finish_plan = finish  # type: ignore[method-assign]
+        setattr(of, name, method)
 
 
 class _Counted:
@@ -147,7 +162,12 @@ def on_rank(rank: int, folder: Path, chosen: PretrainSettings) -> list[dict[str,
     group = dist.group.WORLD
     assert group is not None
     state.state_dict()  # the optimisers' states come into being
-    return [_measured(way, state, folder / way.__name__, rank, group) for way in (Was, Now)]
+    rounds = [
+        [_measured(way, state, folder / f"{way.__name__}-{n}", rank, group) for way in (Was, Now)]
+        for n in range(ROUNDS)
+    ]
+    # Others are at work on the machine: the fastest is the least disturbed.
+    return [{name: min(each[way][name] for each in rounds) for name in rounds[0][way]} for way in (0, 1)]
 
 
 def _measured(
@@ -171,7 +191,6 @@ def _measured(
         "written": saving.written / MB,
         "loading": loading,
         "read": going_on.read / MB,
-        "tensors": len(leaves(state.state_dict())),
     }
 
 

@@ -4,7 +4,6 @@ Half a minute of one CPU thread, by its own clock; a machine that others share s
 of `--plan.host.*` in `jobs/plan_capacity.py`.
 """
 
-import pickle
 import threading
 import time
 from collections.abc import Callable
@@ -14,8 +13,6 @@ import psutil
 import torch
 from ffcv.memory_managers import OSCacheManager
 from ffcv.types import ALLOC_TABLE_TYPE
-from torch.distributed.checkpoint._dedup_save_plans import dedup_save_plans
-from torch.distributed.checkpoint.default_planner import create_default_global_save_plan, create_default_local_save_plan
 
 from metaug_ray.config import HostSettings
 from metaug_ray.data.order import training_steps
@@ -23,8 +20,6 @@ from metaug_ray.method.targets.sharded_rows import ShardedRows
 
 IMAGES = 10_000_000
 READER_IMAGES = 1_000_000
-TENSORS = 1500
-WORKERS = 64
 OWN, SHARED, PEERS = 2 * 32, 4096, 256
 ARRAYS = 24 + 24 + 21 + 3 * 8
 """Bytes an image of the loader's arrays: FFCV's table twice (as it is, and sorted), its fields, labels and sizes."""
@@ -77,15 +72,6 @@ def exchange() -> float:
     return time.process_time() - began
 
 
-def planning() -> float:
-    """Seconds to send all plans and to make one of them."""
-    plan = create_default_local_save_plan({f"part.layer{i}.weight": torch.zeros(2) for i in range(TENSORS)}, True)
-    began = time.process_time()
-    plans = [pickle.loads(pickle.dumps(plan)) for _ in range(WORKERS)]
-    create_default_global_save_plan(dedup_save_plans(plans))
-    return time.process_time() - began
-
-
 def main() -> None:
     torch.set_num_threads(1)
     default = HostSettings()
@@ -101,7 +87,6 @@ def main() -> None:
         "order_nanoseconds": 1e9 * drawing / IMAGES,
         "row_nanoseconds": 1e9 * rows / (100_000 * 3 * 128),
         "exchange_nanoseconds": 1e9 * min(exchange() for _ in range(5)) / (PEERS * OWN),
-        "planning_microseconds": 1e6 * planning() / (WORKERS * TENSORS),
     }
     print("| | measured | default |\n|---|---|---|")
     for name, value in found.items():
