@@ -85,7 +85,7 @@ def write(
 
     Args:
         copied: the snapshot.
-        folder: this rank's own, or one for all; emptied of what an interrupted attempt left, if it is this rank's own.
+        folder: this rank's own; emptied of what an interrupted attempt left.
         description: written by the first rank as `DESCRIPTION`.
         group: as for :func:`snapshot`.
         rank: of this process.
