@@ -232,6 +232,14 @@ class PretrainSettings(StorageSettings):
             )
 
     @property
+    def variant(self) -> str:
+        """The papers' name for the method, and how many encoders there are where the papers have another number."""
+        encoders = len(self.model.encoders)
+        usual = len(self.model.views) if self.method.targets == "bank" else 1
+        more = "" if encoders == usual else f", {encoders} encoder{'' if encoders == 1 else 's'}"
+        return self.method.variant + more
+
+    @property
     def crop_augmentations(self) -> tuple[AugmentationSettings, ...]:
         """What is done to each crop of an image that the views show."""
         first, second = self.data.augmentation, self.data.second_augmentation
@@ -297,8 +305,8 @@ class PretrainSettings(StorageSettings):
         if self.method.generators and (images % parts or images // parts < least):
             short = f" of at least {least}" if least > 1 else ""
             raise ValueError(
-                f"method.meta.share: the {images} images of each worker do not divide into {parts} parts{short}; "
-                "use a larger share, or another training.batch_size"
+                f"method.meta.share: got {self.method.meta.share:g}, and the {images} images of each worker do not "
+                f"divide into {parts} parts{short}; use a larger share, or another training.batch_size"
             )
 
     def _least_images(self, workers: int) -> int:

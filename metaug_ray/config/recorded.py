@@ -80,10 +80,13 @@ def read_settings(recorded: Mapping[str, Any]) -> PretrainSettings:
 
 
 def fixed_settings(settings: PretrainSettings) -> dict[str, Any]:
-    """The settings that results depend on. Data counts by its content, not by its place, and of the contrasts the one
-    that is trained."""
+    """The settings that results depend on. Data counts by its content, not by its place, and of the contrasts and
+    targets those that are trained with."""
     fixed = settings.model_dump(mode="json", exclude=MAY_CHANGE)
     del fixed["data"]["beton"]
+    for targets, group in {"bank": "bank", "neighbours": "support"}.items():
+        if settings.method.targets != targets:
+            del fixed[group]
     for contrast in set(CONTRASTS) - {settings.method.contrast}:
         del fixed["method"][contrast]
     return fixed

@@ -46,7 +46,7 @@ def _check_queries(queries: str, voting: str, voters: Manifest) -> None:
     if asked.sha256 == voters.sha256:
         raise TrainingError(
             f"health.knn.beton: {queries} holds the images of {voting}, so each would find itself; give "
-            "others, or leave health.knn.beton out: some of the images are then kept from the vote"
+            "others, or none (health.knn.beton none): some of the images are then kept from the vote"
         )
 
 

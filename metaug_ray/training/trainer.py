@@ -129,6 +129,7 @@ def _pretrain(
             folder.write_record(record)
             fixed = record["fixed"] | {"data.sha256": manifest.sha256}
             tracker.settings(settings.model_dump(mode="json"), fixed, to_yaml(settings))
+            tracker.tags({"metaug.variant": settings.variant})
             if "lengthened" in record:
                 # MLflow lets no parameter change: training.epochs stays what it was at first.
                 course = (*record["lengthened"], settings.training.epochs)
@@ -264,7 +265,8 @@ def _announce(
         workers = f"{' or '.join(map(str, placement.counts))} workers"
     each = f"{placement.gpu_share:g} GPU and " if placement.gpu else ""
     _log.info(
-        f"run {settings.name!r}: {counted(manifest.samples, 'image')}, {counted(settings.training.epochs, 'epoch')} of "
-        f"batches of {settings.training.batch_size}, {workers} with {each}{counted(placement.cpus, 'CPU')}; kept in "
-        f"{folder.location}; MLflow run {tracker.run_id} at {tracker.uri}"
+        f"run {settings.name!r}: {settings.variant}, {counted(manifest.samples, 'image')}, "
+        f"{counted(settings.training.epochs, 'epoch')} of batches of {settings.training.batch_size}, {workers} with "
+        f"{each}{counted(placement.cpus, 'CPU')}; kept in {folder.location}; MLflow run {tracker.run_id} at "
+        f"{tracker.uri}"
     )
