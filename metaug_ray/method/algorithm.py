@@ -179,7 +179,7 @@ class MetAug:
         takes_meta_step = self.takes_meta_step(step)
         together = takes_meta_step and meta_minibatch is None
         self._statistics.save()
-        sample = self.targets.sample(minibatch.indices, step)
+        sample = self.targets.ask(minibatch.indices, step)
         previous = None if self.lookahead is None else self.lookahead.take()
         if not takes_meta_step:
             previous = None
@@ -204,7 +204,7 @@ class MetAug:
         self.targets.update(keys, output.projections)
         applied = True
         if meta_minibatch is not None:
-            own = self.targets.sample(meta_minibatch.indices, step, stream="meta")
+            own = self.targets.ask(meta_minibatch.indices, step, stream="meta")
             self._meta_gradient(step, meta_minibatch, own, None)
             norms = norms._replace(generator=_norm(self.model.generators))
             applied = self._finite(norms.generator)

@@ -32,6 +32,8 @@ class BatchTargets:
         """Nothing is drawn."""
         return self._keys
 
+    ask = sample
+
     def recall(self, index: Tensor, step: int, rows: Tensor | None) -> "BatchKeys":
         """Features are their own keys."""
         return self._keys

@@ -1,6 +1,6 @@
 """The memory bank: one feature of every image in every view, shared by all ranks of a process group."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -89,6 +89,13 @@ class MemoryBank:
 
     def sample(self, index: Tensor, step: int, *, stream: str = "regular") -> BankSample:
         """Read the rows that a minibatch is contrasted with: the anchors' own and K negatives for each.
+
+        As :meth:`ask`, but they are here.
+        """
+        return self.ask(index, step, stream=stream).wait()
+
+    def ask(self, index: Tensor, step: int, *, stream: str = "regular") -> "AskedRows":
+        """Ask the ranks that own them for the rows that a minibatch is contrasted with, which come in the background.
 
         A collective call: every rank passes the same step and stream and a batch of the same size (with gloo, another
         size aborts the process: drop a last short batch).
@@ -203,17 +210,21 @@ class MemoryBank:
             )
         return global_index
 
-    def _per_anchor(self, global_index: Tensor, batch: int, random: torch.Generator) -> BankSample:
+    def _per_anchor(self, global_index: Tensor, batch: int, random: torch.Generator) -> "AskedRows":
         """Rows for `batch` anchors of every rank, each with negatives of its own."""
         rows = _without(global_index[:, None], self.size, (len(global_index), self.negatives), random)
         own = torch.cat([global_index.view(-1, batch), rows.view(-1, batch * self.negatives)], 1)
-        fetched = self._rows.fetch(own, global_index[:0])
-        positives, negatives = fetched.split([batch, batch * self.negatives], dim=1)
+        asked = self._rows.ask(own, global_index[:0])
         none = torch.empty(0, dtype=torch.int64, device=self._rows.local.device)
-        negatives = negatives.unflatten(1, (batch, self.negatives))
-        return BankSample(global_index, positives, negatives, (none, none), positives[:, :0], self._slots)
 
-    def _shared(self, global_index: Tensor, index: Tensor, random: torch.Generator) -> BankSample:
+        def arrived() -> BankSample:
+            positives, negatives = asked().split([batch, batch * self.negatives], dim=1)
+            negatives = negatives.unflatten(1, (batch, self.negatives))
+            return BankSample(global_index, positives, negatives, (none, none), positives[:, :0], self._slots)
+
+        return AskedRows(arrived)
+
+    def _shared(self, global_index: Tensor, index: Tensor, random: torch.Generator) -> "AskedRows":
         """Rows for this rank's anchors `index` [B], with one pool of negatives for those of all ranks."""
         batch = len(index)
         pool = torch.randint(self.size, (self.negatives,), generator=random)
@@ -221,12 +232,33 @@ class MemoryBank:
         # for each slot.
         substitutes = _without(global_index, self.size, (len(global_index),), random)
         own = torch.cat([global_index.view(-1, batch), substitutes.view(-1, batch)], 1)
-        fetched = self._rows.fetch(own, pool)
-        positives, substitute, negatives = fetched.split([batch, batch, self.negatives], dim=1)
+        asked = self._rows.ask(own, pool)
         candidates = torch.isin(pool, index).nonzero().squeeze(1)
         anchors, places = (index[:, None] == pool[candidates]).nonzero(as_tuple=True)
         collisions = (self._rows.to_device(anchors), self._rows.to_device(candidates[places]))
-        return BankSample(global_index, positives, negatives, collisions, substitute, self._slots)
+
+        def arrived() -> BankSample:
+            positives, substitutes, negatives = asked().split([batch, batch, self.negatives], dim=1)
+            return BankSample(global_index, positives, negatives, collisions, substitutes, self._slots)
+
+        return AskedRows(arrived)
+
+
+class AskedRows:
+    """Rows of the bank that were asked for, before the features are known that they are compared with.
+
+    Args:
+        arrived: waits for them.
+    """
+
+    divisible = True
+
+    def __init__(self, arrived: Callable[[], BankSample]) -> None:
+        self.wait = arrived
+
+    def keys(self, projections: Tensor) -> BankSample:
+        """The rows, which do not depend on features."""
+        return self.wait()
 
 
 def _integers(index: Tensor) -> bool:

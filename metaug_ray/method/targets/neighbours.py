@@ -52,6 +52,8 @@ class NeighbourTargets:
             ]
         return torch.stack(found)
 
+    ask = sample
+
     def recall(self, index: Tensor, step: int, rows: Tensor | None) -> "NeighbourKeys":
         """The neighbours that were found, in `rows` [V, B, D]."""
         assert rows is not None

@@ -59,6 +59,9 @@ class Targets(Protocol):
             stream: name of an independent sequence of draws within a step.
         """
 
+    def ask(self, index: Tensor, step: int, *, stream: str = "regular") -> Sample:
+        """As :meth:`sample`, in the background: what other ranks send is waited for where keys are made of it."""
+
     def recall(self, index: Tensor, step: int, rows: Tensor | None) -> Keys:
         """The keys of the last step that :meth:`update` took over, again. A collective call.
 
