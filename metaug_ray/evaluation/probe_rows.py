@@ -104,7 +104,7 @@ class Streamed:
     def each(self, chosen: Tensor) -> Iterator[Batch]:
         rows = chosen.sort().values.cpu().numpy()
         for part, block in zip(in_parts(rows), self.stored.read(in_parts(self.share[rows])), strict=True):
-            yield self._there(torch.tensor(block), part)
+            yield self._there(torch.from_numpy(block), part)
 
     def epoch(self, chosen: Tensor, batch: int, generator: torch.Generator) -> Iterator[Batch]:
         blocks = self._blocks(chosen.sort().values.cpu().numpy())

@@ -84,18 +84,19 @@ class Labelled:
             _generator_backpressure_num_objects=2,
         )(_read)
         for part in task.remote(self, parts):
-            yield ray.get(part)
+            # What lies in the object store cannot be written to, and torch warns of that.
+            yield np.array(ray.get(part))
 
     def blocks(self, rows: NDArray[np.int64], device: torch.device) -> Iterator[Tensor]:
         """Rows by their numbers, in blocks of :data:`ROWS_AT_A_TIME` of which one is in memory."""
         for block in self.read(in_parts(rows)):
-            yield torch.tensor(block, device=device)
+            yield torch.from_numpy(block).to(device)
 
     def load(self, rows: NDArray[np.int64], into: Tensor) -> Tensor:
         """Copy rows to the beginning of a tensor [at least n, size], and return that beginning, [n, size]."""
         start = 0
         for block in self.read(in_parts(rows)):
-            into[start : start + len(block)] = torch.tensor(block)
+            into[start : start + len(block)] = torch.from_numpy(block)
             start += len(block)
         return into[:start]
 
