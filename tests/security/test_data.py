@@ -139,6 +139,11 @@ def test_kept_representations(tmp_path: Path) -> None:
     words = (f"what is kept in {folder} is no representations", "remove that folder")
     with refused(tmp_path / "mark", EvaluationError, *words, "of 6 images"):
         _kept(folder, 6)
+    # Their bytes are read as float32, row by row.
+    for other in (np.ones((5, 2, 3)), np.ones((5, 6), np.float32), np.asfortranarray(np.ones((5, 2, 3), np.float32))):
+        np.save(folder / "representations.npy", other)
+        with refused(tmp_path / "mark", EvaluationError, *words, "not float32, row by row"):
+            _kept(folder, 5)
     for poison in (b"", Poison(tmp_path / "mark").pickled()):
         (folder / "representations.npy").write_bytes(poison)
         with refused(tmp_path / "mark", EvaluationError, *words):
