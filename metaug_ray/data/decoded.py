@@ -12,14 +12,14 @@ from torch import Tensor
 from metaug_ray.data.ffcv_api import EpochIterator, Loader
 
 
-def decoded_batches(loader: Loader, rows: NDArray[np.int64], device: torch.device) -> Generator[Tensor]:
-    """What the loader's pipeline makes of an epoch's rows, a batch at a time, decoded ahead by a thread.
+def decoded_batches(loader: Loader, rows: Iterator[NDArray[np.int64]], device: torch.device) -> Generator[Tensor]:
+    """What the loader's pipeline makes of the rows of each batch, decoded ahead by a thread, which also asks for rows.
 
     Closing it ends the thread.
 
     Args:
         loader: of FFCV, with one pipeline.
-        rows: what its decoder takes, one for each image.
+        rows: for each batch, what its decoder takes, a row for each image.
         device: where batches go.
 
     Raises:
@@ -44,18 +44,19 @@ class _EpochThread(EpochIterator):  # type: ignore[misc]
 
     Args:
         loader: of FFCV.
-        rows: of `decoding_rows`.
+        rows: of `decoding_rows`, by batch.
         reuse: decode into FFCV's ring of pinned buffers; otherwise each batch is memory of its own, which spares a
         copy.
     """
 
     failure: BaseException | None = None
 
-    def __init__(self, loader: Loader, rows: NDArray[np.int64], reuse: bool) -> None:
-        self._reuse = reuse
-        super().__init__(loader, rows)
+    def __init__(self, loader: Loader, rows: Iterator[NDArray[np.int64]], reuse: bool) -> None:
+        self._rows, self._reuse = rows, reuse
+        super().__init__(loader, ())
 
     def start(self) -> None:
+        self.iter_ixes = self._rows
         if not self._reuse:
             buffers = self.memory_allocations["operation"]
             buffers.update({node: _NewMemory(ring) for node, ring in buffers.items() if ring is not None})

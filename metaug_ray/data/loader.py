@@ -2,6 +2,7 @@
 
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from metaug_ray.choices import OrderKind
 from metaug_ray.config.augmentation import AugmentationSettings
 from metaug_ray.data.augmentation import augment, check_mixup
 from metaug_ray.data.beton import IMAGE_FIELD, LABEL_FIELD, beton_labels, beton_sizes, open_beton
@@ -20,7 +22,14 @@ from metaug_ray.data.decoder import CroppedImageDecoder, decoding_rows
 from metaug_ray.data.errors import DataError
 from metaug_ray.data.ffcv_api import Loader, ToTensor
 from metaug_ray.data.manifest import read_manifest
-from metaug_ray.data.order import check_natural, check_part, evaluation_steps, training_step_count, training_steps
+from metaug_ray.data.order import (
+    TrainingEpoch,
+    check_natural,
+    check_part,
+    evaluation_step_count,
+    evaluation_steps,
+    training_step_count,
+)
 from metaug_ray.data.randomness import Draws
 
 _BATCHES_AHEAD = 3
@@ -66,6 +75,7 @@ class PretrainingLoader:
         cpus: the worker's share of CPUs; no more threads decode, nor more than the process may use.
         device: where batches go; on CUDA they are copied from pinned memory while the batch before is in use.
         rank, world_size: of this worker.
+        order: how an epoch's images are shuffled.
 
     Raises:
         DataError: a beton that is missing, unfinished or broken, fewer images than a global batch, or mixup with an odd
@@ -86,6 +96,7 @@ class PretrainingLoader:
         device: torch.device,
         rank: int = 0,
         world_size: int = 1,
+        order: OrderKind = "permutation",
     ) -> None:
         check_part(batch_size, rank, world_size)
         check_natural("seed", seed)
@@ -95,7 +106,7 @@ class PretrainingLoader:
         for each in self._crops:
             check_mixup(each, batch_size)
         self._reader = _BetonReader(beton, batch_size, image_size, cpus, device, crops=len(self._crops))
-        self._seed = seed
+        self._seed, self._order = seed, order
         self.samples = len(self._reader.labels)
         self._part = (self.samples, batch_size, rank, world_size)
         self.steps_per_epoch = training_step_count(self.samples, batch_size, world_size)
@@ -117,14 +128,21 @@ class PretrainingLoader:
         return self._batches(epoch, start_step)
 
     def _batches(self, epoch: int, start_step: int) -> Iterator[Batch]:
-        steps = training_steps(*self._part, self._seed, epoch)[start_step:]
-        flat = steps.reshape(-1)
-        rows = decoding_rows(flat, (self._placed(draws, each) for draws, each in self._drawn(epoch, flat)))
-        with closing(self._reader.read(rows)) as decoded:
+        order = TrainingEpoch(*self._part, self._seed, epoch, self._order)
+        # The thread that decodes is some batches ahead, and goes through the steps by itself.
+        rows = (self._rows(epoch, steps) for steps in order.blocks(start_step))
+        steps = chain.from_iterable(order.blocks(start_step))
+        with closing(self._reader.read(chain.from_iterable(rows))) as decoded:
             for indices, crops in zip(steps, decoded, strict=True):
                 drawn = zip(crops, self._drawn(epoch, indices), strict=True)
                 augmented = [augment(images, draws, each) for images, (draws, each) in drawn]
                 yield self._reader.batch(augmented, indices, np.ones(len(indices), dtype=bool))
+
+    def _rows(self, epoch: int, steps: NDArray[np.int64]) -> NDArray[np.int64]:
+        """What the decoder takes for the images [n, B] of some steps [n, B, columns]."""
+        flat = steps.reshape(-1)
+        rows = decoding_rows(flat, (self._placed(draws, each) for draws, each in self._drawn(epoch, flat)))
+        return rows.reshape(*steps.shape, -1)
 
     def _drawn(self, epoch: int, indices: NDArray[np.int64]) -> Iterator[tuple[Draws, AugmentationSettings]]:
         """The draws of each crop of these images, and what they are for."""
@@ -173,24 +191,32 @@ class EvaluationLoader:
         self._reader = _BetonReader(beton, batch_size, image_size, cpus, device)
         self._crop = crop
         samples = len(self._reader.labels)
-        self._images = np.arange(samples) if images is None else images
-        if not len(self._images) or self._images.min() < 0 or self._images.max() >= samples:
+        self._images = images
+        if images is not None and (not len(images) or images.min() < 0 or images.max() >= samples):
             raise ValueError(f"images must be data set indices from 0 to {samples - 1}, at least one")
-        self._part = (len(self._images), batch_size, rank, world_size)
+        self._part = (samples if images is None else len(images), batch_size, rank, world_size)
 
     def __len__(self) -> int:
         """Number of steps, the same on every rank."""
-        return len(evaluation_steps(*self._part)[0])
+        samples, batch_size, _, world_size = self._part
+        return evaluation_step_count(samples, batch_size, world_size)
 
     def __iter__(self) -> Iterator[Batch]:
-        steps, valid = evaluation_steps(*self._part)
-        steps = self._images[steps]
+        rows = (self._rows(self._asked(positions)) for positions, _ in evaluation_steps(*self._part))
+        steps = (zip(self._asked(positions), valid, strict=True) for positions, valid in evaluation_steps(*self._part))
+        with closing(self._reader.read(chain.from_iterable(rows))) as decoded:
+            for (indices, valid), crops in zip(chain.from_iterable(steps), decoded, strict=True):
+                yield self._reader.batch(crops, indices, valid)
+
+    def _asked(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Data set indices of the images at these places of what is asked for."""
+        return positions if self._images is None else self._images[positions]
+
+    def _rows(self, steps: NDArray[np.int64]) -> NDArray[np.int64]:
+        """What the decoder takes for the images [n, B] of some steps [n, B, columns]."""
         flat = steps.reshape(-1)
         boxes = central_crops(self._reader.heights[flat], self._reader.widths[flat], self._crop)
-        rows = decoding_rows(flat, [(boxes, np.zeros(len(flat), dtype=bool))])
-        with closing(self._reader.read(rows)) as decoded:
-            for indices, validity, crops in zip(steps, valid, decoded, strict=True):
-                yield self._reader.batch(crops, indices, validity)
+        return decoding_rows(flat, [(boxes, np.zeros(len(flat), dtype=bool))]).reshape(*steps.shape, -1)
 
 
 class _BetonReader:
@@ -225,8 +251,8 @@ class _BetonReader:
         # FFCV sets torch's threads along with its own; they are the training's to choose.
         torch.set_num_threads(torch_threads)
 
-    def read(self, rows: NDArray[np.int64]) -> Generator[tuple[Tensor, ...]]:
-        """Crops, each uint8 [B, 3, S, S] on the device, of B images at a time, for the rows of steps * B images."""
+    def read(self, rows: Iterator[NDArray[np.int64]]) -> Generator[tuple[Tensor, ...]]:
+        """Crops, each uint8 [B, 3, S, S] on the device, of B images at a time, for B rows at a time."""
         with closing(decoded_batches(self._loader, rows, self._device)) as decoded:
             for crops in decoded:
                 yield crops.permute(0, 1, 4, 2, 3).unbind()

@@ -11,7 +11,7 @@ from typing import Any
 
 from metaug_ray.addresses import without_secret
 from metaug_ray.config.pretrain import KNN_ACCURACY, PretrainSettings
-from metaug_ray.config.recorded import fixed_settings, to_yaml
+from metaug_ray.config.recorded import fixed_settings, ordered_as_recorded, to_yaml
 from metaug_ray.config.tracking import VARIABLE
 from metaug_ray.data.manifest import Manifest
 from metaug_ray.data.staging import find_manifest
@@ -102,6 +102,7 @@ def _pretrain(
     if record is None:
         record = _new_record(settings, manifest)
     else:
+        settings = ordered_as_recorded(settings, record["fixed"])
         check_resumable(record, settings, manifest.sha256, folder.checkpoints())
         if "finished" in record:
             _check_has_checkpoint(folder)

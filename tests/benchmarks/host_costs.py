@@ -18,7 +18,7 @@ from torch.distributed.checkpoint._dedup_save_plans import dedup_save_plans
 from torch.distributed.checkpoint.default_planner import create_default_global_save_plan, create_default_local_save_plan
 
 from metaug_ray.config import HostSettings
-from metaug_ray.data.order import training_steps
+from metaug_ray.data.order import TrainingEpoch
 from metaug_ray.method.targets.sharded_rows import ShardedRows
 
 IMAGES = 10_000_000
@@ -91,7 +91,7 @@ def main() -> None:
     default = HostSettings()
     beton = Beton(READER_IMAGES)
     opening, tables = measured(lambda: OSCacheManager(beton))
-    drawing, order = measured(lambda: training_steps(IMAGES, 128, 0, 8, 0, 0))
+    drawing, order = measured(lambda: TrainingEpoch(IMAGES, 128, 0, 8, 0, 0, "sort"))
     rows, _ = measured(lambda: ShardedRows(100_000, 3, 128, seed=0, dtype=torch.float32, device="cpu", group=None))
     exchange()
     found = {

@@ -16,7 +16,8 @@ def test_the_ring_of_buffers_holds_what_memory_of_their_own_does(shapes_beton: P
     indices = np.arange(96)
     boxes = np.column_stack([indices % 5, indices % 7, 10 + indices % 11, 12 + indices % 13])
     rows = decoding_rows(indices, [(boxes, indices % 2 == 0), (boxes[::-1], indices % 3 == 0)])
-    ring, own = (_EpochThread(loader._reader._loader, rows, reuse=reuse) for reuse in (True, False))
+    batches = rows.reshape(-1, 8, rows.shape[1])
+    ring, own = (_EpochThread(loader._reader._loader, iter(batches), reuse=reuse) for reuse in (True, False))
     seen = set()
     for batch, expected in zip(ring, own, strict=True):
         assert batch.shape == (2, 8, 16, 16, 3)

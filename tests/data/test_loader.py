@@ -265,7 +265,7 @@ def test_jpeg_is_within_its_error(imagenet_sample: Path, tmp_path: Path) -> None
 def test_a_failure_of_the_decoding_thread_reaches_the_reader(beton: Path) -> None:
     reader = pretraining(beton, 8)._reader
     with pytest.raises(RuntimeError, match=r"decoding .*x\.beton failed"):
-        list(reader.read(np.zeros((8,), np.int64)))
+        list(reader.read(iter([np.zeros((8,), np.int64)])))
 
 
 @pytest.mark.parametrize("damage", ["missing", "manifest", "truncated", "another"])

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from metaug_ray.config.augmentation import AugmentationSettings
 from metaug_ray.data.crops import random_resized_crops
-from metaug_ray.data.order import training_step_count, training_steps
+from metaug_ray.data.order import TrainingEpoch, training_step_count
 from metaug_ray.data.randomness import Draws
 
 HALF: Final = "worth_half.beton"
@@ -122,7 +122,8 @@ class MemoryLoader:
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Step]:
         """The batches of an epoch from a step on."""
-        steps = training_steps(self.samples, self._batch_size, 0, 1, self._seed, epoch)[start_step:]
+        order = TrainingEpoch(self.samples, self._batch_size, 0, 1, self._seed, epoch)
+        steps = np.concatenate(list(order.blocks(start_step)))
         shown = self._shown(steps.reshape(-1), epoch)
         for number, indices in enumerate(steps):
             first = number * self._batch_size
