@@ -14,14 +14,13 @@ from torch import Tensor
 from metaug_ray.choices import OrderKind
 from metaug_ray.config.augmentation import AugmentationSettings
 from metaug_ray.data.augmentation import augment, check_mixup
-from metaug_ray.data.beton import IMAGE_FIELD, LABEL_FIELD, beton_labels, beton_sizes, open_beton
 from metaug_ray.data.cpus import available_cpus
 from metaug_ray.data.crops import central_crops, random_resized_crops
 from metaug_ray.data.decoded import decoded_batches
-from metaug_ray.data.decoder import CroppedImageDecoder, decoding_rows
+from metaug_ray.data.decoder import Decoder, decoding_rows
 from metaug_ray.data.errors import DataError
-from metaug_ray.data.ffcv_api import Loader, ToTensor
 from metaug_ray.data.manifest import read_manifest
+from metaug_ray.data.mapped import Stored, open_beton
 from metaug_ray.data.order import (
     TrainingEpoch,
     check_natural,
@@ -31,8 +30,6 @@ from metaug_ray.data.order import (
     training_step_count,
 )
 from metaug_ray.data.randomness import Draws
-
-_BATCHES_AHEAD = 3
 
 
 class Batch(NamedTuple):
@@ -105,9 +102,9 @@ class PretrainingLoader:
             raise ValueError("augmentation is empty, expected one for each crop of an image")
         for each in self._crops:
             check_mixup(each, batch_size)
-        self._reader = _BetonReader(beton, batch_size, image_size, cpus, device, crops=len(self._crops))
+        self._reader = _BetonReader(beton, image_size, cpus, device)
         self._seed, self._order = seed, order
-        self.samples = len(self._reader.labels)
+        self.samples = len(self._reader.beton)
         self._part = (self.samples, batch_size, rank, world_size)
         self.steps_per_epoch = training_step_count(self.samples, batch_size, world_size)
 
@@ -141,18 +138,22 @@ class PretrainingLoader:
     def _rows(self, epoch: int, steps: NDArray[np.int64]) -> NDArray[np.int64]:
         """What the decoder takes for the images [n, B] of some steps [n, B, columns]."""
         flat = steps.reshape(-1)
-        rows = decoding_rows(flat, (self._placed(draws, each) for draws, each in self._drawn(epoch, flat)))
-        return rows.reshape(*steps.shape, -1)
+        stored = self._reader.beton.stored(flat)
+        crops = (self._placed(stored, draws, each) for draws, each in self._drawn(epoch, flat))
+        return decoding_rows(stored, crops).reshape(*steps.shape, -1)
 
     def _drawn(self, epoch: int, indices: NDArray[np.int64]) -> Iterator[tuple[Draws, AugmentationSettings]]:
         """The draws of each crop of these images, and what they are for."""
         for crop, augmentation in enumerate(self._crops):
             yield Draws(self._seed, epoch, indices, crop), augmentation
 
-    def _placed(self, draws: Draws, augmentation: AugmentationSettings) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    @staticmethod
+    def _placed(
+        stored: Stored, draws: Draws, augmentation: AugmentationSettings
+    ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
         """Which part of each image a crop shows, and whether mirrored, as `decoding_rows` takes it."""
-        heights, widths = self._reader.heights[draws.indices], self._reader.widths[draws.indices]
-        boxes = random_resized_crops(draws, heights, widths, augmentation.crop_scale, augmentation.crop_ratio)
+        scale, ratio = augmentation.crop_scale, augmentation.crop_ratio
+        boxes = random_resized_crops(draws, stored.heights, stored.widths, scale, ratio)
         return boxes, draws.happens("flip", augmentation.flip)
 
 
@@ -188,9 +189,9 @@ class EvaluationLoader:
         check_part(batch_size, rank, world_size)
         if not 0 < crop <= 1:
             raise ValueError(f"crop is {crop}, expected a share of the shorter side, above 0 and up to 1")
-        self._reader = _BetonReader(beton, batch_size, image_size, cpus, device)
+        self._reader = _BetonReader(beton, image_size, cpus, device)
         self._crop = crop
-        samples = len(self._reader.labels)
+        samples = len(self._reader.beton)
         self._images = images
         if images is not None and (not len(images) or images.min() < 0 or images.max() >= samples):
             raise ValueError(f"images must be data set indices from 0 to {samples - 1}, at least one")
@@ -215,45 +216,32 @@ class EvaluationLoader:
     def _rows(self, steps: NDArray[np.int64]) -> NDArray[np.int64]:
         """What the decoder takes for the images [n, B] of some steps [n, B, columns]."""
         flat = steps.reshape(-1)
-        boxes = central_crops(self._reader.heights[flat], self._reader.widths[flat], self._crop)
-        return decoding_rows(flat, [(boxes, np.zeros(len(flat), dtype=bool))]).reshape(*steps.shape, -1)
+        stored = self._reader.beton.stored(flat)
+        boxes = central_crops(stored.heights, stored.widths, self._crop)
+        return decoding_rows(stored, [(boxes, np.zeros(len(flat), dtype=bool))]).reshape(*steps.shape, -1)
 
 
 class _BetonReader:
-    """A beton opened by FFCV, and its images by the rows that ask for them."""
+    """A beton, and its images by the rows that ask for them."""
 
-    def __init__(
-        self, beton: Path, batch_size: int, image_size: int, cpus: int, device: torch.device, crops: int = 1
-    ) -> None:
+    def __init__(self, beton: Path, image_size: int, cpus: int, device: torch.device) -> None:
         check_natural("image_size", image_size, 1)
         check_natural("cpus", cpus, 1)
         if device.type not in ("cpu", "cuda") or (device.type == "cuda" and not torch.cuda.is_available()):
             raise ValueError(f"device is {device}, expected cpu, or cuda where PyTorch finds a GPU")
         manifest = read_manifest(beton)
-        tables = open_beton(beton)
-        self.labels = beton_labels(tables)
-        if len(self.labels) != manifest.samples:
+        self.beton = open_beton(beton)
+        if len(self.beton) != manifest.samples:
             raise DataError(
-                f"{beton}: holds {len(self.labels):,} images where its manifest says {manifest.samples:,}; the "
+                f"{beton}: holds {len(self.beton):,} images where its manifest says {manifest.samples:,}; the "
                 "manifest belongs to another beton: copy both again, or prepare the data again"
             )
-        self.heights, self.widths = beton_sizes(tables)
         self._device = device
-        torch_threads = torch.get_num_threads()
-        self._loader = Loader(
-            str(beton),
-            batch_size,
-            num_workers=min(cpus, available_cpus()),
-            os_cache=True,
-            pipelines={IMAGE_FIELD: [CroppedImageDecoder(image_size, crops), ToTensor()], LABEL_FIELD: None},
-            batches_ahead=_BATCHES_AHEAD,
-        )
-        # FFCV sets torch's threads along with its own; they are the training's to choose.
-        torch.set_num_threads(torch_threads)
+        self._decoder = Decoder(image_size, min(cpus, available_cpus()))
 
     def read(self, rows: Iterator[NDArray[np.int64]]) -> Generator[tuple[Tensor, ...]]:
         """Crops, each uint8 [B, 3, S, S] on the device, of B images at a time, for B rows at a time."""
-        with closing(decoded_batches(self._loader, rows, self._device)) as decoded:
+        with closing(decoded_batches(self._decoder, rows, self._device)) as decoded:
             for crops in decoded:
                 yield crops.permute(0, 1, 4, 2, 3).unbind()
 
@@ -262,7 +250,7 @@ class _BetonReader:
         images, *more = (each.contiguous(memory_format=torch.channels_last) for each in crops)
         return Batch(
             images,
-            torch.from_numpy(self.labels[indices]).to(self._device),
+            torch.from_numpy(self.beton.labels[indices]).to(self._device),
             torch.from_numpy(indices.copy()),
             torch.from_numpy(valid.copy()).to(self._device),
             tuple(more),

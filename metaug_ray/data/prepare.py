@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from metaug_ray.config.prepare import EncodingSettings, PrepareSettings, SourceSettings
-from metaug_ray.data.beton import BetonWriter, beton_sizes, open_beton, verify_beton
+from metaug_ray.data.beton import BetonWriter, verify_beton
 from metaug_ray.data.cpus import available_cpus
 from metaug_ray.data.encoding import EncodedImage, Encoding, Unreadable, encode
 from metaug_ray.data.errors import DataError
 from metaug_ray.data.manifest import Manifest, Skipped
+from metaug_ray.data.mapped import open_beton
 from metaug_ray.data.output import Output, check_first
 from metaug_ray.data.pool import encode_all
 from metaug_ray.data.progress import progress_options, readable_size
@@ -94,7 +95,7 @@ def _write(partial: Path, source: Source, encoding: Encoding, settings: PrepareS
     labels = np.array(written.labels)
     with tqdm(desc="verifying", total=size, **progress_options("B")) as bar:
         sha256 = verify_beton(partial, labels, written.crcs, bar.update)
-    heights, widths = beton_sizes(open_beton(partial))
+    beton = open_beton(partial)
     _log.info(
         f"{len(labels):,} images in {seconds:.1f} s ({len(labels) / seconds:,.0f} images/s, {workers} workers), "
         f"{len(written.skipped)} skipped, {readable_size(size)}; every image read back and compared"
@@ -113,8 +114,8 @@ def _write(partial: Path, source: Source, encoding: Encoding, settings: PrepareS
             **({} if encoding.kind == "raw" else {"jpeg_quality": encoding.jpeg_quality}),
             **({"jpeg_fraction": encoding.jpeg_fraction} if encoding.kind == "mixed" else {}),
         },
-        height=(int(heights.min()), int(heights.max())),
-        width=(int(widths.min()), int(widths.max())),
+        height=(int(beton.heights.min()), int(beton.heights.max())),
+        width=(int(beton.widths.min()), int(beton.widths.max())),
         bytes=size,
         sha256=sha256,
         grey=written.remarks.grey,

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from metaug_ray.config.pretrain import KNN_ACCURACY, RANKME, OnlineKnnSettings, PretrainSettings
-from metaug_ray.data.beton import beton_labels, open_beton
 from metaug_ray.data.errors import DataError
 from metaug_ray.data.loader import EvaluationLoader
 from metaug_ray.data.manifest import read_manifest
+from metaug_ray.data.mapped import open_beton
 from metaug_ray.data.randomness import Draws
 from metaug_ray.data.staging import staged
 from metaug_ray.knn import weighted_knn
@@ -171,7 +171,7 @@ def _choose(settings: OnlineKnnSettings, references: Path, queries: Path | None)
 
 def _labelled(beton: Path) -> NDArray[np.int64]:
     """Indices of the labelled images, shuffled."""
-    return _shuffled(np.flatnonzero(beton_labels(open_beton(beton)) >= 0))
+    return _shuffled(np.flatnonzero(open_beton(beton).labels >= 0))
 
 
 def _shuffled(images: NDArray[np.int64]) -> NDArray[np.int64]:
