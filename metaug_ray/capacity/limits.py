@@ -169,13 +169,15 @@ def _staging(outlook: Outlook) -> Limit:
     known, plan = outlook.known, outlook.known.settings.plan
     nodes = -(-outlook.greatest.gpus // plan.gpus_per_node)
     took = staging_seconds(known, nodes)
-    fits = plan.node_disk * GB / known.data.bytes_per_image
+    here = known.data.bytes_on(nodes)
+    fits = known.data.images * plan.node_disk * GB / here
     most = min(fits, known.data.images * _STAGING / took)
-    copying = f"{nodes:,} nodes at once copy it" if nodes > 1 else "one node copies it"
+    copying = f"{nodes:,} nodes at once copy theirs" if nodes > 1 else "one node copies it"
+    whole = ", all of the one beton (--shards deals it)" if known.data.shards == 1 else ""
     text = (
-        f"a staged beton lies whole on every node, {known.data.bytes / GB:,.0f} GB, and workers wait for it for 12 "
-        f"hours at most; {copying} in {_time(took)}, so it ends at {_images(most)} ({plan.node_disk:,.0f} GB are full "
-        f"at {_images(fits)})"
+        f"a node stages {here / GB:,.0f} GB{whole}, and workers wait for it for 12 hours at most; {copying} in "
+        f"{_time(took)}, so it ends at {_images(most)} "
+        f"({plan.node_disk:,.0f} GB are full at {_images(fits)})"
     )
     return Limit("staging", known.data.images <= most, text)
 

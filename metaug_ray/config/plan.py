@@ -36,6 +36,8 @@ class PlanSettings(Settings):
     """numbers of GPUs, of which each is a line of the plan; each GPU has one worker"""
     images: int | None = Field(None, ge=2)
     """images of the data set; default: as many as data.beton has, or ImageNet's where there is no such file"""
+    shards: int | None = Field(None, ge=1)
+    """betons that the data set was dealt to; default: as data.beton, or 1 where there is no such file"""
     images_per_worker: int | None = Field(None, ge=1)
     """let the batch grow with the GPUs: so many images for each; default: all share training.batch_size"""
     step_seconds: Points | None = Field(None, min_length=1)

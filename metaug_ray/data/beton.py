@@ -2,6 +2,7 @@
 
 import logging
 import os
+import tempfile
 import zlib
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -27,6 +28,8 @@ from metaug_ray.data.ffcv_api import (
 )
 from metaug_ray.data.mapped import FIELDS, IMAGE, LABEL, METADATA_TYPE, TABLES_START, open_beton
 
+_ROW = np.dtype([("metadata", METADATA_TYPE), ("place", ALLOC_TABLE_TYPE)])
+_ROWS_AT_ONCE = 1 << 16
 _MIN_PAGE = 2 << 20  # FFCV's least
 _MOST_LEVELS_OFF = 2
 _log = logging.getLogger(__name__)
@@ -48,10 +51,11 @@ class BetonWriter(AbstractContextManager["BetonWriter"]):
 
     def __init__(self, path: Path, capacity: int) -> None:
         self._page = _MIN_PAGE
-        self._metadata = np.zeros(capacity, METADATA_TYPE)
-        self._table = np.zeros(capacity, ALLOC_TABLE_TYPE)
-        self._end = align_to_page(TABLES_START + self._metadata.nbytes, self._page)
+        self._end = align_to_page(TABLES_START + capacity * METADATA_TYPE.itemsize, self._page)
         self._file = path.open("wb")
+        # The tables of very many images are more than memory should hold; where they go is known at the end.
+        self._rows = tempfile.TemporaryFile(dir=path.parent)  # noqa: SIM115
+        self._row = np.zeros(1, _ROW)
         self.samples = 0
 
     def append(self, image: EncodedImage) -> None:
@@ -65,27 +69,25 @@ class BetonWriter(AbstractContextManager["BetonWriter"]):
             self._end = align_to_page(self._end, self._page)
         self._file.seek(self._end)
         self._file.write(image.data)
-        self._table[self.samples] = (self.samples, self._end, size)
-        row = self._metadata[self.samples]
-        row[IMAGE]["mode"] = IMAGE_MODES["jpg" if image.is_jpeg else "raw"]
-        row[IMAGE]["height"], row[IMAGE]["width"] = image.height, image.width
-        row[IMAGE]["data_ptr"] = self._end
-        row[LABEL] = image.label
+        self._row["place"] = (self.samples, self._end, size)
+        fields = self._row["metadata"][0]
+        fields[IMAGE]["mode"] = IMAGE_MODES["jpg" if image.is_jpeg else "raw"]
+        fields[IMAGE]["height"], fields[IMAGE]["width"] = image.height, image.width
+        fields[IMAGE]["data_ptr"] = self._end
+        fields[LABEL] = image.label
+        self._rows.write(self._row.tobytes())
         self._end += size
         self.samples += 1
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        with self._file:
+        with self._file, self._rows:
             if error is None:
                 self._finish()
 
     def _finish(self) -> None:
         table_start = align_to_page(self._end, self._page)
-        self._file.seek(table_start)
-        self._file.write(self._table[: self.samples].tobytes())
-
         header = np.zeros(1, HeaderType)[0]
         header["version"] = CURRENT_VERSION
         header["num_fields"] = len(FIELDS)
@@ -99,9 +101,19 @@ class BetonWriter(AbstractContextManager["BetonWriter"]):
             descriptor["name"][: len(name)] = np.frombuffer(name.encode("ascii"), np.uint8)
             descriptor["arguments"][:] = field.to_binary()[0]
         self._file.seek(0)
-        self._file.write(header.tobytes() + descriptors.tobytes() + self._metadata[: self.samples].tobytes())
+        self._file.write(header.tobytes() + descriptors.tobytes())
+        middle = METADATA_TYPE.itemsize
+        self._write_columns(slice(middle), TABLES_START)
+        self._write_columns(slice(middle, None), table_start)
         self._file.flush()
         os.fsync(self._file.fileno())
+
+    def _write_columns(self, chosen: slice, start: int) -> None:
+        self._rows.seek(0)
+        self._file.seek(start)
+        while block := self._rows.read(_ROWS_AT_ONCE * _ROW.itemsize):
+            # Bytes: NumPy copies fields without what lies between them, and leaves there what it finds.
+            self._file.write(np.frombuffer(block, np.uint8).reshape(-1, _ROW.itemsize)[:, chosen].tobytes())
 
 
 def sha256_of(path: Path, progress: Callable[[int], object] = lambda _: None) -> str:
@@ -112,7 +124,7 @@ def sha256_of(path: Path, progress: Callable[[int], object] = lambda _: None) ->
 
 def verify_beton(
     path: Path,
-    labels: NDArray[np.int64],
+    labels: NDArray[np.integer],
     crcs: Sequence[int],
     progress: Callable[[int], object] = lambda _: None,
     decoded: int = 64,
@@ -124,7 +136,7 @@ def verify_beton(
 
     Args:
         path: the beton.
-        labels: [N], what was appended.
+        labels: [N], what was appended; integers of any size.
         crcs: N, of the bytes appended.
         progress: is told of the bytes as they are read.
         decoded: number of images to decode.
@@ -136,11 +148,17 @@ def verify_beton(
         DataError: the file is not what was written.
     """
     beton = open_beton(path)
-    beton.stored(np.arange(len(beton)))
-    if not np.array_equal(beton.labels, labels):
-        raise DataError(f"{path}: the labels read back differ from those written; the disk or its memory may be faulty")
-    if not np.array_equal(beton.alloc_table["sample_id"], np.arange(len(labels))):
-        raise DataError(f"{path}: the images read back are out of order; prepare the data again")
+    if len(beton) != len(labels):
+        raise DataError(f"{path}: holds {len(beton):,} images where {len(labels):,} were written; prepare it again")
+    for first in range(0, len(labels), _ROWS_AT_ONCE):
+        samples = np.arange(first, min(first + _ROWS_AT_ONCE, len(labels)))
+        beton.stored(samples)
+        if not np.array_equal(beton.labels[samples], labels[samples]):
+            raise DataError(
+                f"{path}: the labels read back differ from those written; the disk or its memory may be faulty"
+            )
+        if not np.array_equal(beton.alloc_table["sample_id"][samples], samples):
+            raise DataError(f"{path}: the images read back are out of order; prepare the data again")
     sha256 = sha256_of(path, progress)
     for sample, crc in enumerate(crcs):
         if zlib.crc32(beton.content(sample).data) != crc:

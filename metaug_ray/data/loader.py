@@ -16,17 +16,19 @@ from metaug_ray.config.augmentation import AugmentationSettings
 from metaug_ray.data.augmentation import augment, check_mixup
 from metaug_ray.data.cpus import available_cpus
 from metaug_ray.data.crops import central_crops, random_resized_crops
+from metaug_ray.data.data_set import DataSet
 from metaug_ray.data.decoded import decoded_batches
 from metaug_ray.data.decoder import Decoder, decoding_rows
-from metaug_ray.data.errors import DataError
-from metaug_ray.data.manifest import read_manifest
-from metaug_ray.data.mapped import Stored, open_beton
+from metaug_ray.data.mapped import Stored
 from metaug_ray.data.order import (
     TrainingEpoch,
     check_natural,
     check_part,
+    check_shards,
+    evaluation_shards,
     evaluation_step_count,
     evaluation_steps,
+    training_shards,
     training_step_count,
 )
 from metaug_ray.data.randomness import Draws
@@ -64,7 +66,8 @@ class PretrainingLoader:
     The first batch that a machine ever decodes takes a second or two more, while the decoding is compiled.
 
     Args:
-        beton: local file with its manifest beside it, as `prepare` writes and `stage` copies them.
+        beton: local file, or folder of shards, with its manifest beside it, as `prepare` writes and `stage` copies
+            them; of shards only those that this rank needs are read.
         batch_size: images per step on this rank.
         image_size: side S of the batches' images, in pixels.
         augmentation: what is done to each image; in a sequence, what is done to each of as many crops of it.
@@ -75,8 +78,8 @@ class PretrainingLoader:
         order: how an epoch's images are shuffled.
 
     Raises:
-        DataError: a beton that is missing, unfinished or broken, fewer images than a global batch, or mixup with an odd
-            `batch_size`.
+        DataError: a beton that is missing, unfinished or broken, fewer images than a global batch, one that does not
+            divide among the shards, or mixup with an odd `batch_size`.
         ValueError: a size, share, rank, seed or device out of range, or an empty sequence of augmentations.
         TypeError: one that is no integer.
     """
@@ -102,11 +105,14 @@ class PretrainingLoader:
             raise ValueError("augmentation is empty, expected one for each crop of an image")
         for each in self._crops:
             check_mixup(each, batch_size)
-        self._reader = _BetonReader(beton, image_size, cpus, device)
+        self._reader = _Reader(beton, image_size, cpus, device)
         self._seed, self._order = seed, order
-        self.samples = len(self._reader.beton)
-        self._part = (self.samples, batch_size, rank, world_size)
-        self.steps_per_epoch = training_step_count(self.samples, batch_size, world_size)
+        self.samples, shards = len(self._reader.data), self._reader.data.shards
+        check_shards(str(beton), len(shards), batch_size * world_size, order)
+        self._part = (shards, batch_size, rank, world_size)
+        self.steps_per_epoch = training_step_count(shards, batch_size, world_size)
+        for shard in training_shards(*self._part):
+            self._reader.data.shard(shard)
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
         """The batches of an epoch, from `start_step` on: those that an uninterrupted epoch would still have given.
@@ -138,7 +144,7 @@ class PretrainingLoader:
     def _rows(self, epoch: int, steps: NDArray[np.int64]) -> NDArray[np.int64]:
         """What the decoder takes for the images [n, B] of some steps [n, B, columns]."""
         flat = steps.reshape(-1)
-        stored = self._reader.beton.stored(flat)
+        stored = self._reader.data.stored(flat)
         crops = (self._placed(stored, draws, each) for draws, each in self._drawn(epoch, flat))
         return decoding_rows(stored, crops).reshape(*steps.shape, -1)
 
@@ -189,13 +195,15 @@ class EvaluationLoader:
         check_part(batch_size, rank, world_size)
         if not 0 < crop <= 1:
             raise ValueError(f"crop is {crop}, expected a share of the shorter side, above 0 and up to 1")
-        self._reader = _BetonReader(beton, image_size, cpus, device)
+        self._reader = _Reader(beton, image_size, cpus, device)
         self._crop = crop
-        samples = len(self._reader.beton)
+        samples = len(self._reader.data)
         self._images = images
         if images is not None and (not len(images) or images.min() < 0 or images.max() >= samples):
             raise ValueError(f"images must be data set indices from 0 to {samples - 1}, at least one")
         self._part = (samples if images is None else len(images), batch_size, rank, world_size)
+        for shard in evaluation_shards(self._reader.data.shards, rank, world_size, images):
+            self._reader.data.shard(shard)
 
     def __len__(self) -> int:
         """Number of steps, the same on every rank."""
@@ -216,26 +224,20 @@ class EvaluationLoader:
     def _rows(self, steps: NDArray[np.int64]) -> NDArray[np.int64]:
         """What the decoder takes for the images [n, B] of some steps [n, B, columns]."""
         flat = steps.reshape(-1)
-        stored = self._reader.beton.stored(flat)
+        stored = self._reader.data.stored(flat)
         boxes = central_crops(stored.heights, stored.widths, self._crop)
         return decoding_rows(stored, [(boxes, np.zeros(len(flat), dtype=bool))]).reshape(*steps.shape, -1)
 
 
-class _BetonReader:
-    """A beton, and its images by the rows that ask for them."""
+class _Reader:
+    """A data set, and its images by the rows that ask for them."""
 
     def __init__(self, beton: Path, image_size: int, cpus: int, device: torch.device) -> None:
         check_natural("image_size", image_size, 1)
         check_natural("cpus", cpus, 1)
         if device.type not in ("cpu", "cuda") or (device.type == "cuda" and not torch.cuda.is_available()):
             raise ValueError(f"device is {device}, expected cpu, or cuda where PyTorch finds a GPU")
-        manifest = read_manifest(beton)
-        self.beton = open_beton(beton)
-        if len(self.beton) != manifest.samples:
-            raise DataError(
-                f"{beton}: holds {len(self.beton):,} images where its manifest says {manifest.samples:,}; the "
-                "manifest belongs to another beton: copy both again, or prepare the data again"
-            )
+        self.data = DataSet(beton)
         self._device = device
         self._decoder = Decoder(image_size, min(cpus, available_cpus()))
 
@@ -250,7 +252,7 @@ class _BetonReader:
         images, *more = (each.contiguous(memory_format=torch.channels_last) for each in crops)
         return Batch(
             images,
-            torch.from_numpy(self.beton.labels[indices]).to(self._device),
+            torch.from_numpy(self.data.labels(indices)).to(self._device),
             torch.from_numpy(indices.copy()),
             torch.from_numpy(valid.copy()).to(self._device),
             tuple(more),

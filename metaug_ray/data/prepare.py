@@ -5,9 +5,15 @@ import importlib.metadata
 import itertools
 import logging
 import platform
+import resource
 import time
+from array import array
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +24,7 @@ from metaug_ray.data.beton import BetonWriter, verify_beton
 from metaug_ray.data.cpus import available_cpus
 from metaug_ray.data.encoding import EncodedImage, Encoding, Unreadable, encode
 from metaug_ray.data.errors import DataError
-from metaug_ray.data.manifest import Manifest, Skipped
+from metaug_ray.data.manifest import Manifest, Shard, Skipped, manifest_path, sha256_of_shards
 from metaug_ray.data.mapped import open_beton
 from metaug_ray.data.output import Output, check_first
 from metaug_ray.data.pool import encode_all
@@ -30,6 +36,7 @@ from metaug_ray.data.sources.record import Source
 
 _log = logging.getLogger(__name__)
 _SAMPLED = 64
+_OTHER_FILES = 256
 _TOOLS = ("metaug-ray", "ffcv", "opencv-python", "pillow", "numpy", "pyarrow", "torchvision")
 
 
@@ -44,16 +51,17 @@ def resolve_encoding(settings: EncodingSettings) -> Encoding:
 
 
 def prepare(settings: PrepareSettings) -> Manifest:
-    """Writes, verifies and names a beton and its manifest.
+    """Writes, verifies and names a beton and its manifest, or a folder of betons and theirs.
 
-    The file is written as `.<name>.partial` beside the output and renamed only when every image's bytes were read back
-    and found equal. The same source, settings and tool versions give the same bytes, whatever the number of workers.
+    Images are dealt to shards one after another, so that each holds as many, and alike. What is written is called
+    `.<name>.partial` beside the output, and renamed only when every image's bytes were read back and found equal. The
+    same source, settings and tool versions give the same bytes, whatever the number of workers.
 
     Raises:
         DataError: an output that exists or is being written, too little disk space, an unreadable image, or anything
             the source or the verification finds.
     """
-    output = Output(settings.output)
+    output = Output(settings.output, settings.shards)
     encoding = resolve_encoding(settings.encoding)
     try:
         with output.reserved(settings.overwrite):
@@ -81,75 +89,148 @@ def _write(partial: Path, source: Source, encoding: Encoding, settings: PrepareS
     workers = settings.workers or available_cpus()
     started = time.monotonic()
     written = _Written(settings.skip_unreadable)
-    with BetonWriter(partial, len(source)) as writer:
+    places = [partial / f"{number:05}.beton" for number in range(settings.shards)] if settings.shards > 1 else [partial]
+    if len(places) > len(source):
+        raise DataError(f"shards: {len(places):,} for {len(source):,} images, of which each needs one; give fewer")
+    with ExitStack() as stack, _many_files(2 * len(places)):
+        shards = [_Shard(stack, path, -(-len(source) // len(places))) for path in places]
         images = encode_all(source, encoding, workers)
         for image in tqdm(images, "writing", len(source), **progress_options("image")):
-            written.add(image, writer)
-        if not written.labels:
+            if written.keeps(image):
+                shards[written.remarks.images % len(shards)].add(image)
+                written.remarks.add(image)
+        if not written.remarks.images:
             raise DataError(
                 f"none of the {len(source):,} images can be read, {written.skipped[0].name} among them; check the "
                 "source"
             )
+        if written.remarks.images < len(shards):
+            raise DataError(
+                f"shards: {len(shards)} for the {written.remarks.images} images that can be read; give fewer"
+            )
     seconds = time.monotonic() - started
-    size = partial.stat().st_size
-    labels = np.array(written.labels)
+    size = sum(path.stat().st_size for path in places)
+    made = _Made(settings, source, encoding)
     with tqdm(desc="verifying", total=size, **progress_options("B")) as bar:
-        sha256 = verify_beton(partial, labels, written.crcs, bar.update)
-    beton = open_beton(partial)
+        manifests = [made.manifest_of(shard, bar.update) for shard in shards]
+    samples, skipped = written.remarks.images, written.skipped
     _log.info(
-        f"{len(labels):,} images in {seconds:.1f} s ({len(labels) / seconds:,.0f} images/s, {workers} workers), "
-        f"{len(written.skipped)} skipped, {readable_size(size)}; every image read back and compared"
+        f"{samples:,} images in {seconds:.1f} s ({samples / seconds:,.0f} images/s, {workers} workers), "
+        f"{len(skipped)} skipped, {readable_size(size)}; every image read back and compared"
     )
     written.remarks.say()
-    counts = _class_counts(labels, len(source.classes))
-    say_empty(source.classes, counts)
+    manifest = manifests[0] if len(manifests) == 1 else _united(shards, manifests)
+    say_empty(source.classes, manifest.class_counts)
+    looks = written.remarks
+    found = {"grey": looks.grey, "one_colour": looks.one_colour, "dark": looks.dark, "skipped": skipped}
+    return manifest.model_copy(update=found)
+
+
+@contextmanager
+def _many_files(count: int) -> Iterator[None]:
+    """Let this process have so many more files open, as far as the system lets it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = count + _OTHER_FILES
+    if hard != resource.RLIM_INFINITY and wanted > hard:
+        raise DataError(f"shards: they take {wanted:,} open files, and the system allows {hard:,} (ulimit -Hn)")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+class _Shard:
+    """A beton while it is written, and what it is compared with when it is read back: eight bytes an image."""
+
+    def __init__(self, stack: ExitStack, path: Path, capacity: int) -> None:
+        self.path = path
+        self.labels, self.crcs = array("i"), array("I")
+        self._writer = stack.enter_context(BetonWriter(path, capacity))
+
+    def add(self, image: EncodedImage) -> None:
+        self._writer.append(image)
+        self.labels.append(image.label)
+        self.crcs.append(image.crc)
+
+
+@dataclass(frozen=True)
+class _Made:
+    """How all shards are made, for their manifests."""
+
+    settings: PrepareSettings
+    source: Source
+    encoding: Encoding
+
+    def manifest_of(self, shard: _Shard, progress: Callable[[int], object]) -> Manifest:
+        """The manifest of a finished beton, once it is verified."""
+        labels = np.frombuffer(shard.labels, np.int32)
+        sha256 = verify_beton(shard.path, labels, shard.crcs, progress)
+        beton, encoding, source = open_beton(shard.path), self.encoding, self.source
+        return Manifest(
+            source=_described(self.settings.source) | (source.described if isinstance(source, Part) else {}),
+            samples=len(labels),
+            classes=list(source.classes),
+            class_counts=_class_counts(labels, len(source.classes)),
+            encoding={
+                "kind": encoding.kind,
+                "max_resolution": encoding.max_resolution,
+                **({} if encoding.kind == "raw" else {"jpeg_quality": encoding.jpeg_quality}),
+                **({"jpeg_fraction": encoding.jpeg_fraction} if encoding.kind == "mixed" else {}),
+            },
+            height=(int(beton.heights.min()), int(beton.heights.max())),
+            width=(int(beton.widths.min()), int(beton.widths.max())),
+            bytes=shard.path.stat().st_size,
+            sha256=sha256,
+            created=datetime.datetime.now(datetime.UTC).replace(microsecond=0),
+            versions={"python": platform.python_version()}
+            | {tool: importlib.metadata.version(tool) for tool in _TOOLS},
+        )
+
+
+def _united(shards: Sequence[_Shard], manifests: Sequence[Manifest]) -> Manifest:
+    """The manifest of a data set; each shard's own is written beside it."""
+    listed = []
+    for number, (shard, manifest) in enumerate(zip(shards, manifests, strict=True)):
+        named = {"shard": f"{number} of {len(shards)}"}
+        own = manifest.model_copy(update={"source": manifest.source | named})
+        manifest_path(shard.path).write_text(own.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        listed.append(Shard(name=shard.path.name, samples=own.samples, bytes=own.bytes, sha256=own.sha256))
     return Manifest(
-        source=_described(settings.source) | (source.described if isinstance(source, Part) else {}),
-        samples=len(labels),
-        classes=list(source.classes),
-        class_counts=counts,
-        encoding={
-            "kind": encoding.kind,
-            "max_resolution": encoding.max_resolution,
-            **({} if encoding.kind == "raw" else {"jpeg_quality": encoding.jpeg_quality}),
-            **({"jpeg_fraction": encoding.jpeg_fraction} if encoding.kind == "mixed" else {}),
-        },
-        height=(int(beton.heights.min()), int(beton.heights.max())),
-        width=(int(beton.widths.min()), int(beton.widths.max())),
-        bytes=size,
-        sha256=sha256,
-        grey=written.remarks.grey,
-        one_colour=written.remarks.one_colour,
-        dark=written.remarks.dark,
-        skipped=written.skipped,
-        created=datetime.datetime.now(datetime.UTC).replace(microsecond=0),
-        versions={"python": platform.python_version()} | {tool: importlib.metadata.version(tool) for tool in _TOOLS},
+        source=manifests[0].source,
+        samples=sum(own.samples for own in manifests),
+        classes=manifests[0].classes,
+        class_counts=np.sum([own.class_counts for own in manifests], axis=0, dtype=np.int64).tolist(),
+        encoding=manifests[0].encoding,
+        height=(min(own.height[0] for own in manifests), max(own.height[1] for own in manifests)),
+        width=(min(own.width[0] for own in manifests), max(own.width[1] for own in manifests)),
+        bytes=sum(own.bytes for own in manifests),
+        sha256=sha256_of_shards(listed),
+        created=manifests[-1].created,
+        versions=manifests[0].versions,
+        shards=listed,
     )
 
 
 class _Written:
-    """What is kept of the images that went into a beton, and of those that did not."""
+    """What is kept of the images that went into betons, and of those that did not."""
 
     def __init__(self, skip_unreadable: bool) -> None:
         self._skip_unreadable = skip_unreadable
-        self.labels: list[int] = []
-        self.crcs: list[int] = []
         self.skipped: list[Skipped] = []
         self.remarks = Remarks()
 
-    def add(self, image: EncodedImage | Unreadable, writer: BetonWriter) -> None:
+    def keeps(self, image: EncodedImage | Unreadable) -> TypeGuard[EncodedImage]:
+        """Whether it can be written; if not, it is skipped, or an error."""
         if isinstance(image, EncodedImage):
-            writer.append(image)
-            self.labels.append(image.label)
-            self.crcs.append(image.crc)
-            self.remarks.add(image)
-        elif self._skip_unreadable:
-            self.skipped.append(Skipped(name=image.name, reason=image.reason))
-        else:
+            return True
+        if not self._skip_unreadable:
             raise DataError(
                 f"{image.name}: cannot be read as an image ({image.reason}); mend or remove it, or pass "
                 "--skip-unreadable to leave such images out"
             )
+        self.skipped.append(Skipped(name=image.name, reason=image.reason))
+        return False
 
 
 def _described(source: SourceSettings) -> dict[str, str]:
@@ -167,5 +248,5 @@ def _described(source: SourceSettings) -> dict[str, str]:
     return described
 
 
-def _class_counts(labels: NDArray[np.int64], classes: int) -> list[int]:
+def _class_counts(labels: NDArray[np.integer], classes: int) -> list[int]:
     return np.bincount(labels[labels >= 0], minlength=classes).tolist() if classes else []

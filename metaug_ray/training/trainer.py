@@ -14,6 +14,7 @@ from metaug_ray.config.pretrain import KNN_ACCURACY, PretrainSettings
 from metaug_ray.config.recorded import fixed_settings, ordered_as_recorded, to_yaml
 from metaug_ray.config.tracking import VARIABLE
 from metaug_ray.data.manifest import Manifest
+from metaug_ray.data.order import check_shards
 from metaug_ray.data.staging import find_manifest
 from metaug_ray.runtime.cluster import cluster, nodes, warn_if_busy
 from metaug_ray.runtime.placement import Placement
@@ -73,6 +74,7 @@ def pretrain(settings: PretrainSettings, supervision: Supervision | None = None)
             allowed.
     """
     manifest = find_manifest(settings.data.beton)
+    check_shards(settings.data.beton, len(manifest.shard_samples), settings.training.batch_size, settings.data.order)
     check_evaluation(settings, manifest)
     folder = RunFolder(settings.storage, settings.name)
     folder.make()

@@ -118,11 +118,11 @@ class MemoryLoader:
             raise ValueError(f"only crops and mirroring are made in memory; switch the others off (got {augmentation})")
         self._images, self._batch_size, self._augmentation, self._seed = images, batch_size, augmentation, seed
         self.samples = len(images)
-        self.steps_per_epoch = training_step_count(self.samples, batch_size, 1)
+        self.steps_per_epoch = training_step_count([self.samples], batch_size, 1)
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Step]:
         """The batches of an epoch from a step on."""
-        order = TrainingEpoch(self.samples, self._batch_size, 0, 1, self._seed, epoch)
+        order = TrainingEpoch([self.samples], self._batch_size, 0, 1, self._seed, epoch)
         steps = np.concatenate(list(order.blocks(start_step)))
         shown = self._shown(steps.reshape(-1), epoch)
         for number, indices in enumerate(steps):
