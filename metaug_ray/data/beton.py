@@ -29,7 +29,7 @@ from metaug_ray.data.ffcv_api import (
 from metaug_ray.data.mapped import FIELDS, IMAGE, LABEL, METADATA_TYPE, TABLES_START, open_beton
 
 _ROW = np.dtype([("metadata", METADATA_TYPE), ("place", ALLOC_TABLE_TYPE)])
-_ROWS_AT_ONCE = 1 << 16
+_ROWS_AT_ONCE = 1 << 13
 _MIN_PAGE = 2 << 20  # FFCV's least
 _MOST_LEVELS_OFF = 2
 _log = logging.getLogger(__name__)

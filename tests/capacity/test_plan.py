@@ -169,6 +169,11 @@ def test_the_design_ends_where_its_numbers_say() -> None:
     # In 12 hours each of 128 nodes copies 1.7 TB of the 5 GB/s that they share.
     assert not by_what["staging"].holds
     assert f"ends at {12 * 3600 * 5e9 / 128 / 56_320 / 1e6:,.0f} million images" in by_what["staging"].text
+    # Of 1,024 shards each of them copies eight, and one that it shares with another.
+    dealt = make_plan(capacity(images=400_000_000, images_per_worker=128, shards=1024))
+    (staging,) = (each for each in dealt.limits if each.what == "staging")
+    assert staging.holds
+    assert f"a node stages {400e6 * 56_320 * 9 / 1024 / 1e9:,.0f} GB, and workers" in staging.text
     assert by_what["checkpoint"].holds
     small = make_plan(capacity(gpus=[8], images_per_worker=64))
     assert all(each.holds for each in small.limits), [each for each in small.limits if not each.holds]

@@ -1,4 +1,5 @@
 import io
+import tracemalloc
 import zlib
 from contextlib import suppress
 from pathlib import Path
@@ -54,6 +55,20 @@ def test_what_was_written_is_read_back(tmp_path: Path) -> None:
 def test_fewer_images_than_the_capacity(tmp_path: Path) -> None:
     content = images(3)
     verify(write(tmp_path / "x.beton", content, capacity=50), content)
+
+
+def test_the_same_images_give_the_same_bytes_and_hold_no_memory(tmp_path: Path) -> None:
+    (image,) = images(1, size=2)
+    sizes = []
+    for name, count in (("a", 10_000), ("b", 20_000), ("c", 20_000)):
+        tracemalloc.start()
+        write(tmp_path / name, [image] * count)
+        sizes.append(tracemalloc.get_traced_memory()[1] - 8 * count)  # without the list
+        tracemalloc.stop()
+    # 48 bytes an image for each table, had they been kept.
+    assert sizes[1] - sizes[0] < 10 * 10_000
+    assert (tmp_path / "b").read_bytes() == (tmp_path / "c").read_bytes()
+    assert len(open_beton(tmp_path / "b")) == 20_000
 
 
 def test_no_image_lies_across_two_pages(tmp_path: Path) -> None:
