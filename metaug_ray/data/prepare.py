@@ -1,43 +1,33 @@
 """From a source to a verified beton with its manifest: nothing that is unfinished ever bears the beton's name."""
 
-import datetime
-import importlib.metadata
 import itertools
 import logging
-import platform
 import resource
 import time
-from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeGuard
 
-import numpy as np
-from numpy.typing import NDArray
 from tqdm import tqdm
 
-from metaug_ray.config.prepare import EncodingSettings, PrepareSettings, SourceSettings
-from metaug_ray.data.beton import BetonWriter, verify_beton
+from metaug_ray.config.prepare import EncodingSettings, PrepareSettings
 from metaug_ray.data.cpus import available_cpus
+from metaug_ray.data.dealt import DealtShard, Making, united
 from metaug_ray.data.encoding import EncodedImage, Encoding, Unreadable, encode
 from metaug_ray.data.errors import DataError
-from metaug_ray.data.manifest import Manifest, Shard, Skipped, manifest_path, sha256_of_shards
-from metaug_ray.data.mapped import open_beton
+from metaug_ray.data.manifest import Manifest, Skipped
 from metaug_ray.data.output import Output, check_first
 from metaug_ray.data.pool import encode_all
 from metaug_ray.data.progress import progress_options, readable_size
 from metaug_ray.data.remarks import Remarks, passed_over, say_empty, say_passed_over
 from metaug_ray.data.sources.kinds import open_source
-from metaug_ray.data.sources.part import Part
 from metaug_ray.data.sources.record import Source
 
 _log = logging.getLogger(__name__)
 _SAMPLED = 64
 _OTHER_FILES = 256
-_TOOLS = ("metaug-ray", "ffcv", "opencv-python", "pillow", "numpy", "pyarrow", "torchvision")
 
 
 def resolve_encoding(settings: EncodingSettings) -> Encoding:
@@ -93,7 +83,7 @@ def _write(partial: Path, source: Source, encoding: Encoding, settings: PrepareS
     if len(places) > len(source):
         raise DataError(f"shards: {len(places):,} for {len(source):,} images, of which each needs one; give fewer")
     with ExitStack() as stack, _many_files(2 * len(places)):
-        shards = [_Shard(stack, path, -(-len(source) // len(places))) for path in places]
+        shards = [DealtShard(stack, path, -(-len(source) // len(places))) for path in places]
         images = encode_all(source, encoding, workers)
         for image in tqdm(images, "writing", len(source), **progress_options("image")):
             if written.keeps(image):
@@ -110,7 +100,7 @@ def _write(partial: Path, source: Source, encoding: Encoding, settings: PrepareS
             )
     seconds = time.monotonic() - started
     size = sum(path.stat().st_size for path in places)
-    made = _Made(settings, source, encoding)
+    made = Making(settings.source, source, encoding)
     with tqdm(desc="verifying", total=size, **progress_options("B")) as bar:
         manifests = [made.manifest_of(shard, bar.update) for shard in shards]
     samples, skipped = written.remarks.images, written.skipped
@@ -119,7 +109,7 @@ def _write(partial: Path, source: Source, encoding: Encoding, settings: PrepareS
         f"{len(skipped)} skipped, {readable_size(size)}; every image read back and compared"
     )
     written.remarks.say()
-    manifest = manifests[0] if len(manifests) == 1 else _united(shards, manifests)
+    manifest = manifests[0] if len(manifests) == 1 else united(shards, manifests)
     say_empty(source.classes, manifest.class_counts)
     looks = written.remarks
     found = {"grey": looks.grey, "one_colour": looks.one_colour, "dark": looks.dark, "skipped": skipped}
@@ -132,84 +122,12 @@ def _many_files(count: int) -> Iterator[None]:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = count + _OTHER_FILES
     if hard != resource.RLIM_INFINITY and wanted > hard:
-        raise DataError(f"shards: they take {wanted:,} open files, and the system allows {hard:,} (ulimit -Hn)")
+        raise DataError(f"shards: they take {wanted:,} open files, and the system allows {hard:,}; give fewer")
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
     try:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-
-
-class _Shard:
-    """A beton while it is written, and what it is compared with when it is read back: eight bytes an image."""
-
-    def __init__(self, stack: ExitStack, path: Path, capacity: int) -> None:
-        self.path = path
-        self.labels, self.crcs = array("i"), array("I")
-        self._writer = stack.enter_context(BetonWriter(path, capacity))
-
-    def add(self, image: EncodedImage) -> None:
-        self._writer.append(image)
-        self.labels.append(image.label)
-        self.crcs.append(image.crc)
-
-
-@dataclass(frozen=True)
-class _Made:
-    """How all shards are made, for their manifests."""
-
-    settings: PrepareSettings
-    source: Source
-    encoding: Encoding
-
-    def manifest_of(self, shard: _Shard, progress: Callable[[int], object]) -> Manifest:
-        """The manifest of a finished beton, once it is verified."""
-        labels = np.frombuffer(shard.labels, np.int32)
-        sha256 = verify_beton(shard.path, labels, shard.crcs, progress)
-        beton, encoding, source = open_beton(shard.path), self.encoding, self.source
-        return Manifest(
-            source=_described(self.settings.source) | (source.described if isinstance(source, Part) else {}),
-            samples=len(labels),
-            classes=list(source.classes),
-            class_counts=_class_counts(labels, len(source.classes)),
-            encoding={
-                "kind": encoding.kind,
-                "max_resolution": encoding.max_resolution,
-                **({} if encoding.kind == "raw" else {"jpeg_quality": encoding.jpeg_quality}),
-                **({"jpeg_fraction": encoding.jpeg_fraction} if encoding.kind == "mixed" else {}),
-            },
-            height=(int(beton.heights.min()), int(beton.heights.max())),
-            width=(int(beton.widths.min()), int(beton.widths.max())),
-            bytes=shard.path.stat().st_size,
-            sha256=sha256,
-            created=datetime.datetime.now(datetime.UTC).replace(microsecond=0),
-            versions={"python": platform.python_version()}
-            | {tool: importlib.metadata.version(tool) for tool in _TOOLS},
-        )
-
-
-def _united(shards: Sequence[_Shard], manifests: Sequence[Manifest]) -> Manifest:
-    """The manifest of a data set; each shard's own is written beside it."""
-    listed = []
-    for number, (shard, manifest) in enumerate(zip(shards, manifests, strict=True)):
-        named = {"shard": f"{number} of {len(shards)}"}
-        own = manifest.model_copy(update={"source": manifest.source | named})
-        manifest_path(shard.path).write_text(own.model_dump_json(indent=2) + "\n", encoding="utf-8")
-        listed.append(Shard(name=shard.path.name, samples=own.samples, bytes=own.bytes, sha256=own.sha256))
-    return Manifest(
-        source=manifests[0].source,
-        samples=sum(own.samples for own in manifests),
-        classes=manifests[0].classes,
-        class_counts=np.sum([own.class_counts for own in manifests], axis=0, dtype=np.int64).tolist(),
-        encoding=manifests[0].encoding,
-        height=(min(own.height[0] for own in manifests), max(own.height[1] for own in manifests)),
-        width=(min(own.width[0] for own in manifests), max(own.width[1] for own in manifests)),
-        bytes=sum(own.bytes for own in manifests),
-        sha256=sha256_of_shards(listed),
-        created=manifests[-1].created,
-        versions=manifests[0].versions,
-        shards=listed,
-    )
 
 
 class _Written:
@@ -231,22 +149,3 @@ class _Written:
             )
         self.skipped.append(Skipped(name=image.name, reason=image.reason))
         return False
-
-
-def _described(source: SourceSettings) -> dict[str, str]:
-    """What was read, for the manifest: the settings that this kind of source heeds."""
-    described: dict[str, str] = {"kind": source.kind}
-    if source.kind == "shapes":
-        return described | {name: str(getattr(source, name)) for name in ("count", "size", "seed")}
-    described["path"] = str(source.path)
-    if source.resolved_split:
-        described["split"] = source.resolved_split
-    if source.unlabelled:
-        described["unlabelled"] = "true"
-    if source.classes is not None:
-        described["classes"] = str(source.classes)
-    return described
-
-
-def _class_counts(labels: NDArray[np.integer], classes: int) -> list[int]:
-    return np.bincount(labels[labels >= 0], minlength=classes).tolist() if classes else []
