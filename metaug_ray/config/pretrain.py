@@ -6,6 +6,7 @@ from typing import Final, Literal, Self
 
 from pydantic import Field, model_validator
 
+from metaug_ray.choices import OrderKind
 from metaug_ray.config.augmentation import AugmentationSettings
 from metaug_ray.config.bank import BankSettings
 from metaug_ray.config.base import NAME_RULE, RUN_NAME, Location, Positive, Settings
@@ -30,6 +31,9 @@ class DataSettings(Settings):
     """changes that an image undergoes before the encoders see it"""
     second_augmentation: AugmentationSettings | None = None
     """changes that the second crop undergoes, given whole; default: as the first"""
+    order: OrderKind = "permutation"
+    """how an epoch's images are shuffled: by a permutation, of which each worker computes its own part alone, or by
+    sorting all of them, as versions before 0.3.0 did; a run that is resumed keeps its own where nothing is said"""
 
 
 class ComputeSettings(MachineSettings):
@@ -244,6 +248,12 @@ class PretrainSettings(StorageSettings):
         """What is done to each crop of an image that the views show."""
         first, second = self.data.augmentation, self.data.second_augmentation
         return (first, second or first)[: self.model.crops]
+
+    def ordered_by(self, kind: OrderKind) -> Self:
+        """The same with the images of an epoch in another order, unless `data.order` was given."""
+        if "order" in self.data.model_fields_set:
+            return self
+        return self.model_copy(update={"data": self.data.model_copy(update={"order": kind})})
 
     def tracked_at(self, uri: str) -> Self:
         """The same with MLflow at another address."""

@@ -6,6 +6,7 @@ import logging
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from metaug_ray.config.model import Precision
 from metaug_ray.data.loader import EvaluationLoader
 from metaug_ray.data.manifest import Manifest
+from metaug_ray.data.order import evaluation_shards
 from metaug_ray.data.staging import staged
 from metaug_ray.evaluation.classifiers import NOT_FINITE
 from metaug_ray.evaluation.errors import EvaluationError
@@ -148,7 +150,8 @@ class _Worker:
     def run(self, rank: int) -> Iterator[tuple[NDArray[np.int64], dict[str, NDArray[np.float32]]]]:
         """Data set indices [n] and parts [n, V, H] of this rank's images, a batch at a time."""
         device = prepare_task(self.placement)
-        beton = staged(self.images.beton, self.staging)
+        workers = self.placement.workers
+        beton = staged(self.images.beton, self.staging, partial(evaluation_shards, rank=rank, world_size=workers))
         loader = EvaluationLoader(
             beton,
             self.batch_size,
@@ -157,7 +160,7 @@ class _Worker:
             device=device,
             crop=self.images.crop,
             rank=rank,
-            world_size=self.placement.workers,
+            world_size=workers,
         )
         readout = self.readout.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         for batch in loader:

@@ -34,6 +34,7 @@ def open_batches(
             settings.data.image_size,
             settings.crop_augmentations,
             seed=seed,
+            order=settings.data.order,
             cpus=cpus,
             device=device,
             rank=rank,

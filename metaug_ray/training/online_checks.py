@@ -27,6 +27,11 @@ def check_evaluation(settings: PretrainSettings, manifest: Manifest) -> None:
         voting, voters = knn.references_beton, _labelled("references_beton", knn.references_beton)
     if knn.beton is not None:
         _check_queries(knn.beton, voting, voters)
+    if voters.shards and 0 < voters.labelled < voters.samples:
+        raise TrainingError(
+            f"{voting}: {voters.labelled:,} of its {voters.samples:,} images have labels, and of many shards no worker "
+            "knows which; give a labelled beton as health.knn.references_beton, or set health.knn.every to 0"
+        )
     if settings.health.best_by == "knn" and not voters.labelled:
         raise TrainingError(
             f"health.best_by: knn, but {voting} has no labels that could vote; give a labelled beton as "

@@ -11,9 +11,10 @@ from typing import Any
 
 from metaug_ray.addresses import without_secret
 from metaug_ray.config.pretrain import KNN_ACCURACY, PretrainSettings
-from metaug_ray.config.recorded import fixed_settings, to_yaml
+from metaug_ray.config.recorded import fixed_settings, ordered_as_recorded, to_yaml
 from metaug_ray.config.tracking import VARIABLE
 from metaug_ray.data.manifest import Manifest
+from metaug_ray.data.order import check_shards
 from metaug_ray.data.staging import find_manifest
 from metaug_ray.runtime.cluster import cluster, nodes, warn_if_busy
 from metaug_ray.runtime.placement import Placement
@@ -73,6 +74,7 @@ def pretrain(settings: PretrainSettings, supervision: Supervision | None = None)
             allowed.
     """
     manifest = find_manifest(settings.data.beton)
+    check_shards(settings.data.beton, len(manifest.shard_samples), settings.training.batch_size, settings.data.order)
     check_evaluation(settings, manifest)
     folder = RunFolder(settings.storage, settings.name)
     folder.make()
@@ -102,6 +104,7 @@ def _pretrain(
     if record is None:
         record = _new_record(settings, manifest)
     else:
+        settings = ordered_as_recorded(settings, record["fixed"])
         check_resumable(record, settings, manifest.sha256, folder.checkpoints())
         if "finished" in record:
             _check_has_checkpoint(folder)
