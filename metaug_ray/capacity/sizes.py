@@ -17,7 +17,6 @@ class Sizes:
 
     Attributes:
         encoder: parameters of encoders and heads, which DDP reduces.
-        encoder_buffers: of encoders and heads: statistics of batch norm, which DDP broadcasts.
         generator: parameters of the generators; 0 without.
         replicated: all that each worker has of its own in a checkpoint: parameters, statistics, optimisers; and, with
             lookahead, what it keeps of a step.
@@ -28,7 +27,6 @@ class Sizes:
     """
 
     encoder: int
-    encoder_buffers: int
     generator: int
     replicated: int
     tensors: int
@@ -71,7 +69,6 @@ def sizes_of(settings: PretrainSettings) -> Sizes:
         tensors += len(parameters) + 4
     return Sizes(
         encoder=_bytes(list(networks.parameters())),
-        encoder_buffers=_bytes(list(networks.buffers())),
         generator=0 if generators is None else _bytes(list(generators.parameters())),
         replicated=replicated,
         tensors=tensors,

@@ -2,7 +2,7 @@
 
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
-from itertools import chain
+from itertools import chain, repeat
 from pathlib import Path
 from typing import NamedTuple
 
@@ -43,6 +43,8 @@ class Batch(NamedTuple):
         indices: int64 [B] data set indices, on the CPU, where the memory bank wants them.
         valid: bool [B] on the device; False where an evaluation batch is padded. All True in pre-training.
         more_crops: further crops like `images`, if the loader was asked for some.
+        global_indices: those of all ranks' images, rank by rank, int64 [W * B] on the CPU, if the loader was asked for
+            them.
     """
 
     images: Tensor
@@ -50,6 +52,7 @@ class Batch(NamedTuple):
     indices: Tensor
     valid: Tensor
     more_crops: tuple[Tensor, ...] = ()
+    global_indices: Tensor | None = None
 
     @property
     def crops(self) -> tuple[Tensor, ...]:
@@ -76,6 +79,7 @@ class PretrainingLoader:
         device: where batches go; on CUDA they are copied from pinned memory while the batch before is in use.
         rank, world_size: of this worker.
         order: how an epoch's images are shuffled.
+        all_ranks: whether batches tell which images the other ranks have.
 
     Raises:
         DataError: a beton that is missing, unfinished or broken, fewer images than a global batch, one that does not
@@ -97,6 +101,7 @@ class PretrainingLoader:
         rank: int = 0,
         world_size: int = 1,
         order: OrderKind = "permutation",
+        all_ranks: bool = False,
     ) -> None:
         check_part(batch_size, rank, world_size)
         check_natural("seed", seed)
@@ -106,7 +111,7 @@ class PretrainingLoader:
         for each in self._crops:
             check_mixup(each, batch_size)
         self._reader = _Reader(beton, image_size, cpus, device)
-        self._seed, self._order = seed, order
+        self._seed, self._order, self._all_ranks = seed, order, all_ranks
         self.samples, shards = len(self._reader.data), self._reader.data.shards
         check_shards(str(beton), len(shards), batch_size * world_size, order)
         self._part = (shards, batch_size, rank, world_size)
@@ -135,11 +140,21 @@ class PretrainingLoader:
         # The thread that decodes is some batches ahead, and goes through the steps by itself.
         rows = (self._rows(epoch, steps) for steps in order.blocks(start_step))
         steps = chain.from_iterable(order.blocks(start_step))
+        whole_steps = self._global_indices(epoch, start_step)
         with closing(self._reader.read(chain.from_iterable(rows))) as decoded:
             for indices, crops in zip(steps, decoded, strict=True):
                 drawn = zip(crops, self._drawn(epoch, indices), strict=True)
                 augmented = [augment(images, draws, each) for images, (draws, each) in drawn]
-                yield self._reader.batch(augmented, indices, np.ones(len(indices), dtype=bool))
+                batch = self._reader.batch(augmented, indices, np.ones(len(indices), dtype=bool))
+                yield batch._replace(global_indices=next(whole_steps))
+
+    def _global_indices(self, epoch: int, start_step: int) -> Iterator[Tensor | None]:
+        """What batches tell of all ranks' images, step by step."""
+        if not self._all_ranks:
+            return repeat(None)
+        shards, batch_size, _, world_size = self._part
+        whole = TrainingEpoch(shards, world_size * batch_size, 0, 1, self._seed, epoch, self._order)
+        return map(torch.from_numpy, chain.from_iterable(whole.blocks(start_step)))
 
     def _rows(self, epoch: int, steps: NDArray[np.int64]) -> NDArray[np.int64]:
         """What the decoder takes for the images [n, B] of some steps [n, B, columns]."""

@@ -39,6 +39,8 @@ def open_batches(
             device=device,
             rank=rank,
             world_size=world_size,
+            # Who asks whom for which rows of the bank is then known without a word between the ranks.
+            all_ranks=settings.method.targets == "bank",
         )
 
     return batches_of(settings, make_loader)

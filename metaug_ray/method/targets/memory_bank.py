@@ -94,7 +94,9 @@ class MemoryBank:
         """
         return self.ask(index, step, stream=stream).wait()
 
-    def ask(self, index: Tensor, step: int, *, stream: str = "regular") -> "AskedRows":
+    def ask(
+        self, index: Tensor, step: int, *, stream: str = "regular", global_index: Tensor | None = None
+    ) -> "AskedRows":
         """Ask the ranks that own them for the rows that a minibatch is contrasted with, which come in the background.
 
         A collective call: every rank passes the same step and stream and a batch of the same size (with gloo, another
@@ -104,12 +106,13 @@ class MemoryBank:
             index: data set indices of this rank's anchors, integers [B].
             step: number of the training step.
             stream: name of an independent sequence of draws within a step.
+            global_index: indices of all ranks' anchors, rank by rank, int64 [W * B] on the CPU; None to gather them.
 
         Raises:
             IndexError: an index of any rank lies outside the bank; the message names it.
             ValueError: `index` is not of integers [B].
         """
-        global_index = self._gathered(index)
+        global_index = self._checked(index, global_index)
         random = draws.generator("draw", stream, self.seed, step)
         if self.sampling == "per_anchor":
             return self._per_anchor(global_index, len(index), random)
@@ -126,7 +129,7 @@ class MemoryBank:
             rows: their own rows then, [S, B, D].
         """
         assert rows is not None
-        global_index = self._gathered(index)
+        global_index = self._checked(index)
         now = self.sample(index, step).positives
         self._rows.put(global_index, rows)
         sample = self.sample(index, step)
@@ -157,7 +160,7 @@ class MemoryBank:
 
     update = refresh
 
-    def fill(self, index: Tensor, features: Tensor) -> None:
+    def fill(self, index: Tensor, features: Tensor, global_index: Tensor | None = None) -> None:
         """M_s[n_i] <- z_v[i], whatever was there: for rows that begin as features of an untrained encoder.
 
         A collective call, as :meth:`sample`.
@@ -165,6 +168,7 @@ class MemoryBank:
         Args:
             index: data set indices of this rank's images, integers [B].
             features: their unit features, [V, B, D].
+            global_index: as for :meth:`ask`.
 
         Raises:
             IndexError, ValueError: see :meth:`sample`; features of another shape.
@@ -174,7 +178,7 @@ class MemoryBank:
                 f"features {list(features.shape)} do not fit {len(index)} indices in a bank of {self.views} views and "
                 f"{self.feature_size} numbers"
             )
-        self._rows.mix_in(self._gathered(index), self._of_slots(features), 0.0)
+        self._rows.mix_in(self._checked(index, global_index), self._of_slots(features), 0.0)
 
     def state_dict(self) -> dict[str, Any]:
         """The rows, [N, S, D]: a plain tensor for a process alone, a `DTensor` sharded over the group otherwise.
@@ -195,13 +199,19 @@ class MemoryBank:
         """Features of the first view of each slot, [S, B, D]."""
         return features if len(self._first_views) == self.views else stacked(features, self._first_views)
 
-    def _gathered(self, index: Tensor) -> Tensor:
-        """Indices of the global minibatch on the CPU, checked."""
+    def _checked(self, index: Tensor, global_index: Tensor | None = None) -> Tensor:
+        """Indices of the global minibatch on the CPU, which are gathered if they are not given."""
         if not _integers(index):
             raise ValueError(f"index must be integers [B], got {index.dtype} {list(index.shape)}")
-        index = index.detach().to("cpu", torch.int64)
-        global_index = distributed.all_gather_equal(index, self._rows.local.device, self._rows.group)
-        # After the gathering, so that every rank raises and none waits for another.
+        if global_index is None:
+            index = index.detach().to("cpu", torch.int64)
+            global_index = distributed.all_gather_equal(index, self._rows.local.device, self._rows.group)
+        elif len(global_index) != self._rows.world * len(index):
+            raise ValueError(
+                f"global_index has {len(global_index)} images, expected the {len(index)} of each of {self._rows.world} "
+                "ranks"
+            )
+        # All ranks look at all indices, so that every rank raises and none waits for another.
         outside = global_index[(global_index < 0) | (global_index >= self.size)]
         if len(outside):
             raise IndexError(
