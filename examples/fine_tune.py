@@ -16,12 +16,13 @@ model, beton = sys.argv[1], Path(sys.argv[2])
 device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 encoder = load_encoder(model, "sqlite:///~/metaug_ray/mlflow.db").to(device)
-lightness = encoder.encoders["l"].requires_grad_(True).train()  # the network of one view; the other stays frozen
+first = next(iter(encoder.encoders.values()))  # the network of one view; those of others stay frozen
+first.requires_grad_(True).train()
 classifier = nn.LazyLinear(len(read_manifest(beton).classes), device=device)
 images = EvaluationLoader(beton, batch_size=32, image_size=64, cpus=1, device=device)
 classifier(encoder(next(iter(images)).images))  # tells the layer the size of a representation
 
-optimizer = torch.optim.SGD([*lightness.parameters(), *classifier.parameters()], lr=0.01, momentum=0.9)
+optimizer = torch.optim.SGD([*first.parameters(), *classifier.parameters()], lr=0.01, momentum=0.9)
 for step, batch in enumerate(islice(images, 3)):
     loss = F.cross_entropy(classifier(encoder(batch.images)[batch.valid]), batch.labels[batch.valid])
     optimizer.zero_grad()

@@ -1,12 +1,17 @@
 """The weighted k-nearest-neighbour classifier (Wu et al. 2018): what features are worth, without training anything."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 _QUERIES_AT_A_TIME = 1024
+_SIMILARITIES_OF = 4096
+"""Queries whose similarities with a block of references are in memory together."""
+
+Neighbours = tuple[Tensor, Tensor]
+"""Cosines [Q, k] and places int64 [Q, k]."""
 
 
 def weighted_knn(
@@ -47,7 +52,7 @@ def weighted_knn(
     return torch.cat(predictions) if predictions else reference_labels.new_empty(0)
 
 
-def nearest_neighbours(references: Iterable[Tensor], queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
+def nearest_neighbours(references: Iterable[Tensor], queries: Tensor, k: int) -> Neighbours:
     """The k most similar references of each query. References come in blocks, of which one at a time is in memory.
 
     Args:
@@ -58,17 +63,27 @@ def nearest_neighbours(references: Iterable[Tensor], queries: Tensor, k: int) ->
     Returns:
         Cosines [Q, k], greatest first, and places among all references, int64 [Q, k].
     """
-    queries = F.normalize(queries, dim=1)
-    cosines = queries.new_empty(len(queries), 0)
-    places = torch.empty(len(queries), 0, dtype=torch.int64, device=queries.device)
+    parts = F.normalize(queries, dim=1).split(_SIMILARITIES_OF)
+    found = [
+        (part.new_empty(len(part), 0), torch.empty(len(part), 0, dtype=torch.int64, device=part.device))
+        for part in parts
+    ]
     start = 0
     for block in references:
-        found, where = (queries @ F.normalize(block, dim=1).T).topk(min(k, len(block)))
-        cosines, places = torch.cat([cosines, found], 1), torch.cat([places, where + start], 1)
-        cosines, best = cosines.topk(min(k, cosines.shape[1]))
-        places = places.gather(1, best)
+        unit = F.normalize(block, dim=1)
+        for i, part in enumerate(parts):
+            cosines, where = (part @ unit.T).topk(min(k, len(unit)))
+            found[i] = nearest_of([found[i], (cosines, where + start)], k)
         start += len(block)
-    return cosines, places
+    cosines, places = zip(*found, strict=True)
+    return torch.cat(cosines), torch.cat(places)
+
+
+def nearest_of(found: Sequence[Neighbours], k: int) -> Neighbours:
+    """The k most similar of what :func:`nearest_neighbours` found among several references, in their order."""
+    cosines, places = (torch.cat(parts, 1) for parts in zip(*found, strict=True))
+    cosines, best = cosines.topk(min(k, cosines.shape[1]))
+    return cosines, places.gather(1, best)
 
 
 def vote(cosines: Tensor, places: Tensor, labels: Tensor, classes: int, temperature: float) -> Tensor:

@@ -1,11 +1,14 @@
 import math
+import weakref
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from sklearn.neighbors import KNeighborsClassifier, NearestNeighbors
 
-from metaug_ray.knn import nearest_neighbours, weighted_knn
+from metaug_ray.knn import nearest_neighbours, nearest_of, weighted_knn
 
 
 def by_hand(references: list[list[float]], labels: list[int], query: list[float], k: int, t: float) -> int:
@@ -63,3 +66,35 @@ def test_nearest_neighbours_are_scikit_learns_whatever_is_read_at_a_time() -> No
         similarities, nearest = nearest_neighbours(torch.tensor(references).split(rows), torch.tensor(queries), 4)
         assert nearest.tolist() == expected.tolist()
         np.testing.assert_allclose(similarities, 1 - distances, atol=1e-5)
+
+
+def test_parts_of_the_references_together_are_as_all_similarities_at_once() -> None:
+    """Whole numbers, so that cosines round alike; more queries than are compared at a time; shares of several tasks."""
+    generator = torch.Generator().manual_seed(2)
+    references, queries = (torch.randint(-9, 10, (count, 12), generator=generator).double() for count in (900, 4100))
+    similarities = F.normalize(queries) @ F.normalize(references).T
+    expected = similarities.topk(7)
+    parts = []
+    for start, stop in ((0, 500), (500, 504), (504, 900)):
+        cosines, places = nearest_neighbours(references[start:stop].split(100), queries, 7)
+        parts.append((cosines, places + start))
+    cosines, places = nearest_of(parts, 7)
+    torch.testing.assert_close(cosines, expected.values)
+    # Where two are equally similar, either is right.
+    torch.testing.assert_close(similarities.gather(1, places), expected.values)
+    assert (places == expected.indices).double().mean() > 0.99
+
+
+def test_references_are_let_go_when_the_next_ones_come() -> None:
+    blocks: list[weakref.ref[torch.Tensor]] = []
+
+    def read() -> Iterator[torch.Tensor]:
+        for number in range(20):
+            assert sum(block() is not None for block in blocks) <= 1
+            block = torch.full((8, 3), number + 1.0)
+            blocks.append(weakref.ref(block))
+            yield block
+            del block
+
+    nearest_neighbours(read(), torch.eye(3), 2)
+    assert len(blocks) == 20

@@ -60,6 +60,7 @@ def assumptions_of(known: Known) -> list[Assumption]:
         measured += f"; below {known.worker.least} images as long as there"
     computed = {
         "images": (f"{data.images:,}", data.images_from),
+        "shards": (f"{data.shards:,}", data.shards_from),
         "images_per_worker": _batch(known),
         "step_seconds": (", ".join(f"{k}: {v:.3g} s" for k, v in sorted(known.worker.seconds.items())), measured),
         "peak_memory": _memory(known),

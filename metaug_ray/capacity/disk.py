@@ -45,6 +45,6 @@ def disk_of(known: Known) -> Disk:
 
 
 def staging_seconds(known: Known, nodes: int) -> float:
-    """Seconds until each of so many nodes has copied the beton to its own disk."""
+    """Seconds until each of so many nodes has copied the beton, or its shards of it, to its own disk."""
     plan = known.settings.plan
-    return known.data.bytes / (min(plan.disk_rate, plan.storage_rate / nodes) * GB)
+    return known.data.bytes_on(nodes) / (min(plan.disk_rate, plan.storage_rate / nodes) * GB)

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from metaug_ray.capacity.disk import Disk, staging_seconds
-from metaug_ray.capacity.lines import GB, GIB, Known, Line, Refused, bytes_per_image, order_seconds, worker_memory
-from metaug_ray.capacity.loading import readers
+from metaug_ray.capacity.lines import GB, GIB, Known, Line, Refused
 from metaug_ray.runtime.words import duration
 
 _FEW: Final = 16
@@ -95,50 +94,30 @@ def _gpu_memory(outlook: Outlook) -> Limit | None:
 
 
 def _main_memory(outlook: Outlook) -> Limit:
-    known = outlook.known
-    plan = known.settings.plan
+    plan = outlook.known.settings.plan
     over = [line.gpus for line in outlook.lines if line.node_memory > plan.node_memory]
-    gpus = outlook.greatest.gpus
-    here = min(gpus, plan.gpus_per_node)
-    each = worker_memory(known, gpus)
-    # What does not grow with the images, and what an image takes: its place in tables, and its part of the bank.
-    grows = bytes_per_image(known) + known.sizes.row / gpus
-    fixed = each - known.data.images * grows
-    most = max(0.0, plan.node_memory * GIB / here - fixed) / grows
-    size, loaders = bytes_per_image(known), readers(known.settings.run)
+    most = max(line.node_memory for line in outlook.lines)
     text = (
-        f"each worker has tables of all images ({size:,.0f} bytes for each, in {loaders} loaders and the epoch's "
-        f"order), so {_workers(here)} of a node fill its {plan.node_memory:,g} GiB at {_images(most)}"
+        f"the workers of a node take up to {most:,.0f} of its {plan.node_memory:,g} GiB: a process each, and the copy "
+        "of its state that it writes a checkpoint from; images and their tables are mapped from the disk"
     )
     return Limit("main memory", not over, text + _too_many(over))
 
 
-def _start(outlook: Outlook) -> Limit:
+def _start(outlook: Outlook) -> Limit | None:
     known, host = outlook.known, outlook.known.settings.plan.host
+    if not known.sizes.row:
+        return None
     run = known.settings.run
-    each = readers(run) * host.reader_microseconds * 1e-6 + host.order_nanoseconds * 1e-9
-    views = len(run.model.encoders) * run.model.feature_size
+    row = len(run.model.encoders) * run.model.feature_size * host.row_nanoseconds * 1e-9
     least, last = outlook.lines[0].gpus, outlook.greatest.gpus
-    rows = views * host.row_nanoseconds * 1e-9 if known.sizes.row else 0.0
-    longest = known.data.images * (each + rows / least)
-    shortest = known.data.images * (each + rows / last)
-    most = _START / (each + rows / last)
+    longest = known.data.images * row / least
     text = (
-        f"at each start, after a failure too, a worker opens loaders{' and draws its rows of the bank' * (rows > 0)}: "
-        f"{_time(longest)} on {_gpus(least)} and {_time(shortest)} on {last:,}, there ten minutes at {_images(most)}"
+        "at each start, after a failure too, a worker draws its rows of the bank: "
+        f"{_time(longest)} on {_gpus(least)} and {_time(known.data.images * row / last)} on {last:,}, there ten "
+        f"minutes at {_images(_START * last / row)}"
     )
     return Limit("start", longest <= _START, text)
-
-
-def _order(outlook: Outlook) -> Limit:
-    host = outlook.known.settings.plan.host
-    most = _SHARE / (host.order_nanoseconds * 1e-9)
-    over = [line.gpus for line in outlook.lines if line.images_per_second > most]
-    text = (
-        f"each worker draws the order of all images at the start of each epoch, and nothing else is done for "
-        f"{_time(order_seconds(outlook.known))}; more than {_SHARE:.0%} of the time from {most:,.0f} images/s on"
-    )
-    return Limit("epoch's order", not over, text + _too_many(over))
 
 
 def _exchange(outlook: Outlook) -> Limit | None:
@@ -186,13 +165,15 @@ def _staging(outlook: Outlook) -> Limit:
     known, plan = outlook.known, outlook.known.settings.plan
     nodes = -(-outlook.greatest.gpus // plan.gpus_per_node)
     took = staging_seconds(known, nodes)
-    fits = plan.node_disk * GB / known.data.bytes_per_image
+    here = known.data.bytes_on(nodes)
+    fits = known.data.images * plan.node_disk * GB / here
     most = min(fits, known.data.images * _STAGING / took)
-    copying = f"{nodes:,} nodes at once copy it" if nodes > 1 else "one node copies it"
+    copying = f"{nodes:,} nodes at once copy theirs" if nodes > 1 else "one node copies it"
+    whole = ", all of the one beton (--shards deals it)" if known.data.shards == 1 else ""
     text = (
-        f"a staged beton lies whole on every node, {known.data.bytes / GB:,.0f} GB, and workers wait for it for 12 "
-        f"hours at most; {copying} in {_time(took)}, so it ends at {_images(most)} ({plan.node_disk:,.0f} GB are full "
-        f"at {_images(fits)})"
+        f"a node stages {here / GB:,.0f} GB{whole}, and workers wait for it for 12 hours at most; {copying} in "
+        f"{_time(took)}, so it ends at {_images(most)} "
+        f"({plan.node_disk:,.0f} GB are full at {_images(fits)})"
     )
     return Limit("staging", known.data.images <= most, text)
 
@@ -217,7 +198,6 @@ _CHECKS: Final[tuple[Callable[[Outlook], Limit | None], ...]] = (
     _gpu_memory,
     _main_memory,
     _start,
-    _order,
     _exchange,
     _draws,
     _large_shards,

@@ -5,7 +5,7 @@ from typing import Final, Literal
 
 from metaug_ray.capacity.data_set import DataSet
 from metaug_ray.capacity.links import Links
-from metaug_ray.capacity.loading import Cores, cores_of, loaded_per_image, readers, streams
+from metaug_ray.capacity.loading import Cores, cores_of, loaded_per_image
 from metaug_ray.capacity.sizes import Sizes
 from metaug_ray.capacity.traffic import mean_collectives, own_rows, sent_in_a_step
 from metaug_ray.capacity.worker import Worker
@@ -31,7 +31,7 @@ class Line:
         bound: what a step's time is: that of the GPU with network and host, or, where that is more, what cores need to
             decode its images, or what the disk (the shared storage, without staging) needs to read them.
         images_per_second: of all workers.
-        hours: of the run, the drawing of each epoch's order among them.
+        hours: of the run.
         cost: of the GPUs in that time.
         gpu_memory: GiB of each GPU, the bank's rows among them.
         bank: GiB of the rows of bank or support set that each worker holds.
@@ -113,7 +113,7 @@ def line_of(known: Known, gpus: int) -> Line | Refused:
     }
     bound = max(takes, key=lambda part: takes[part])
     step = takes[bound]
-    epoch = run.steps_per_epoch(known.data.images) * step + order_seconds(known)
+    epoch = run.steps_per_epoch(known.data.images) * step
     hours = run.training.epochs * epoch / plan.efficiency / 3600
     bank = bank_bytes(run, known.data.images, gpus) / GIB
     memory = known.worker.step_memory(run, images)
@@ -167,20 +167,7 @@ def exchange_seconds(run: PretrainSettings, settings: CapacitySettings, images: 
     return gpus * own_rows(run, images) * settings.plan.host.exchange_nanoseconds * 1e-9
 
 
-def order_seconds(known: Known) -> float:
-    """Seconds at the start of an epoch in which each worker draws the order of all images."""
-    return known.data.images * known.settings.plan.host.order_nanoseconds * 1e-9
-
-
 def worker_memory(known: Known, gpus: int) -> float:
-    """Bytes of main memory of one worker: its loaders' tables, the epoch's order while it is drawn, and the copy that a
-    checkpoint is written from."""
-    run, host, images = known.settings.run, known.settings.plan.host, known.data.images
-    copied = known.sizes.replicated + bank_bytes(run, images, gpus)
-    return host.process_memory * GIB + copied + images * bytes_per_image(known)
-
-
-def bytes_per_image(known: Known) -> float:
-    """Main memory that each image of the data set takes on each worker, whatever the number of workers."""
-    run, host = known.settings.run, known.settings.plan.host
-    return readers(run) * host.reader_bytes + streams(run) * host.order_bytes
+    """Bytes of main memory of one worker: its process, and the copy that a checkpoint is written from."""
+    copied = known.sizes.replicated + bank_bytes(known.settings.run, known.data.images, gpus)
+    return known.settings.plan.host.process_memory * GIB + copied

@@ -42,8 +42,6 @@ class Links:
         match each.kind:
             case "all_reduce" | "reduce_gathered":
                 messages = 2.0 * depth
-            case "broadcast":
-                messages = depth
             case "all_gather" | "all_to_all":
                 messages = workers - 1
         return each.calls * messages * self.latency + self._bytes(each, workers)

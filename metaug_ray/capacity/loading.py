@@ -48,17 +48,3 @@ def loaded_per_image(run: PretrainSettings) -> float:
     separate = run.method.generators and run.method.meta.schedule == "separate"
     decoded = 1 / run.training.updates_per_batch + (1 / run.method.meta.every if separate else 0)
     return decoded * (_TWO_CROPS if run.model.crops == 2 else 1)
-
-
-def readers(run: PretrainSettings) -> int:
-    """Loaders that a worker opens over the training images: for steps, for meta steps of their own, and two for the
-    kNN, unless it has betons of its own."""
-    knn = run.health.knn
-    voting = knn.every > 0 and knn.references_beton is None
-    asked = voting and knn.beton is None
-    return streams(run) + voting + asked
-
-
-def streams(run: PretrainSettings) -> int:
-    """Orders of all images that are drawn for an epoch."""
-    return 1 + (run.method.generators and run.method.meta.schedule == "separate")

@@ -84,7 +84,7 @@ def _disk(plan: Plan) -> str:
     disk = plan.disk
     return "Disk\n" + _aligned(
         [
-            ("beton, in the storage and staged on each node", f"{disk.beton / GB:,.1f} GB", ""),
+            ("data set, in the storage", f"{disk.beton / GB:,.1f} GB", ""),
             ("reading it once from a node's own disk", duration(disk.read_seconds), ""),
             ("a checkpoint", f"{disk.checkpoint / GB:,.2f} GB", _without_bank(disk)),
             ("writing it to the shared storage", duration(disk.checkpoint_seconds), ""),

@@ -17,7 +17,6 @@ class Sizes:
 
     Attributes:
         encoder: parameters of encoders and heads, which DDP reduces.
-        encoder_buffers: of encoders and heads: statistics of batch norm, which DDP broadcasts.
         generator: parameters of the generators; 0 without.
         replicated: all that each worker has of its own in a checkpoint: parameters, statistics, optimisers; and, with
             lookahead, what it keeps of a step.
@@ -27,7 +26,6 @@ class Sizes:
     """
 
     encoder: int
-    encoder_buffers: int
     generator: int
     replicated: int
     row: int
@@ -66,7 +64,6 @@ def sizes_of(settings: PretrainSettings) -> Sizes:
         replicated += _bytes(parameters) + 8 * len(parameters) + kept * settings.training.batch_size * number
     return Sizes(
         encoder=_bytes(list(networks.parameters())),
-        encoder_buffers=_bytes(list(networks.buffers())),
         generator=0 if generators is None else _bytes(list(generators.parameters())),
         replicated=replicated,
         row=bank_bytes(settings, 1, 1) if banked else 0,

@@ -8,12 +8,11 @@ from typing import Final, Literal
 from metaug_ray.capacity.sizes import Sizes
 from metaug_ray.config.pretrain import PretrainSettings
 
-_INDEX: Final = 8  # bytes of int64
 _EXTREMES: Final = 8  # two of float32
 _DOUBLE: Final = 8
 _BUCKET: Final = 25 * 2**20  # DDP's buckets of gradients
 
-Kind = Literal["all_reduce", "reduce_gathered", "all_gather", "all_to_all", "broadcast"]
+Kind = Literal["all_reduce", "reduce_gathered", "all_gather", "all_to_all"]
 
 
 @dataclass(frozen=True)
@@ -23,7 +22,7 @@ class Collective:
     Attributes:
         name: what is sent.
         kind: how.
-        payload: bytes of the tensor that is reduced or broadcast; that a worker adds to what is gathered, or to what is
+        payload: bytes of the tensor that is reduced; that a worker adds to what is gathered, or to what is
             reduced in the form of all that was gathered; or that it gets by an all-to-all, its own rows among them.
         calls: number of calls in a step that these bytes are spread over; a fraction where most steps make none.
     """
@@ -37,8 +36,7 @@ class Collective:
         """Bytes that leave each of so many workers, the mean over them.
 
         A ring all-reduce sends 2 (n - 1) / n of its tensor (Patarasuk and Yuan 2009), as much as any other one must; of
-        evenly spread rows (n - 1) / n belong to others; what is gathered goes to each of the others; what is broadcast
-        arrives at all but one.
+        evenly spread rows (n - 1) / n belong to others; what is gathered goes to each of the others.
         """
         share = (workers - 1) / workers
         match self.kind:
@@ -48,7 +46,7 @@ class Collective:
                 return 2 * (workers - 1) * self.payload
             case "all_gather":
                 return (workers - 1) * self.payload
-            case "all_to_all" | "broadcast":
+            case "all_to_all":
                 return share * self.payload
 
 
@@ -72,7 +70,6 @@ def collectives(run: PretrainSettings, sizes: Sizes, images: int, *, meta: bool)
     bank = method.targets == "bank"
     found = [
         *(_of_bank(run, sizes, images, 1 + separate) if bank else _of_batch(run, sizes, images, passes, meta=meta)),
-        Collective("statistics of batch norm", "broadcast", passes * sizes.encoder_buffers, passes),
         Collective(GRADIENTS, "all_reduce", passes * sizes.encoder, passes * (1 + math.ceil(sizes.encoder / _BUCKET))),
         Collective("gradients of the generators", "all_reduce", meta * sizes.generator, float(meta)),
         # Loss and three norms.
@@ -84,10 +81,10 @@ def collectives(run: PretrainSettings, sizes: Sizes, images: int, *, meta: bool)
 
 def _of_bank(run: PretrainSettings, sizes: Sizes, images: int, minibatches: int) -> list[Collective]:
     """What the memory bank sends."""
-    wanted = rows_wanted(run, images)
+    own, pool = own_rows(run, images), run.bank.negatives if run.bank.sampling == "shared" else 0
     return [
-        Collective("indices of the batch", "all_gather", minibatches * images * _INDEX, minibatches),
-        Collective("rows read from the bank", "all_to_all", minibatches * wanted * sizes.row, minibatches),
+        Collective("rows of the bank for each anchor", "all_to_all", minibatches * own * sizes.row, minibatches),
+        Collective("rows of the bank for all of them", "all_reduce", minibatches * pool * sizes.row, minibatches),
         Collective("rows written to the bank", "all_to_all", images * sizes.feature),
     ]
 
@@ -113,13 +110,8 @@ def _of_batch(run: PretrainSettings, sizes: Sizes, images: int, passes: int, *, 
     return found
 
 
-def rows_wanted(run: PretrainSettings, images: int) -> int:
-    """Rows of the bank that a worker with so many images asks for in a step."""
-    return own_rows(run, images) + (run.bank.negatives if run.bank.sampling == "shared" else 0)
-
-
 def own_rows(run: PretrainSettings, images: int) -> int:
-    """Of these, those that it alone asks for."""
+    """Rows of the bank that a worker with so many images asks for in a step, and no other one."""
     return images * (1 + run.bank.negatives) if run.bank.sampling == "per_anchor" else 2 * images
 
 

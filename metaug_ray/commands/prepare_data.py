@@ -39,4 +39,6 @@ def _prepare(settings: PrepareSettings) -> None:
     beton = readable(str(settings.output))
     source = manifest.source
     part = f" (part {source['part']} of {int(source['part_of']):,})" if "part" in source else ""
-    print(f"{beton}: {manifest.samples:,} images{part}, {len(manifest.classes)} classes, SHA-256 {manifest.sha256}")
+    dealt = f", {len(manifest.shards):,} shards" if manifest.shards else ""
+    what = f"{manifest.samples:,} images{part}, {len(manifest.classes)} classes{dealt}"
+    print(f"{beton}: {what}, SHA-256 {manifest.sha256}")

@@ -89,7 +89,7 @@ def setting_names(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
             yield prefix + name
 
 
-_NAMED: Final = re.compile(r"[\w.]+: ")
+_NAMED: Final = re.compile(r"([\w.]+): ")
 
 _EXPECTED: Final[Mapping[str, str]] = {
     "greater_than": "more than {gt}",
@@ -126,14 +126,15 @@ def explain(error: ValidationError, named: Callable[[str], str] = str) -> str:
     """
     lines = []
     for problem in error.errors():
-        field = named(".".join(map(str, problem["loc"])))
+        field = ".".join(map(str, problem["loc"]))
         # Of a tuple whose every entry is wrong pydantic says besides that it has none.
         if problem["type"] == "too_short" and any(other["loc"][:-1] == problem["loc"] for other in error.errors()):
             continue
         message = masked(_worded(problem))
         # A model's own checks begin with the field they are about, a field's own do not.
-        separator = "." if problem["type"] == "value_error" and _NAMED.match(message) else ": "
-        lines.append(f"{field}{separator}{message}" if field else message)
+        if problem["type"] == "value_error" and (about := _NAMED.match(message)):
+            field, message = ".".join(filter(None, (field, about[1]))), message[about.end() :]
+        lines.append(f"{named(field)}: {message}" if field else message)
     return "\n".join(lines)
 
 

@@ -86,6 +86,9 @@ class EvaluateSettings(StorageSettings):
     """linear probe"""
     augmented_probe: AugmentedProbeSettings | None = None
     """full linear evaluation; off by default"""
+    memory: Positive = 8.0
+    """GiB of representations that a classifier may hold, on its GPU where it has one; more are read from the cache
+    again for each epoch, in a less random order"""
     plots: bool = True
     """draw representations, confusions and nearest neighbours"""
     cache: LocalPath = Path("~/metaug_ray/representations")

@@ -17,14 +17,6 @@ class HostSettings(Settings):
     """What grows on a worker's host with the images or the workers; measured on one CPU thread by
     `tests/benchmarks/host_costs.py`."""
 
-    reader_bytes: Positive = 620.0
-    """main memory that each opened loader takes for an image"""
-    reader_microseconds: Positive = 4.1
-    """time that each loader takes to open, for an image"""
-    order_bytes: Positive = 24.0
-    """main memory that an epoch's order takes for an image while it is drawn"""
-    order_nanoseconds: Positive = 315.0
-    """time to draw an epoch's order, for an image; each worker draws all of it, at the start of each epoch"""
     row_nanoseconds: Positive = 13.0
     """time to draw a number of the bank's first rows"""
     exchange_nanoseconds: Positive = 30.0
@@ -42,6 +34,8 @@ class PlanSettings(Settings):
     """numbers of GPUs, of which each is a line of the plan; each GPU has one worker"""
     images: int | None = Field(None, ge=2)
     """images of the data set; default: as many as data.beton has, or ImageNet's where there is no such file"""
+    shards: int | None = Field(None, ge=1)
+    """betons that the data set was dealt to; default: as data.beton, or 1 where there is no such file"""
     images_per_worker: int | None = Field(None, ge=1)
     """let the batch grow with the GPUs: so many images for each; default: all share training.batch_size"""
     step_seconds: Points | None = Field(None, min_length=1)

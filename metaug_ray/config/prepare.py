@@ -140,7 +140,7 @@ class EncodingSettings(Settings):
 
 
 class PrepareSettings(Settings):
-    """Writing one beton."""
+    """Writing one beton, or a data set of many."""
 
     source: SourceSettings
     """where images come from"""
@@ -148,6 +148,9 @@ class PrepareSettings(Settings):
     """how images are stored"""
     output: LocalPath
     """beton to write, such as data/train.beton; its manifest is written beside it"""
+    shards: int = Field(1, ge=1, le=99_999)
+    """betons that the images are dealt to, one after another, in a folder that is called as the output: for data sets
+    that are too large for each node's disk; a global batch must be a multiple of it"""
     workers: int | None = Field(None, ge=1, le=1024)
     """processes that decode and encode; default one for every CPU that this process may use"""
     overwrite: bool = False

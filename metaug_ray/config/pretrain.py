@@ -6,6 +6,7 @@ from typing import Final, Literal, Self
 
 from pydantic import Field, model_validator
 
+from metaug_ray.choices import OrderKind
 from metaug_ray.config.augmentation import AugmentationSettings
 from metaug_ray.config.bank import BankSettings
 from metaug_ray.config.base import NAME_RULE, RUN_NAME, Location, Positive, Settings
@@ -30,6 +31,9 @@ class DataSettings(Settings):
     """changes that an image undergoes before the encoders see it"""
     second_augmentation: AugmentationSettings | None = None
     """changes that the second crop undergoes, given whole; default: as the first"""
+    order: OrderKind = "permutation"
+    """how an epoch's images are shuffled: by a permutation, of which each worker computes its own part alone, or by
+    sorting all of them, as versions before 0.3.0 did; a run that is resumed keeps its own where nothing is said"""
 
 
 class ComputeSettings(MachineSettings):
@@ -232,10 +236,24 @@ class PretrainSettings(StorageSettings):
             )
 
     @property
+    def variant(self) -> str:
+        """The papers' name for the method, and how many encoders there are where the papers have another number."""
+        encoders = len(self.model.encoders)
+        usual = len(self.model.views) if self.method.targets == "bank" else 1
+        more = "" if encoders == usual else f", {encoders} encoder{'' if encoders == 1 else 's'}"
+        return self.method.variant + more
+
+    @property
     def crop_augmentations(self) -> tuple[AugmentationSettings, ...]:
         """What is done to each crop of an image that the views show."""
         first, second = self.data.augmentation, self.data.second_augmentation
         return (first, second or first)[: self.model.crops]
+
+    def ordered_by(self, kind: OrderKind) -> Self:
+        """The same with the images of an epoch in another order, unless `data.order` was given."""
+        if "order" in self.data.model_fields_set:
+            return self
+        return self.model_copy(update={"data": self.data.model_copy(update={"order": kind})})
 
     def tracked_at(self, uri: str) -> Self:
         """The same with MLflow at another address."""
@@ -297,8 +315,8 @@ class PretrainSettings(StorageSettings):
         if self.method.generators and (images % parts or images // parts < least):
             short = f" of at least {least}" if least > 1 else ""
             raise ValueError(
-                f"method.meta.share: the {images} images of each worker do not divide into {parts} parts{short}; "
-                "use a larger share, or another training.batch_size"
+                f"method.meta.share: got {self.method.meta.share:g}, and the {images} images of each worker do not "
+                f"divide into {parts} parts{short}; use a larger share, or another training.batch_size"
             )
 
     def _least_images(self, workers: int) -> int:

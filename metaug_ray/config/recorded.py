@@ -11,6 +11,7 @@ from typing import Any, Final
 import yaml
 
 from metaug_ray.addresses import without_secret
+from metaug_ray.choices import OrderKind
 from metaug_ray.config.contrasts import CONTRASTS
 from metaug_ray.config.pretrain import PretrainSettings
 
@@ -39,6 +40,9 @@ RENAMED: Final[dict[str, tuple[str, ...]]] = {
     "method.meta.mode": (),
 }
 """Settings of pre-training by the names that earlier versions had for them: all that took their place, if anything."""
+
+_EARLIER_ORDER: Final[OrderKind] = "sort"
+"""`data.order` of records that lack it."""
 
 MAY_CHANGE: Final = {"fork", "register_as", "compute", "checkpoint", "health", "tracking", "storage"}
 """What no result depends on, up to rounding."""
@@ -76,14 +80,29 @@ def read_settings(recorded: Mapping[str, Any]) -> PretrainSettings:
     Raises:
         pydantic.ValidationError: another version's record, which this one cannot read.
     """
-    return PretrainSettings.model_validate(migrated(without_secrets(recorded)))
+    settings = migrated(without_secrets(recorded))
+    settings["data"] = {"order": _EARLIER_ORDER} | settings.get("data", {})
+    return PretrainSettings.model_validate(settings)
+
+
+def ordered_as_recorded(settings: PretrainSettings, recorded: Mapping[str, Any]) -> PretrainSettings:
+    """The settings of a run that goes on: its images come in the order that it began with, if nobody says another.
+
+    Args:
+        settings: that it shall go on with.
+        recorded: what `fixed_settings` of any version gave at its beginning.
+    """
+    return settings.ordered_by(recorded["data"].get("order", _EARLIER_ORDER))
 
 
 def fixed_settings(settings: PretrainSettings) -> dict[str, Any]:
-    """The settings that results depend on. Data counts by its content, not by its place, and of the contrasts the one
-    that is trained."""
+    """The settings that results depend on. Data counts by its content, not by its place, and of the contrasts and
+    targets those that are trained with."""
     fixed = settings.model_dump(mode="json", exclude=MAY_CHANGE)
     del fixed["data"]["beton"]
+    for targets, group in {"bank": "bank", "neighbours": "support"}.items():
+        if settings.method.targets != targets:
+            del fixed[group]
     for contrast in set(CONTRASTS) - {settings.method.contrast}:
         del fixed["method"][contrast]
     return fixed

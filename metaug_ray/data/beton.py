@@ -2,6 +2,7 @@
 
 import logging
 import os
+import tempfile
 import zlib
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -22,18 +23,13 @@ from metaug_ray.data.ffcv_api import (
     TYPE_ID_HANDLER,
     FieldDescType,
     HeaderType,
-    IntField,
-    Reader,
-    RGBImageField,
     align_to_page,
-    get_metadata_type,
     imdecode,
 )
+from metaug_ray.data.mapped import FIELDS, IMAGE, LABEL, METADATA_TYPE, TABLES_START, open_beton
 
-IMAGE_FIELD = "image"
-LABEL_FIELD = "label"
-# The reader addresses fields by position.
-_IMAGE, _LABEL = "f0", "f1"
+_ROW = np.dtype([("metadata", METADATA_TYPE), ("place", ALLOC_TABLE_TYPE)])
+_ROWS_AT_ONCE = 1 << 13
 _MIN_PAGE = 2 << 20  # FFCV's least
 _MOST_LEVELS_OFF = 2
 _log = logging.getLogger(__name__)
@@ -55,12 +51,11 @@ class BetonWriter(AbstractContextManager["BetonWriter"]):
 
     def __init__(self, path: Path, capacity: int) -> None:
         self._page = _MIN_PAGE
-        self._fields = {IMAGE_FIELD: RGBImageField(), LABEL_FIELD: IntField()}
-        self._metadata = np.zeros(capacity, get_metadata_type(list(self._fields.values())))
-        self._table = np.zeros(capacity, ALLOC_TABLE_TYPE)
-        tables = HeaderType.itemsize + len(self._fields) * FieldDescType.itemsize + self._metadata.nbytes
-        self._end = align_to_page(tables, self._page)
+        self._end = align_to_page(TABLES_START + capacity * METADATA_TYPE.itemsize, self._page)
         self._file = path.open("wb")
+        # The tables of very many images are more than memory should hold; where they go is known at the end.
+        self._rows = tempfile.TemporaryFile(dir=path.parent)  # noqa: SIM115
+        self._row = np.zeros(1, _ROW)
         self.samples = 0
 
     def append(self, image: EncodedImage) -> None:
@@ -74,96 +69,51 @@ class BetonWriter(AbstractContextManager["BetonWriter"]):
             self._end = align_to_page(self._end, self._page)
         self._file.seek(self._end)
         self._file.write(image.data)
-        self._table[self.samples] = (self.samples, self._end, size)
-        row = self._metadata[self.samples]
-        row[_IMAGE]["mode"] = IMAGE_MODES["jpg" if image.is_jpeg else "raw"]
-        row[_IMAGE]["height"], row[_IMAGE]["width"] = image.height, image.width
-        row[_IMAGE]["data_ptr"] = self._end
-        row[_LABEL] = image.label
+        self._row["place"] = (self.samples, self._end, size)
+        fields = self._row["metadata"][0]
+        fields[IMAGE]["mode"] = IMAGE_MODES["jpg" if image.is_jpeg else "raw"]
+        fields[IMAGE]["height"], fields[IMAGE]["width"] = image.height, image.width
+        fields[IMAGE]["data_ptr"] = self._end
+        fields[LABEL] = image.label
+        self._rows.write(self._row.tobytes())
         self._end += size
         self.samples += 1
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        with self._file:
+        with self._file, self._rows:
             if error is None:
                 self._finish()
 
     def _finish(self) -> None:
         table_start = align_to_page(self._end, self._page)
-        self._file.seek(table_start)
-        self._file.write(self._table[: self.samples].tobytes())
-
         header = np.zeros(1, HeaderType)[0]
         header["version"] = CURRENT_VERSION
-        header["num_fields"] = len(self._fields)
+        header["num_fields"] = len(FIELDS)
         header["page_size"] = self._page
         header["num_samples"] = self.samples
         header["alloc_table_ptr"] = table_start
-        descriptors = np.zeros(len(self._fields), FieldDescType)
+        descriptors = np.zeros(len(FIELDS), FieldDescType)
         type_ids = {handler: type_id for type_id, handler in TYPE_ID_HANDLER.items()}
-        for descriptor, (name, field) in zip(descriptors, self._fields.items(), strict=True):
+        for descriptor, (name, field) in zip(descriptors, FIELDS.items(), strict=True):
             descriptor["type_id"] = type_ids[type(field)]
             descriptor["name"][: len(name)] = np.frombuffer(name.encode("ascii"), np.uint8)
             descriptor["arguments"][:] = field.to_binary()[0]
         self._file.seek(0)
-        self._file.write(header.tobytes() + descriptors.tobytes() + self._metadata[: self.samples].tobytes())
+        self._file.write(header.tobytes() + descriptors.tobytes())
+        middle = METADATA_TYPE.itemsize
+        self._write_columns(slice(middle), TABLES_START)
+        self._write_columns(slice(middle, None), table_start)
         self._file.flush()
         os.fsync(self._file.fileno())
 
-
-def open_beton(path: Path) -> Reader:
-    """FFCV's reader of a beton, once its header and tables are seen to be sound.
-
-    Raises:
-        DataError: not a beton of this format, or one that is cut short.
-    """
-    size = path.stat().st_size
-    try:
-        reader = Reader(str(path))
-        sound = _is_sound(reader, size)
-    # FFCV asserts, indexes and unpacks whatever bytes it finds.
-    except (AssertionError, IndexError, KeyError, ValueError, MemoryError, OverflowError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: is not a readable beton ({error}); prepare the data again") from error
-    if not sound:
-        raise DataError(
-            f"{path}: is not a beton of images and labels, or its tables are cut short; prepare the data again"
-        )
-    return reader
-
-
-def _is_sound(reader: Reader, size: int) -> bool:
-    """Whether all that the tables say lies in the file, of so many bytes: FFCV's decoders look at whatever place in
-    memory they are told."""
-    kinds = {name: type(handler) for name, handler in reader.handlers.items()}
-    if list(kinds.items()) != [(IMAGE_FIELD, RGBImageField), (LABEL_FIELD, IntField)]:
-        return False
-    if not len(reader.metadata) == len(reader.alloc_table) == reader.num_samples:
-        return False
-    image, start, length = reader.metadata[_IMAGE], reader.alloc_table["ptr"], reader.alloc_table["size"]
-    pixels = 3 * image["height"].astype(np.uint64) * image["width"]
-    is_raw, is_jpeg = (image["mode"] == IMAGE_MODES[mode] for mode in ("raw", "jpg"))
-    checks = (
-        # A sum of the two could be so large that it begins again at 0.
-        start <= size,
-        length <= np.uint64(size) - start,
-        image["data_ptr"] == start,
-        pixels > 0,
-        is_jpeg | (is_raw & (length == pixels)),
-    )
-    return all(bool(check.all()) for check in checks)
-
-
-def beton_labels(reader: Reader) -> NDArray[np.int64]:
-    """Labels [N] by sample."""
-    return np.asarray(reader.metadata[_LABEL], dtype=np.int64)
-
-
-def beton_sizes(reader: Reader) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Heights [N] and widths [N] of the stored images by sample, in pixels."""
-    image = reader.metadata[_IMAGE]
-    return image["height"].astype(np.int64), image["width"].astype(np.int64)
+    def _write_columns(self, chosen: slice, start: int) -> None:
+        self._rows.seek(0)
+        self._file.seek(start)
+        while block := self._rows.read(_ROWS_AT_ONCE * _ROW.itemsize):
+            # Bytes: NumPy copies fields without what lies between them, and leaves there what it finds.
+            self._file.write(np.frombuffer(block, np.uint8).reshape(-1, _ROW.itemsize)[:, chosen].tobytes())
 
 
 def sha256_of(path: Path, progress: Callable[[int], object] = lambda _: None) -> str:
@@ -174,7 +124,7 @@ def sha256_of(path: Path, progress: Callable[[int], object] = lambda _: None) ->
 
 def verify_beton(
     path: Path,
-    labels: NDArray[np.int64],
+    labels: NDArray[np.integer],
     crcs: Sequence[int],
     progress: Callable[[int], object] = lambda _: None,
     decoded: int = 64,
@@ -186,7 +136,7 @@ def verify_beton(
 
     Args:
         path: the beton.
-        labels: [N], what was appended.
+        labels: [N], what was appended; integers of any size.
         crcs: N, of the bytes appended.
         progress: is told of the bytes as they are read.
         decoded: number of images to decode.
@@ -197,29 +147,31 @@ def verify_beton(
     Raises:
         DataError: the file is not what was written.
     """
-    reader = open_beton(path)
-    if len(labels) != reader.num_samples or not np.array_equal(beton_labels(reader), labels):
-        raise DataError(f"{path}: the labels read back differ from those written; the disk or its memory may be faulty")
-    table = reader.alloc_table
-    if not np.array_equal(table["sample_id"], np.arange(len(labels))):
-        raise DataError(f"{path}: the images read back are out of order; prepare the data again")
+    beton = open_beton(path)
+    if len(beton) != len(labels):
+        raise DataError(f"{path}: holds {len(beton):,} images where {len(labels):,} were written; prepare it again")
+    for first in range(0, len(labels), _ROWS_AT_ONCE):
+        samples = np.arange(first, min(first + _ROWS_AT_ONCE, len(labels)))
+        beton.stored(samples)
+        if not np.array_equal(beton.labels[samples], labels[samples]):
+            raise DataError(
+                f"{path}: the labels read back differ from those written; the disk or its memory may be faulty"
+            )
+        if not np.array_equal(beton.alloc_table["sample_id"][samples], samples):
+            raise DataError(f"{path}: the images read back are out of order; prepare the data again")
     sha256 = sha256_of(path, progress)
-    content = np.memmap(path, np.uint8, "r")
-    for sample, (start, size) in enumerate(zip(table["ptr"].tolist(), table["size"].tolist(), strict=True)):
-        if zlib.crc32(content[start : start + size].data) != crcs[sample]:
+    for sample, crc in enumerate(crcs):
+        if zlib.crc32(beton.content(sample).data) != crc:
             raise DataError(
                 f"{path}: image {sample} read back differs from the one written; the disk may be full or faulty"
             )
     errors = []
-    for sample in np.linspace(0, len(labels) - 1, min(decoded, len(labels))).astype(int):
-        start, size = int(table["ptr"][sample]), int(table["size"][sample])
-        field = reader.metadata[_IMAGE][sample]
-        shape = (int(field["height"]), int(field["width"]))
-        data = np.array(content[start : start + size])
-        if field["mode"] == IMAGE_MODES["jpg"]:
-            errors.append(decoding_error(data, *shape, f"{path}: image {sample}"))
-        elif data.size != 3 * shape[0] * shape[1]:
-            raise DataError(f"{path}: image {sample} has {data.size} bytes, expected {shape[0]} x {shape[1]} pixels")
+    chosen = np.linspace(0, len(labels) - 1, min(decoded, len(labels))).astype(np.int64)
+    stored = beton.stored(chosen)
+    for sample, is_jpeg, height, width in zip(chosen, stored.are_jpeg, stored.heights, stored.widths, strict=True):
+        if is_jpeg:
+            data = np.array(beton.content(sample))
+            errors.append(decoding_error(data, int(height), int(width), f"{path}: image {sample}"))
     check_decoding(errors)
     return sha256
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numba.typed
 from llvmlite.binding import add_symbol  # type: ignore[import-untyped]
-from numba import types
+from numba import carray, types  # type: ignore[attr-defined]
 
 
 @contextmanager
@@ -23,16 +23,8 @@ def _plain_dictionary() -> Iterator[None]:
 
 with _plain_dictionary():
     from ffcv.fields import IntField, RGBImageField
-    from ffcv.fields.decoders import SimpleRGBImageDecoder
     from ffcv.fields.rgb_image import IMAGE_MODES
     from ffcv.libffcv import imdecode, lib
-    from ffcv.loader import Loader
-    from ffcv.loader.epoch_iterator import EpochIterator
-    from ffcv.pipeline.allocation_query import AllocationQuery
-    from ffcv.pipeline.compiler import Compiler
-    from ffcv.pipeline.state import State
-    from ffcv.reader import Reader
-    from ffcv.transforms import ToTensor
     from ffcv.types import (
         ALLOC_TABLE_TYPE,
         CURRENT_VERSION,
@@ -41,10 +33,7 @@ with _plain_dictionary():
         HeaderType,
         get_metadata_type,
     )
-    from ffcv.utils import align_to_page
-
-# FFCV would have numba compile the pipeline of each loader in each process; what takes long here is compiled already.
-Compiler.set_enabled(False)
+    from ffcv.utils import align_to_page, cast_int_to_byte_ptr
 
 
 _UINT32 = (types.uint32,) * 8
@@ -67,21 +56,15 @@ __all__ = [
     "CURRENT_VERSION",
     "IMAGE_MODES",
     "TYPE_ID_HANDLER",
-    "AllocationQuery",
-    "Compiler",
-    "EpochIterator",
     "FieldDescType",
     "HeaderType",
     "IntField",
-    "Loader",
     "RGBImageField",
-    "Reader",
-    "SimpleRGBImageDecoder",
-    "State",
-    "ToTensor",
     "align_to_page",
     "c_imdecode",
     "c_resize",
+    "carray",
+    "cast_int_to_byte_ptr",
     "get_metadata_type",
     "imdecode",
 ]

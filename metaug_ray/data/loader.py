@@ -2,6 +2,7 @@
 
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
+from itertools import chain, repeat
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,20 +11,27 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from metaug_ray.choices import OrderKind
 from metaug_ray.config.augmentation import AugmentationSettings
 from metaug_ray.data.augmentation import augment, check_mixup
-from metaug_ray.data.beton import IMAGE_FIELD, LABEL_FIELD, beton_labels, beton_sizes, open_beton
 from metaug_ray.data.cpus import available_cpus
 from metaug_ray.data.crops import central_crops, random_resized_crops
+from metaug_ray.data.data_set import DataSet
 from metaug_ray.data.decoded import decoded_batches
-from metaug_ray.data.decoder import CroppedImageDecoder, decoding_rows
-from metaug_ray.data.errors import DataError
-from metaug_ray.data.ffcv_api import Loader, ToTensor
-from metaug_ray.data.manifest import read_manifest
-from metaug_ray.data.order import check_natural, check_part, evaluation_steps, training_step_count, training_steps
+from metaug_ray.data.decoder import Decoder, decoding_rows
+from metaug_ray.data.mapped import Stored
+from metaug_ray.data.order import (
+    TrainingEpoch,
+    check_natural,
+    check_part,
+    check_shards,
+    evaluation_shards,
+    evaluation_step_count,
+    evaluation_steps,
+    training_shards,
+    training_step_count,
+)
 from metaug_ray.data.randomness import Draws
-
-_BATCHES_AHEAD = 3
 
 
 class Batch(NamedTuple):
@@ -35,6 +43,8 @@ class Batch(NamedTuple):
         indices: int64 [B] data set indices, on the CPU, where the memory bank wants them.
         valid: bool [B] on the device; False where an evaluation batch is padded. All True in pre-training.
         more_crops: further crops like `images`, if the loader was asked for some.
+        global_indices: those of all ranks' images, rank by rank, int64 [W * B] on the CPU, if the loader was asked for
+            them.
     """
 
     images: Tensor
@@ -42,6 +52,7 @@ class Batch(NamedTuple):
     indices: Tensor
     valid: Tensor
     more_crops: tuple[Tensor, ...] = ()
+    global_indices: Tensor | None = None
 
     @property
     def crops(self) -> tuple[Tensor, ...]:
@@ -58,7 +69,8 @@ class PretrainingLoader:
     The first batch that a machine ever decodes takes a second or two more, while the decoding is compiled.
 
     Args:
-        beton: local file with its manifest beside it, as `prepare` writes and `stage` copies them.
+        beton: local file, or folder of shards, with its manifest beside it, as `prepare` writes and `stage` copies
+            them; of shards only those that this rank needs are read.
         batch_size: images per step on this rank.
         image_size: side S of the batches' images, in pixels.
         augmentation: what is done to each image; in a sequence, what is done to each of as many crops of it.
@@ -66,10 +78,12 @@ class PretrainingLoader:
         cpus: the worker's share of CPUs; no more threads decode, nor more than the process may use.
         device: where batches go; on CUDA they are copied from pinned memory while the batch before is in use.
         rank, world_size: of this worker.
+        order: how an epoch's images are shuffled.
+        all_ranks: whether batches tell which images the other ranks have.
 
     Raises:
-        DataError: a beton that is missing, unfinished or broken, fewer images than a global batch, or mixup with an odd
-            `batch_size`.
+        DataError: a beton that is missing, unfinished or broken, fewer images than a global batch, one that does not
+            divide among the shards, or mixup with an odd `batch_size`.
         ValueError: a size, share, rank, seed or device out of range, or an empty sequence of augmentations.
         TypeError: one that is no integer.
     """
@@ -86,6 +100,8 @@ class PretrainingLoader:
         device: torch.device,
         rank: int = 0,
         world_size: int = 1,
+        order: OrderKind = "permutation",
+        all_ranks: bool = False,
     ) -> None:
         check_part(batch_size, rank, world_size)
         check_natural("seed", seed)
@@ -94,11 +110,14 @@ class PretrainingLoader:
             raise ValueError("augmentation is empty, expected one for each crop of an image")
         for each in self._crops:
             check_mixup(each, batch_size)
-        self._reader = _BetonReader(beton, batch_size, image_size, cpus, device, crops=len(self._crops))
-        self._seed = seed
-        self.samples = len(self._reader.labels)
-        self._part = (self.samples, batch_size, rank, world_size)
-        self.steps_per_epoch = training_step_count(self.samples, batch_size, world_size)
+        self._reader = _Reader(beton, image_size, cpus, device)
+        self._seed, self._order, self._all_ranks = seed, order, all_ranks
+        self.samples, shards = len(self._reader.data), self._reader.data.shards
+        check_shards(str(beton), len(shards), batch_size * world_size, order)
+        self._part = (shards, batch_size, rank, world_size)
+        self.steps_per_epoch = training_step_count(shards, batch_size, world_size)
+        for shard in training_shards(*self._part):
+            self._reader.data.shard(shard)
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
         """The batches of an epoch, from `start_step` on: those that an uninterrupted epoch would still have given.
@@ -117,24 +136,45 @@ class PretrainingLoader:
         return self._batches(epoch, start_step)
 
     def _batches(self, epoch: int, start_step: int) -> Iterator[Batch]:
-        steps = training_steps(*self._part, self._seed, epoch)[start_step:]
-        flat = steps.reshape(-1)
-        rows = decoding_rows(flat, (self._placed(draws, each) for draws, each in self._drawn(epoch, flat)))
-        with closing(self._reader.read(rows)) as decoded:
+        order = TrainingEpoch(*self._part, self._seed, epoch, self._order)
+        # The thread that decodes is some batches ahead, and goes through the steps by itself.
+        rows = (self._rows(epoch, steps) for steps in order.blocks(start_step))
+        steps = chain.from_iterable(order.blocks(start_step))
+        whole_steps = self._global_indices(epoch, start_step)
+        with closing(self._reader.read(chain.from_iterable(rows))) as decoded:
             for indices, crops in zip(steps, decoded, strict=True):
                 drawn = zip(crops, self._drawn(epoch, indices), strict=True)
                 augmented = [augment(images, draws, each) for images, (draws, each) in drawn]
-                yield self._reader.batch(augmented, indices, np.ones(len(indices), dtype=bool))
+                batch = self._reader.batch(augmented, indices, np.ones(len(indices), dtype=bool))
+                yield batch._replace(global_indices=next(whole_steps))
+
+    def _global_indices(self, epoch: int, start_step: int) -> Iterator[Tensor | None]:
+        """What batches tell of all ranks' images, step by step."""
+        if not self._all_ranks:
+            return repeat(None)
+        shards, batch_size, _, world_size = self._part
+        whole = TrainingEpoch(shards, world_size * batch_size, 0, 1, self._seed, epoch, self._order)
+        return map(torch.from_numpy, chain.from_iterable(whole.blocks(start_step)))
+
+    def _rows(self, epoch: int, steps: NDArray[np.int64]) -> NDArray[np.int64]:
+        """What the decoder takes for the images [n, B] of some steps [n, B, columns]."""
+        flat = steps.reshape(-1)
+        stored = self._reader.data.stored(flat)
+        crops = (self._placed(stored, draws, each) for draws, each in self._drawn(epoch, flat))
+        return decoding_rows(stored, crops).reshape(*steps.shape, -1)
 
     def _drawn(self, epoch: int, indices: NDArray[np.int64]) -> Iterator[tuple[Draws, AugmentationSettings]]:
         """The draws of each crop of these images, and what they are for."""
         for crop, augmentation in enumerate(self._crops):
             yield Draws(self._seed, epoch, indices, crop), augmentation
 
-    def _placed(self, draws: Draws, augmentation: AugmentationSettings) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    @staticmethod
+    def _placed(
+        stored: Stored, draws: Draws, augmentation: AugmentationSettings
+    ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
         """Which part of each image a crop shows, and whether mirrored, as `decoding_rows` takes it."""
-        heights, widths = self._reader.heights[draws.indices], self._reader.widths[draws.indices]
-        boxes = random_resized_crops(draws, heights, widths, augmentation.crop_scale, augmentation.crop_ratio)
+        scale, ratio = augmentation.crop_scale, augmentation.crop_ratio
+        boxes = random_resized_crops(draws, stored.heights, stored.widths, scale, ratio)
         return boxes, draws.happens("flip", augmentation.flip)
 
 
@@ -170,64 +210,55 @@ class EvaluationLoader:
         check_part(batch_size, rank, world_size)
         if not 0 < crop <= 1:
             raise ValueError(f"crop is {crop}, expected a share of the shorter side, above 0 and up to 1")
-        self._reader = _BetonReader(beton, batch_size, image_size, cpus, device)
+        self._reader = _Reader(beton, image_size, cpus, device)
         self._crop = crop
-        samples = len(self._reader.labels)
-        self._images = np.arange(samples) if images is None else images
-        if not len(self._images) or self._images.min() < 0 or self._images.max() >= samples:
+        samples = len(self._reader.data)
+        self._images = images
+        if images is not None and (not len(images) or images.min() < 0 or images.max() >= samples):
             raise ValueError(f"images must be data set indices from 0 to {samples - 1}, at least one")
-        self._part = (len(self._images), batch_size, rank, world_size)
+        self._part = (samples if images is None else len(images), batch_size, rank, world_size)
+        for shard in evaluation_shards(self._reader.data.shards, rank, world_size, images):
+            self._reader.data.shard(shard)
 
     def __len__(self) -> int:
         """Number of steps, the same on every rank."""
-        return len(evaluation_steps(*self._part)[0])
+        samples, batch_size, _, world_size = self._part
+        return evaluation_step_count(samples, batch_size, world_size)
 
     def __iter__(self) -> Iterator[Batch]:
-        steps, valid = evaluation_steps(*self._part)
-        steps = self._images[steps]
+        rows = (self._rows(self._asked(positions)) for positions, _ in evaluation_steps(*self._part))
+        steps = (zip(self._asked(positions), valid, strict=True) for positions, valid in evaluation_steps(*self._part))
+        with closing(self._reader.read(chain.from_iterable(rows))) as decoded:
+            for (indices, valid), crops in zip(chain.from_iterable(steps), decoded, strict=True):
+                yield self._reader.batch(crops, indices, valid)
+
+    def _asked(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Data set indices of the images at these places of what is asked for."""
+        return positions if self._images is None else self._images[positions]
+
+    def _rows(self, steps: NDArray[np.int64]) -> NDArray[np.int64]:
+        """What the decoder takes for the images [n, B] of some steps [n, B, columns]."""
         flat = steps.reshape(-1)
-        boxes = central_crops(self._reader.heights[flat], self._reader.widths[flat], self._crop)
-        rows = decoding_rows(flat, [(boxes, np.zeros(len(flat), dtype=bool))])
-        with closing(self._reader.read(rows)) as decoded:
-            for indices, validity, crops in zip(steps, valid, decoded, strict=True):
-                yield self._reader.batch(crops, indices, validity)
+        stored = self._reader.data.stored(flat)
+        boxes = central_crops(stored.heights, stored.widths, self._crop)
+        return decoding_rows(stored, [(boxes, np.zeros(len(flat), dtype=bool))]).reshape(*steps.shape, -1)
 
 
-class _BetonReader:
-    """A beton opened by FFCV, and its images by the rows that ask for them."""
+class _Reader:
+    """A data set, and its images by the rows that ask for them."""
 
-    def __init__(
-        self, beton: Path, batch_size: int, image_size: int, cpus: int, device: torch.device, crops: int = 1
-    ) -> None:
+    def __init__(self, beton: Path, image_size: int, cpus: int, device: torch.device) -> None:
         check_natural("image_size", image_size, 1)
         check_natural("cpus", cpus, 1)
         if device.type not in ("cpu", "cuda") or (device.type == "cuda" and not torch.cuda.is_available()):
             raise ValueError(f"device is {device}, expected cpu, or cuda where PyTorch finds a GPU")
-        manifest = read_manifest(beton)
-        tables = open_beton(beton)
-        self.labels = beton_labels(tables)
-        if len(self.labels) != manifest.samples:
-            raise DataError(
-                f"{beton}: holds {len(self.labels):,} images where its manifest says {manifest.samples:,}; the "
-                "manifest belongs to another beton: copy both again, or prepare the data again"
-            )
-        self.heights, self.widths = beton_sizes(tables)
+        self.data = DataSet(beton)
         self._device = device
-        torch_threads = torch.get_num_threads()
-        self._loader = Loader(
-            str(beton),
-            batch_size,
-            num_workers=min(cpus, available_cpus()),
-            os_cache=True,
-            pipelines={IMAGE_FIELD: [CroppedImageDecoder(image_size, crops), ToTensor()], LABEL_FIELD: None},
-            batches_ahead=_BATCHES_AHEAD,
-        )
-        # FFCV sets torch's threads along with its own; they are the training's to choose.
-        torch.set_num_threads(torch_threads)
+        self._decoder = Decoder(image_size, min(cpus, available_cpus()))
 
-    def read(self, rows: NDArray[np.int64]) -> Generator[tuple[Tensor, ...]]:
-        """Crops, each uint8 [B, 3, S, S] on the device, of B images at a time, for the rows of steps * B images."""
-        with closing(decoded_batches(self._loader, rows, self._device)) as decoded:
+    def read(self, rows: Iterator[NDArray[np.int64]]) -> Generator[tuple[Tensor, ...]]:
+        """Crops, each uint8 [B, 3, S, S] on the device, of B images at a time, for B rows at a time."""
+        with closing(decoded_batches(self._decoder, rows, self._device)) as decoded:
             for crops in decoded:
                 yield crops.permute(0, 1, 4, 2, 3).unbind()
 
@@ -236,7 +267,7 @@ class _BetonReader:
         images, *more = (each.contiguous(memory_format=torch.channels_last) for each in crops)
         return Batch(
             images,
-            torch.from_numpy(self.labels[indices]).to(self._device),
+            torch.from_numpy(self.data.labels(indices)).to(self._device),
             torch.from_numpy(indices.copy()),
             torch.from_numpy(valid.copy()).to(self._device),
             tuple(more),

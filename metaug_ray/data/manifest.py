@@ -1,9 +1,23 @@
-"""The manifest beside a beton: what is in it, how it was made, and the checksum that says it is whole."""
+"""The manifest beside a beton: what is in it, how it was made, and the checksum that says it is whole.
 
+A data set of many shards is a folder of betons, and has a manifest beside it that lists them; all that holds for the
+path of a beton holds for that of the folder.
+"""
+
+import hashlib
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from metaug_ray.data.errors import DataError
 from metaug_ray.names import readable
@@ -31,8 +45,22 @@ class PassedOver(BaseModel):
     names: list[_Name] = Field(description="the first ten")
 
 
+class Shard(BaseModel):
+    """A beton of a data set that has many."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(pattern=r"^\d{5,}\.beton$", description="of its file in the data set's folder")
+    samples: int = Field(ge=1)
+    bytes: int = Field(ge=1)
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+
+
 class Manifest(BaseModel):
-    """All that is known of a beton. The beton holds it to be true: `samples`, `bytes` and `sha256` are checked."""
+    """All that is known of a beton, or of a data set of many.
+
+    The beton holds it to be true: `samples`, `bytes` and `sha256` are checked.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -45,7 +73,10 @@ class Manifest(BaseModel):
     height: tuple[int, int] = Field(description="least and greatest height of the stored images, in pixels")
     width: tuple[int, int] = Field(description="least and greatest width, in pixels")
     bytes: int = Field(ge=1, description="size of the beton")
-    sha256: str = Field(pattern="^[0-9a-f]{64}$", description="of the beton, as `sha256sum` prints it")
+    sha256: str = Field(
+        pattern="^[0-9a-f]{64}$",
+        description="of the beton, as `sha256sum` prints it; of shards, of their checksums, a line each",
+    )
     grey: int | None = Field(None, description="images whose pixels are all grey; None: not counted")
     one_colour: int | None = Field(None, description="images whose pixels are all the same; None: not counted")
     dark: int | None = Field(None, description="other images with no level above 63 of 255; None: not counted")
@@ -53,11 +84,37 @@ class Manifest(BaseModel):
     passed_over: list[PassedOver] = []
     created: AwareDatetime
     versions: dict[str, str] = Field(description="of the tools that wrote it")
+    shards: list[Shard] = Field(
+        [], exclude_if=lambda shards: not shards, description="betons that the images were dealt to; none: it is one"
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not self.shards:
+            return self
+        counts = [shard.samples for shard in self.shards]
+        if (sum(counts), sum(shard.bytes for shard in self.shards)) != (self.samples, self.bytes):
+            raise ValueError("the shards' samples and bytes do not add up to those of the whole")
+        if max(counts) > min(counts) + 1:
+            raise ValueError(f"the shards hold {min(counts)} to {max(counts)} images, expected as many in each")
+        if self.sha256 != sha256_of_shards(self.shards):
+            raise ValueError("sha256 is not that of the shards' checksums")
+        return self
+
+    @property
+    def shard_samples(self) -> tuple[int, ...]:
+        """Images of each shard; a single beton is one."""
+        return tuple(shard.samples for shard in self.shards) or (self.samples,)
 
     @property
     def labelled(self) -> int:
         """Images that have labels."""
         return sum(self.class_counts)
+
+
+def sha256_of_shards(shards: Sequence[Shard]) -> str:
+    """What stands for the content of a data set of many betons."""
+    return hashlib.sha256("".join(f"{shard.sha256}\n" for shard in shards).encode()).hexdigest()
 
 
 def manifest_path(beton: Path) -> Path:
@@ -82,13 +139,13 @@ def parse_manifest(text: str, where: str) -> Manifest:
 
 
 def read_manifest(beton: Path) -> Manifest:
-    """The manifest of a local beton, its size checked against it.
+    """The manifest of a local beton, its size checked against it, or of a folder of shards, which are not looked at.
 
     Raises:
         DataError: no beton, no manifest (a writer was interrupted, or another tool wrote the beton), a broken
             manifest, or a beton of another size.
     """
-    if not beton.is_file():
+    if not beton.exists():
         raise DataError(f"{beton}: no such beton; make it with jobs/prepare_data.py")
     path = manifest_path(beton)
     try:
@@ -101,12 +158,17 @@ def read_manifest(beton: Path) -> Manifest:
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read ({error})") from error
     manifest = parse_manifest(text, str(path))
+    if bool(manifest.shards) != beton.is_dir():
+        is_one, says = ("a folder", "one beton") if beton.is_dir() else ("one beton", "a folder of shards")
+        raise DataError(f"{beton}: is {is_one} where its manifest says {says}; copy both again")
+    if manifest.shards:
+        return manifest
     check_size(beton.stat().st_size, manifest, str(beton))
     return manifest
 
 
-def check_size(size: int, manifest: Manifest, where: str) -> None:
-    """Raises `DataError` unless `size`, in bytes, is the manifest's."""
+def check_size(size: int, manifest: Manifest | Shard, where: str) -> None:
+    """Raises `DataError` unless `size`, in bytes, is the manifest's, or what it says of a shard."""
     if size != manifest.bytes:
         raise DataError(
             f"{where}: has {size:,} bytes where its manifest says {manifest.bytes:,}; it is truncated, or the manifest "
@@ -114,8 +176,8 @@ def check_size(size: int, manifest: Manifest, where: str) -> None:
         )
 
 
-def check_sha256(sha256: str, manifest: Manifest, where: str) -> None:
-    """Raises `DataError` unless the checksum is the manifest's."""
+def check_sha256(sha256: str, manifest: Manifest | Shard, where: str) -> None:
+    """Raises `DataError` unless the checksum is the manifest's, or what it says of a shard."""
     if sha256 != manifest.sha256:
         raise DataError(
             f"{where}: its SHA-256 is {sha256[:12]}... where its manifest says {manifest.sha256[:12]}...; its "

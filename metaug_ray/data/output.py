@@ -4,7 +4,7 @@ import errno
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -13,21 +13,24 @@ from filelock import FileLock, Timeout
 from metaug_ray.data.beton import check_decoding, decoding_error
 from metaug_ray.data.encoding import EncodedImage
 from metaug_ray.data.errors import DataError
-from metaug_ray.data.manifest import Manifest, manifest_path
+from metaug_ray.data.manifest import Manifest, manifest_path, read_manifest
 from metaug_ray.data.progress import readable_size
 from metaug_ray.data.writable import make_writable
 
 
 class Output:
-    """The names that a beton and its manifest have while they are written.
+    """The names that a beton, or a folder of shards, and its manifest have while they are written.
 
     Args:
-        path: of the finished beton.
+        path: of the finished beton or folder.
+        shards: number of betons in the folder; 1: it is one beton.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, shards: int = 1) -> None:
         self.path = path
         self.partial = path.with_name(f".{path.name}.partial")
+        self._replaced = path.with_name(f".{path.name}.old")
+        self._shards = shards
         self._text = path.with_name(f".{path.name}.partial.json")
 
     @contextmanager
@@ -43,10 +46,12 @@ class Output:
             with FileLock(path.with_name(f".{path.name}.lock"), timeout=0):
                 try:
                     self._check(overwrite)
+                    self._remove_unfinished()
+                    if self._shards > 1:
+                        self.partial.mkdir()
                     yield
                 finally:
-                    self.partial.unlink(missing_ok=True)
-                    self._text.unlink(missing_ok=True)
+                    self._remove_unfinished()
         except Timeout as error:
             raise DataError(
                 f"{path}: another process is writing it; wait for it, or choose another --output"
@@ -64,6 +69,9 @@ class Output:
             file.write(manifest.model_dump_json(indent=2) + "\n")
             file.flush()
             os.fsync(file.fileno())
+        # No folder takes the place of another one, nor of a file.
+        if self.path.exists() and (self.path.is_dir() or self.partial.is_dir()):
+            self.path.rename(self._replaced)
         self.partial.replace(self.path)
         self._text.replace(manifest_path(self.path))
         folder = os.open(self.path.parent, os.O_RDONLY)
@@ -72,15 +80,34 @@ class Output:
         finally:
             os.close(folder)
 
-    def _check(self, overwrite: bool) -> None:
-        for path in (self.path, manifest_path(self.path)):
+    def _remove_unfinished(self) -> None:
+        if self._replaced.exists() and not self.path.exists():
+            self._replaced.rename(self.path)
+        for path in (self.partial, self._replaced):
             if path.is_dir():
-                raise DataError(f"{path}: is a folder; choose another --output")
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+        self._text.unlink(missing_ok=True)
+
+    def _check(self, overwrite: bool) -> None:
+        # One of shards is replaced as a beton is.
+        if self.path.is_dir() and not _is_of_shards(self.path):
+            raise DataError(f"{self.path}: is a folder; choose another --output")
+        manifest = manifest_path(self.path)
+        if manifest.is_dir():
+            raise DataError(f"{manifest}: is a folder; choose another --output")
         if self.path.exists() and not overwrite:
             raise DataError(f"{self.path}: exists already; pass --overwrite to replace it, or choose another --output")
         # The longest of the names; one that the disk does not take fails here and not at the end.
         self._text.touch()
         self._text.unlink()
+
+
+def _is_of_shards(folder: Path) -> bool:
+    with suppress(DataError):
+        return bool(read_manifest(folder).shards)
+    return False
 
 
 def _belongs(path: Path, folder: Path) -> bool:

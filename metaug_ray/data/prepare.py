@@ -1,21 +1,20 @@
 """From a source to a verified beton with its manifest: nothing that is unfinished ever bears the beton's name."""
 
-import datetime
-import importlib.metadata
 import itertools
 import logging
-import platform
+import resource
 import time
+from collections.abc import Iterator
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import TypeGuard
 
-import numpy as np
-from numpy.typing import NDArray
 from tqdm import tqdm
 
-from metaug_ray.config.prepare import EncodingSettings, PrepareSettings, SourceSettings
-from metaug_ray.data.beton import BetonWriter, beton_sizes, open_beton, verify_beton
+from metaug_ray.config.prepare import EncodingSettings, PrepareSettings
 from metaug_ray.data.cpus import available_cpus
+from metaug_ray.data.dealt import DealtShard, Making, united
 from metaug_ray.data.encoding import EncodedImage, Encoding, Unreadable, encode
 from metaug_ray.data.errors import DataError
 from metaug_ray.data.manifest import Manifest, Skipped
@@ -24,12 +23,11 @@ from metaug_ray.data.pool import encode_all
 from metaug_ray.data.progress import progress_options, readable_size
 from metaug_ray.data.remarks import Remarks, passed_over, say_empty, say_passed_over
 from metaug_ray.data.sources.kinds import open_source
-from metaug_ray.data.sources.part import Part
 from metaug_ray.data.sources.record import Source
 
 _log = logging.getLogger(__name__)
 _SAMPLED = 64
-_TOOLS = ("metaug-ray", "ffcv", "opencv-python", "pillow", "numpy", "pyarrow", "torchvision")
+_OTHER_FILES = 256
 
 
 def resolve_encoding(settings: EncodingSettings) -> Encoding:
@@ -43,16 +41,17 @@ def resolve_encoding(settings: EncodingSettings) -> Encoding:
 
 
 def prepare(settings: PrepareSettings) -> Manifest:
-    """Writes, verifies and names a beton and its manifest.
+    """Writes, verifies and names a beton and its manifest, or a folder of betons and theirs.
 
-    The file is written as `.<name>.partial` beside the output and renamed only when every image's bytes were read back
-    and found equal. The same source, settings and tool versions give the same bytes, whatever the number of workers.
+    Images are dealt to shards one after another, so that each holds as many, and alike. What is written is called
+    `.<name>.partial` beside the output, and renamed only when every image's bytes were read back and found equal. The
+    same source, settings and tool versions give the same bytes, whatever the number of workers.
 
     Raises:
         DataError: an output that exists or is being written, too little disk space, an unreadable image, or anything
             the source or the verification finds.
     """
-    output = Output(settings.output)
+    output = Output(settings.output, settings.shards)
     encoding = resolve_encoding(settings.encoding)
     try:
         with output.reserved(settings.overwrite):
@@ -80,91 +79,73 @@ def _write(partial: Path, source: Source, encoding: Encoding, settings: PrepareS
     workers = settings.workers or available_cpus()
     started = time.monotonic()
     written = _Written(settings.skip_unreadable)
-    with BetonWriter(partial, len(source)) as writer:
+    places = [partial / f"{number:05}.beton" for number in range(settings.shards)] if settings.shards > 1 else [partial]
+    if len(places) > len(source):
+        raise DataError(f"shards: {len(places):,} for {len(source):,} images, of which each needs one; give fewer")
+    with ExitStack() as stack, _many_files(2 * len(places)):
+        shards = [DealtShard(stack, path, -(-len(source) // len(places))) for path in places]
         images = encode_all(source, encoding, workers)
         for image in tqdm(images, "writing", len(source), **progress_options("image")):
-            written.add(image, writer)
-        if not written.labels:
+            if written.keeps(image):
+                shards[written.remarks.images % len(shards)].add(image)
+                written.remarks.add(image)
+        if not written.remarks.images:
             raise DataError(
                 f"none of the {len(source):,} images can be read, {written.skipped[0].name} among them; check the "
                 "source"
             )
+        if written.remarks.images < len(shards):
+            raise DataError(
+                f"shards: {len(shards)} for the {written.remarks.images} images that can be read; give fewer"
+            )
     seconds = time.monotonic() - started
-    size = partial.stat().st_size
-    labels = np.array(written.labels)
+    size = sum(path.stat().st_size for path in places)
+    made = Making(settings.source, source, encoding)
     with tqdm(desc="verifying", total=size, **progress_options("B")) as bar:
-        sha256 = verify_beton(partial, labels, written.crcs, bar.update)
-    heights, widths = beton_sizes(open_beton(partial))
+        manifests = [made.manifest_of(shard, bar.update) for shard in shards]
+    samples, skipped = written.remarks.images, written.skipped
     _log.info(
-        f"{len(labels):,} images in {seconds:.1f} s ({len(labels) / seconds:,.0f} images/s, {workers} workers), "
-        f"{len(written.skipped)} skipped, {readable_size(size)}; every image read back and compared"
+        f"{samples:,} images in {seconds:.1f} s ({samples / seconds:,.0f} images/s, {workers} workers), "
+        f"{len(skipped)} skipped, {readable_size(size)}; every image read back and compared"
     )
     written.remarks.say()
-    counts = _class_counts(labels, len(source.classes))
-    say_empty(source.classes, counts)
-    return Manifest(
-        source=_described(settings.source) | (source.described if isinstance(source, Part) else {}),
-        samples=len(labels),
-        classes=list(source.classes),
-        class_counts=counts,
-        encoding={
-            "kind": encoding.kind,
-            "max_resolution": encoding.max_resolution,
-            **({} if encoding.kind == "raw" else {"jpeg_quality": encoding.jpeg_quality}),
-            **({"jpeg_fraction": encoding.jpeg_fraction} if encoding.kind == "mixed" else {}),
-        },
-        height=(int(heights.min()), int(heights.max())),
-        width=(int(widths.min()), int(widths.max())),
-        bytes=size,
-        sha256=sha256,
-        grey=written.remarks.grey,
-        one_colour=written.remarks.one_colour,
-        dark=written.remarks.dark,
-        skipped=written.skipped,
-        created=datetime.datetime.now(datetime.UTC).replace(microsecond=0),
-        versions={"python": platform.python_version()} | {tool: importlib.metadata.version(tool) for tool in _TOOLS},
-    )
+    manifest = manifests[0] if len(manifests) == 1 else united(shards, manifests)
+    say_empty(source.classes, manifest.class_counts)
+    looks = written.remarks
+    found = {"grey": looks.grey, "one_colour": looks.one_colour, "dark": looks.dark, "skipped": skipped}
+    return manifest.model_copy(update=found)
+
+
+@contextmanager
+def _many_files(count: int) -> Iterator[None]:
+    """Let this process have so many more files open, as far as the system lets it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = count + _OTHER_FILES
+    if hard != resource.RLIM_INFINITY and wanted > hard:
+        raise DataError(f"shards: they take {wanted:,} open files, and the system allows {hard:,}; give fewer")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 class _Written:
-    """What is kept of the images that went into a beton, and of those that did not."""
+    """What is kept of the images that went into betons, and of those that did not."""
 
     def __init__(self, skip_unreadable: bool) -> None:
         self._skip_unreadable = skip_unreadable
-        self.labels: list[int] = []
-        self.crcs: list[int] = []
         self.skipped: list[Skipped] = []
         self.remarks = Remarks()
 
-    def add(self, image: EncodedImage | Unreadable, writer: BetonWriter) -> None:
+    def keeps(self, image: EncodedImage | Unreadable) -> TypeGuard[EncodedImage]:
+        """Whether it can be written; if not, it is skipped, or an error."""
         if isinstance(image, EncodedImage):
-            writer.append(image)
-            self.labels.append(image.label)
-            self.crcs.append(image.crc)
-            self.remarks.add(image)
-        elif self._skip_unreadable:
-            self.skipped.append(Skipped(name=image.name, reason=image.reason))
-        else:
+            return True
+        if not self._skip_unreadable:
             raise DataError(
                 f"{image.name}: cannot be read as an image ({image.reason}); mend or remove it, or pass "
                 "--skip-unreadable to leave such images out"
             )
-
-
-def _described(source: SourceSettings) -> dict[str, str]:
-    """What was read, for the manifest: the settings that this kind of source heeds."""
-    described: dict[str, str] = {"kind": source.kind}
-    if source.kind == "shapes":
-        return described | {name: str(getattr(source, name)) for name in ("count", "size", "seed")}
-    described["path"] = str(source.path)
-    if source.resolved_split:
-        described["split"] = source.resolved_split
-    if source.unlabelled:
-        described["unlabelled"] = "true"
-    if source.classes is not None:
-        described["classes"] = str(source.classes)
-    return described
-
-
-def _class_counts(labels: NDArray[np.int64], classes: int) -> list[int]:
-    return np.bincount(labels[labels >= 0], minlength=classes).tolist() if classes else []
+        self.skipped.append(Skipped(name=image.name, reason=image.reason))
+        return False

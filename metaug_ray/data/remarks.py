@@ -16,17 +16,18 @@ class Remarks:
     """Counts images that hold less than a picture should.
 
     Attributes:
-        grey, one_colour, dark: images so far, see `Looks`.
+        images: so far.
+        grey, one_colour, dark: how many of them are so, see `Looks`.
     """
 
     def __init__(self) -> None:
         self.grey = self.one_colour = self.dark = 0
-        self._images = 0
+        self.images = 0
         self._first: dict[str, str] = {}
 
     def add(self, image: EncodedImage) -> None:
         """Counts one image."""
-        self._images += 1
+        self.images += 1
         for name, holds in image.looks._asdict().items():
             if holds:
                 setattr(self, name, getattr(self, name) + 1)
@@ -34,22 +35,22 @@ class Remarks:
 
     def say(self) -> None:
         """Logs what is odd."""
-        if self.grey == self._images:
+        if self.grey == self.images:
             _log.warning("all images are grey: the views of colour alone, ab and dbdr, hold nothing of them")
         elif self.grey:
-            _log.info("%s grey", _are(self.grey, self._images))
+            _log.info("%s grey", _are(self.grey, self.images))
         if self.one_colour:
             _log.warning(
                 "%s of a single colour, %s the first of them; a drawing on a transparent ground becomes so, as "
                 "transparency is dropped: lay it on a ground of another colour",
-                _are(self.one_colour, self._images),
+                _are(self.one_colour, self.images),
                 self._first["one_colour"],
             )
         if self.dark:
             _log.warning(
                 "%s nearly black (no level above 63 of 255), %s the first of them; data of 12 bits in 16 become so: "
                 "stretch them to all 16 bits",
-                _are(self.dark, self._images),
+                _are(self.dark, self.images),
                 self._first["dark"],
             )
 

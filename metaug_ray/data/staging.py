@@ -4,7 +4,7 @@ import errno
 import logging
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -32,7 +32,11 @@ _log = logging.getLogger(__name__)
 _LONGEST_STEM = 200  # bytes
 
 
-def stage(beton: str | Path, directory: Path) -> Path:
+Needed = Callable[[Sequence[int]], Iterable[int]]
+"""Numbers of the shards that are read, given how many images each has."""
+
+
+def stage(beton: str | Path, directory: Path, needed: Needed | None = None) -> Path:
     """A local copy of a beton and its manifest, checked against the manifest's checksum.
 
     Every worker of a node calls this: the first one copies while the others wait for its lock, and later runs find the
@@ -40,9 +44,12 @@ def stage(beton: str | Path, directory: Path) -> Path:
     again, and replaced if it is no longer whole. Copies are named by checksum, so another version of a beton is
     another copy.
 
+    Of a data set of many shards those that are needed are copied, each as a beton, into a folder for the whole.
+
     Args:
         beton: path, or URI of an object store, for which pyarrow.fs (file, s3, gs, abfs, hdfs) or else fsspec is used.
         directory: folder on the node's own disk; made if it is not there.
+        needed: says which shards; None: all.
 
     Returns:
         The path of the copy.
@@ -56,9 +63,18 @@ def stage(beton: str | Path, directory: Path) -> Path:
     target = copy_of(beton, manifest, directory)
     try:
         make_writable(directory)
-        with _locked(target):
-            if not _is_whole(target, manifest):
-                _copy(beton, target, manifest)
+        if not manifest.shards:
+            _bring(beton, target, manifest)
+            return target
+        target.mkdir(exist_ok=True)
+        shards = manifest.shard_samples
+        for number in range(len(shards)) if needed is None else needed(shards):
+            shard = manifest.shards[number]
+            source = within(beton, shard.name)
+            own = fetch_manifest(source)
+            check_sha256(own.sha256, shard, f"{source}: its manifest")
+            _bring(source, target / shard.name, own)
+        _write_manifest(manifest, target)
     # fsspec raises ValueError and OSError for what happens on the way.
     except (OSError, ValueError) as error:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -69,21 +85,46 @@ def stage(beton: str | Path, directory: Path) -> Path:
     return target
 
 
+def _bring(beton: str, target: Path, manifest: Manifest) -> None:
+    with _locked(target):
+        if not _is_whole(target, manifest):
+            _copy(beton, target, manifest)
+
+
+def _write_manifest(manifest: Manifest, target: Path) -> None:
+    """Write it whole: another worker may read it meanwhile."""
+    path = manifest_path(target)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial.write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    partial.replace(path)
+
+
+def within(folder: str, name: str) -> str:
+    """The path or URI of a file in a folder; a URI may end in options, such as ?endpoint_override=..."""
+    location, question, options = _parts(folder)
+    return f"{location}/{name}{question}{options}"
+
+
+def _parts(place: str) -> tuple[str, str, str]:
+    location, question, options = place.partition("?") if "://" in place else (place, "", "")
+    return location.rstrip("/"), question, options
+
+
 def copy_of(beton: str, manifest: Manifest, directory: Path) -> Path:
     """Where the copy of a beton lies in a directory for copies, once it is made."""
-    location = beton.partition("?")[0] if "://" in beton else beton
+    location, *_ = _parts(beton)
     # A copy's lock and manifest have longer names than the beton, which no disk may refuse.
     stem = os.fsencode(Path(location).stem)[:_LONGEST_STEM].decode(errors="ignore")
     return directory / f"{stem}-{manifest.sha256[:16]}.beton"
 
 
-def staged(beton: str, directory: Path | None) -> Path:
+def staged(beton: str, directory: Path | None, needed: Needed | None = None) -> Path:
     """A beton as this node reads it: staged into a directory, or, without one, where it lies.
 
     Raises:
         DataError: as :func:`stage`.
     """
-    return Path(beton) if directory is None else stage(beton, directory)
+    return Path(beton) if directory is None else stage(beton, directory, needed)
 
 
 def find_manifest(beton: str) -> Manifest:
@@ -104,8 +145,7 @@ def fetch_manifest(beton: str) -> Manifest:
     Raises:
         DataError: it is missing or unreachable, or is no manifest.
     """
-    # A URI may end in options, such as ?endpoint_override=...
-    location, question, options = beton.partition("?") if "://" in beton else (beton, "", "")
+    location, question, options = _parts(beton)
     beside = f"{location}.json{question}{options}"
     return parse_manifest(_read(beside, beton), beside)
 
@@ -117,6 +157,10 @@ def verify_in_place(beton: Path) -> Manifest:
         DataError: a beton or manifest that is missing, truncated or changed.
     """
     manifest = read_manifest(beton)
+    for shard in manifest.shards:
+        check_sha256(verify_in_place(beton / shard.name).sha256, shard, str(beton / shard.name))
+    if manifest.shards:
+        return manifest
     with beton.open("rb") as file:
         check_sha256(_checksum(file, manifest, "verifying"), manifest, str(beton))
     return manifest
@@ -168,7 +212,7 @@ def _copy(beton: str, target: Path, manifest: Manifest) -> None:
         check_size(partial.stat().st_size, manifest, beton)
         check_sha256(sha256, manifest, beton)
         os.utime(partial, (_made(manifest), _made(manifest)))
-        manifest_path(target).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        _write_manifest(manifest, target)
         partial.replace(target)
     finally:
         partial.unlink(missing_ok=True)

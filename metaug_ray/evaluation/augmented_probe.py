@@ -14,6 +14,7 @@ from ray.util.queue import Queue
 
 from metaug_ray.config.evaluate import EvaluateSettings
 from metaug_ray.data.manifest import Manifest
+from metaug_ray.data.order import check_shards
 from metaug_ray.evaluation.augmented_probe_worker import ProbeTask, train_worker
 from metaug_ray.evaluation.errors import EvaluationError
 from metaug_ray.evaluation.readout import Readout
@@ -34,6 +35,7 @@ def check_batch(settings: EvaluateSettings, train: Manifest, placement: Placemen
 
     Raises:
         EvaluationError: it does not.
+        DataError: it does not divide among the shards of the data.
     """
     probe = settings.augmented_probe
     if probe is None:
@@ -48,6 +50,7 @@ def check_batch(settings: EvaluateSettings, train: Manifest, placement: Placemen
         raise EvaluationError(
             f"augmented_probe.batch_size: {probe.batch_size} images, but {settings.train} holds {train.samples:,}"
         )
+    check_shards(settings.train, len(train.shard_samples), probe.batch_size)
 
 
 def train_augmented_probe(

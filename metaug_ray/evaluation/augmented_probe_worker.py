@@ -8,6 +8,7 @@ import pickle
 import tempfile
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,6 +24,7 @@ from torch import Tensor, nn
 from metaug_ray.config.evaluate import AugmentedProbeSettings, EvaluateSettings
 from metaug_ray.config.model import Precision
 from metaug_ray.data.loader import EvaluationLoader, PretrainingLoader
+from metaug_ray.data.order import evaluation_shards, training_shards
 from metaug_ray.data.staging import staged
 from metaug_ray.evaluation.accuracy import right_in_top
 from metaug_ray.evaluation.errors import EvaluationError
@@ -82,9 +84,11 @@ def train_worker(config: dict[str, ProbeTask]) -> tuple[float, float]:
     represent = _Represent(encoder, settings.precision)
     training = _Training.begin(probe, encoder.representation_size, task.classes, device)
     place: dict[str, Any] = {"cpus": task.cpus, "device": device, "rank": rank, "world_size": world_size}
+    share = probe.batch_size // world_size
+    needed = partial(training_shards, batch_size=share, rank=rank, world_size=world_size)
     loader = PretrainingLoader(
-        staged(settings.train, settings.compute.staging),
-        probe.batch_size // world_size,
+        staged(settings.train, settings.compute.staging, needed),
+        share,
         task.image_size,
         probe.augmentation,
         seed=0,
@@ -97,7 +101,7 @@ def train_worker(config: dict[str, ProbeTask]) -> tuple[float, float]:
         training.end_epoch(rank)
     progress.say("trained; the test images are next")
     test = EvaluationLoader(
-        staged(settings.test, settings.compute.staging),
+        staged(settings.test, settings.compute.staging, partial(evaluation_shards, rank=rank, world_size=world_size)),
         settings.batch_size,
         task.image_size,
         crop=settings.crop,

@@ -1,7 +1,7 @@
 """Classifiers on stored representations, as tasks of a Ray cluster."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -13,10 +13,12 @@ from torch import Tensor
 from metaug_ray.config.evaluate import ProbeSettings
 from metaug_ray.config.knn import KnnSettings
 from metaug_ray.config.references import EARLIER
-from metaug_ray.evaluation.accuracy import top_k_accuracy
+from metaug_ray.evaluation.accuracy import right_in_top
 from metaug_ray.evaluation.errors import EvaluationError
-from metaug_ray.evaluation.linear_probe import train_probe
-from metaug_ray.knn import nearest_neighbours, vote
+from metaug_ray.evaluation.linear_probe import train_probe_on
+from metaug_ray.evaluation.probe_rows import InMemory, Rows, Streamed
+from metaug_ray.evaluation.stored import ROWS_AT_A_TIME, Labelled, in_parts
+from metaug_ray.knn import nearest_neighbours, nearest_of, vote
 from metaug_ray.runtime.cluster import remote
 from metaug_ray.runtime.device import prepare_task
 from metaug_ray.runtime.placement import Placement
@@ -26,41 +28,8 @@ NOT_FINITE: Final = (
     "encoder: its representations are not finite numbers, so that nothing can be told by them: its training diverged; "
     f"{EARLIER}, or --precision float32, or train again with lower learning rates"
 )
-_ROWS_PER_BLOCK = 4096
 _PATIENCE = 30
 _log = logging.getLogger(__name__)
-
-
-class Labelled(NamedTuple):
-    """Representations float32 [N, H] and labels int64 [N] of labelled images, and their data set indices int64 [N]."""
-
-    representations: NDArray[np.float32]
-    labels: NDArray[np.int64]
-    images: NDArray[np.int64]
-
-
-class _Stored(NamedTuple):
-    """Labelled representations in Ray's object store: blocks of rows, which tasks read one after the other."""
-
-    blocks: list[Any]
-    labels: NDArray[np.int64]
-    size: int
-
-    def read(self, device: torch.device) -> Iterator[Tensor]:
-        """The blocks, float32 [R_i, H]."""
-        for block in self.blocks:
-            yield torch.tensor(ray.get(block), device=device)
-
-    def rows(self, chosen: NDArray[np.int64], device: torch.device) -> Tensor:
-        """Some rows, by rising numbers, float32 [n, H]: the one copy of them that a task makes."""
-        rows = torch.empty(len(chosen), self.size, device=device)
-        start = 0
-        for block in self.blocks:
-            values = ray.get(block)
-            low, high = np.searchsorted(chosen, (start, start + len(values)))
-            rows[low:high] = torch.from_numpy(values[chosen[low:high] - start])
-            start += len(values)
-        return rows
 
 
 class ProbeOutcome(NamedTuple):
@@ -78,31 +47,39 @@ class Classifiers:
     Args:
         train, test: to learn from, and to be judged by.
         classes: C.
-        placement: CPUs and GPU of each task.
-
-    Raises:
-        EvaluationError: the representations are larger than Ray's object store and the disk that it spills to.
+        placement: CPUs and GPU of each task, and how many there are at most.
+        memory: GiB that a task may hold of the representations.
     """
 
-    def __init__(self, train: Labelled, test: Labelled, classes: int, placement: Placement) -> None:
-        self._train, self._test = _store(train), _store(test)
-        self._classes, self._placement = classes, placement
+    def __init__(self, train: Labelled, test: Labelled, classes: int, placement: Placement, memory: float) -> None:
+        self._train, self._labels, self._classes = train, torch.tensor(train.labels), classes
+        self._placement = placement
+        self._shared = ray.put(_Task(train, test, classes, memory * 2**30, placement))
 
     def knn(self, settings: KnnSettings) -> NDArray[np.int64]:
-        """Predictions [N] for the test images; they do not depend on how many tasks share them.
+        """Predictions [N] for the test images; they do not depend on how many tasks share the others.
+
+        Each task reads its part of the images to learn from once for all test images, or for as many as the memory
+        holds.
 
         Raises:
-            EvaluationError: a task failed.
+            EvaluationError: a task failed, or representations are not finite numbers.
         """
-        task = remote(_knn, self._placement)
-        return np.concatenate(
-            _gathered(
-                [
-                    task.remote(self._train, block, self._classes, settings, self._placement)
-                    for block in self._test.blocks
-                ]
-            )
+        blocks = in_parts(np.arange(len(self._labels)))
+        shares = np.array_split(np.arange(len(blocks)), min(self._placement.workers, len(blocks)))
+        task = remote(_neighbours, self._placement)
+        parts = _gathered(
+            [
+                task.remote(self._shared, int(blocks[share[0]][0]), int(blocks[share[-1]][-1]) + 1, settings.neighbours)
+                for share in shares
+            ]
         )
+        votes = [
+            vote(*nearest_of(found, settings.neighbours), self._labels, self._classes, settings.temperature)
+            # Votes for all classes together may not fit.
+            for found in zip(*(_split(*part) for part in parts), strict=True)
+        ]
+        return torch.cat(votes).numpy()
 
     def probes(self, settings: ProbeSettings, shares: Sequence[float]) -> dict[float, list[ProbeOutcome]]:
         """A probe for each share of the labels and each seed, by share.
@@ -117,7 +94,7 @@ class Classifiers:
         task = remote(_probe, self._placement)
         started = {
             share: [
-                task.remote(self._train, self._test, self._classes, settings, share, seed, self._placement)
+                task.remote(self._shared, settings, share, seed)
                 # A share of the labels is another choice for each seed, and all of them another order.
                 for seed in range(settings.seeds)
             ]
@@ -148,55 +125,68 @@ def _of_class(count: int, share: float) -> int:
     return max(1, round(share * count))
 
 
-def _store(labelled: Labelled) -> _Stored:
-    representations = labelled.representations
-    starts = range(0, len(representations), _ROWS_PER_BLOCK)
-    try:
-        blocks = [ray.put(_finite(representations[start : start + _ROWS_PER_BLOCK])) for start in starts]
-    except ray.exceptions.RayError as error:
-        raise EvaluationError(
-            f"{representations.nbytes / 2**30:.1f} GiB of representations do not fit into Ray's object store and the "
-            f"disk that it spills to ({first_line(error)}); start Ray with a larger --object-store-memory"
-        ) from error
-    return _Stored(blocks, labelled.labels, representations.shape[1])
+class _Task(NamedTuple):
+    """What all tasks share."""
+
+    train: Labelled
+    test: Labelled
+    classes: int
+    memory: float
+    placement: Placement
+
+    def rows(self, labelled: Labelled) -> int:
+        """How many rows a task holds at a time: as each is copied once while it is worked with, half the memory's."""
+        return labelled.rows_within(self.memory / 2)
 
 
-def _finite(block: NDArray[np.float32]) -> NDArray[np.float32]:
-    if not np.isfinite(block).all():
+def _neighbours(task: _Task, start: int, stop: int, k: int) -> tuple[Tensor, Tensor]:
+    """The nearest ones of each test image among the rows from `start` to `stop`: cosines and rows, [N, k]."""
+    device = prepare_task(task.placement)
+    test, found = np.arange(len(task.test.labels)), []
+    for first in range(0, len(test), task.rows(task.test)):
+        asked = test[first : first + task.rows(task.test)]
+        queries = _finite(task.test.load(asked, torch.empty(len(asked), task.test.size, device=device)))
+        references = (_finite(block) for block in task.train.blocks(np.arange(start, stop), device))
+        cosines, places = nearest_neighbours(references, queries, k)
+        found.append((cosines.cpu(), places.cpu() + start))
+    cosines, places = (torch.cat(parts) for parts in zip(*found, strict=True))
+    return cosines, places
+
+
+def _finite(block: Tensor) -> Tensor:
+    if not block.isfinite().all():
         raise EvaluationError(NOT_FINITE)
-    return np.ascontiguousarray(block)
+    return block
 
 
-def _knn(
-    train: _Stored, queries: NDArray[np.float32], classes: int, settings: KnnSettings, placement: Placement
-) -> NDArray[np.int64]:
-    device = prepare_task(placement)
-    found = nearest_neighbours(train.read(device), torch.tensor(queries, device=device), settings.neighbours)
-    labels = torch.tensor(train.labels, device=device)
-    return vote(*found, labels, classes, settings.temperature).cpu().numpy()
+def _split(cosines: Tensor, places: Tensor) -> list[tuple[Tensor, Tensor]]:
+    return list(zip(cosines.split(ROWS_AT_A_TIME), places.split(ROWS_AT_A_TIME), strict=True))
 
 
-def _probe(
-    train: _Stored,
-    test: _Stored,
-    classes: int,
-    settings: ProbeSettings,
-    share: float,
-    seed: int,
-    placement: Placement,
-) -> ProbeOutcome:
-    device = prepare_task(placement)
+def _probe(task: _Task, settings: ProbeSettings, share: float, seed: int) -> ProbeOutcome:
+    device = prepare_task(task.placement)
+    train, test = task.train, task.test
     chosen = choose_share(train.labels, share, seed)
     labels = torch.tensor(train.labels[chosen], device=device)
-    probe = train_probe(train.rows(chosen, device), labels, classes, settings, seed)
-    expected = torch.tensor(test.labels)
-    logits = torch.cat([probe.logits(block).cpu() for block in test.read(device)])
-    if not logits.isfinite().all():
-        raise ValueError("its outputs are not finite numbers: probe.learning_rates are too high")
+    rows: Rows
+    if len(chosen) <= task.rows(train):
+        rows = InMemory(train.load(chosen, torch.empty(len(chosen), train.size, device=device)), labels)
+    else:
+        rows = Streamed(train, chosen, labels, task.rows(train))
+    probe = train_probe_on(rows, task.classes, settings, seed)
+    predictions, top1, top5 = [], 0, 0
+    blocks = test.blocks(np.arange(len(test.labels)), device)
+    for block, expected in zip(blocks, torch.tensor(test.labels).split(ROWS_AT_A_TIME), strict=True):
+        logits = probe.logits(block).cpu()
+        if not logits.isfinite().all():
+            raise ValueError("its outputs are not finite numbers: probe.learning_rates are too high")
+        predictions.append(logits.argmax(1))
+        top1 += int(right_in_top(logits, expected, 1).sum())
+        top5 += int(right_in_top(logits, expected, 5).sum())
     return ProbeOutcome(
-        top_k_accuracy(logits, expected, 1),
-        top_k_accuracy(logits, expected, 5),
-        logits.argmax(1).numpy(),
+        top1 / len(test.labels),
+        top5 / len(test.labels),
+        torch.cat(predictions).numpy(),
         f"learning rate {probe.learning_rate:g}, weight decay {probe.weight_decay:g}",
     )
 
@@ -215,6 +205,8 @@ def _gathered(tasks: list[Any]) -> list[Any]:
     try:
         return list(ray.get(tasks))
     except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, EvaluationError):
+            raise EvaluationError(str(error.cause)) from error
         raise EvaluationError(f"a classifier failed ({first_line(error.cause)})") from error
     except ray.exceptions.RayError as error:
         raise EvaluationError(f"Ray lost a classifier ({first_line(error)}); run it again") from error

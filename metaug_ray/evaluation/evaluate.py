@@ -11,12 +11,13 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import ray
 
 from metaug_ray.config.evaluate import EvaluateSettings
 from metaug_ray.data.manifest import Manifest
 from metaug_ray.evaluation.augmented_probe import check_batch, train_augmented_probe
 from metaug_ray.evaluation.checks import check_counts, distinct_shares, read_manifests
-from metaug_ray.evaluation.classifiers import Classifiers, Labelled, images_of_share
+from metaug_ray.evaluation.classifiers import Classifiers, images_of_share
 from metaug_ray.evaluation.errors import EvaluationError
 from metaug_ray.evaluation.figures import figures
 from metaug_ray.evaluation.find_encoder import FoundEncoder, find_encoder
@@ -25,6 +26,7 @@ from metaug_ray.evaluation.plots import draw_confusion
 from metaug_ray.evaluation.readout import REPRESENTATIONS, Readout
 from metaug_ray.evaluation.representations import Images, Representations, represent
 from metaug_ray.evaluation.results import ALL, Result, table
+from metaug_ray.evaluation.stored import Labelled
 from metaug_ray.runtime.cluster import cluster, nodes, warn_if_busy
 from metaug_ray.runtime.placement import Placement, place_workers
 from metaug_ray.runtime.words import counted
@@ -122,7 +124,10 @@ class _Judge:
         train = self._represent(self._settings.train, self._train)
         test = self._represent(self._settings.test, self._test)
         for part, views, index in self._selections(train):
-            learnt, judged = (_labelled(parts, part, index) for parts in (train, test))
+            learnt, judged = (
+                Labelled.of(parts.parts[part], index, parts.labels, ray.get_runtime_context().get_node_id())
+                for parts in (train, test)
+            )
             self._classify(part, views, learnt, judged)
 
     def augmented(self) -> EvaluationError | None:
@@ -205,7 +210,7 @@ class _Judge:
 
     def _classify(self, part: str, views: str, learnt: Labelled, judged: Labelled) -> None:
         settings, classes = self._settings, self._train.classes
-        classifiers = Classifiers(learnt, judged, len(classes), self._placement)
+        classifiers = Classifiers(learnt, judged, len(classes), self._placement, settings.memory)
         main = part == REPRESENTATIONS and views == ALL
         predictions = classifiers.knn(settings.knn)
         accuracy = float((predictions == judged.labels).mean())
@@ -230,11 +235,3 @@ class _Judge:
         self.results.append(result)
         choice = f" ({result.choice[0]})" if result.choice else ""
         _log.info(f"{result.name}: {np.mean(result.top1):.1%}{choice}")
-
-
-def _labelled(parts: Representations, part: str, views: slice) -> Labelled:
-    images = np.flatnonzero(parts.labels >= 0)
-    values = parts.parts[part][:, views]
-    # Without a copy where all have labels, as this may be larger than the memory.
-    values = values if len(images) == len(values) else values[images]
-    return Labelled(values.reshape(len(values), -1), parts.labels[images], images)

@@ -8,16 +8,17 @@ from typing import Final
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from metaug_ray.config.evaluate import EvaluateSettings
 from metaug_ray.data.loader import EvaluationLoader
 from metaug_ray.data.manifest import Manifest
-from metaug_ray.evaluation.classifiers import Labelled
 from metaug_ray.evaluation.plots import MOST_CLASSES, draw_map, draw_neighbours
+from metaug_ray.evaluation.stored import Labelled
 from metaug_ray.knn import nearest_neighbours
 
 _MAPPED, _SHOWN, _NEAREST = 2000, 8, 6
-_ROWS: Final = 16_384
+_HERE: Final = torch.device("cpu")
 
 
 def figures(
@@ -37,7 +38,7 @@ def figures(
         return {}
     asked = some[generator.permutation(len(some))[:_SHOWN]]
     found: dict[str, Callable[[Path], None]] = {
-        "map.png": lambda path: draw_map(test.representations[some], test.labels[some], manifest.classes, path)
+        "map.png": lambda path: draw_map(_rows(test, some).numpy(), test.labels[some], manifest.classes, path)
     }
     # Images are read on this machine, by their numbers.
     if all("://" not in beton for beton in (settings.train, settings.test)):
@@ -48,10 +49,8 @@ def figures(
 def _draw_neighbours(
     settings: EvaluateSettings, train: Labelled, test: Labelled, asked: NDArray[np.int64], size: int, path: Path
 ) -> None:
-    blocks = (
-        torch.tensor(train.representations[start : start + _ROWS]) for start in range(0, len(train.labels), _ROWS)
-    )
-    found = nearest_neighbours(blocks, torch.tensor(test.representations[asked]), _NEAREST)
+    references = train.blocks(np.arange(len(train.labels)), _HERE)
+    found = nearest_neighbours(references, _rows(test, asked), _NEAREST)
     similarities, nearest = (part.numpy() for part in found)
     neighbours = _pixels(Path(settings.train), train.images[nearest.flatten()], size)
     draw_neighbours(
@@ -63,7 +62,11 @@ def _draw_neighbours(
     )
 
 
+def _rows(labelled: Labelled, rows: NDArray[np.int64]) -> Tensor:
+    return labelled.load(rows, torch.empty(len(rows), labelled.size))
+
+
 def _pixels(beton: Path, indices: NDArray[np.int64], size: int) -> NDArray[np.uint8]:
     """Images by their data set indices, uint8 [n, S, S, 3]."""
-    loader = EvaluationLoader(beton, len(indices), size, cpus=1, device=torch.device("cpu"), images=indices)
+    loader = EvaluationLoader(beton, len(indices), size, cpus=1, device=_HERE, images=indices)
     return next(iter(loader)).images.permute(0, 2, 3, 1).numpy()

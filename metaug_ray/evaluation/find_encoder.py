@@ -137,7 +137,7 @@ def _describe(record: dict[str, Any], settings: PretrainSettings, checkpoint: st
     return EncoderDescription(
         model=settings.model,
         image_size=settings.data.image_size,
-        variant=settings.method.variant if step else "random init",
+        variant=settings.variant if step else "random init",
         run=settings.name,
         run_id=record.get("mlflow", {}).get("run_id"),
         checkpoint=checkpoint,

@@ -6,6 +6,7 @@ import logging
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +19,19 @@ from numpy.typing import NDArray
 from metaug_ray.config.model import Precision
 from metaug_ray.data.loader import EvaluationLoader
 from metaug_ray.data.manifest import Manifest
+from metaug_ray.data.order import evaluation_shards
 from metaug_ray.data.staging import staged
 from metaug_ray.evaluation.classifiers import NOT_FINITE
 from metaug_ray.evaluation.errors import EvaluationError
 from metaug_ray.evaluation.readout import Readout
+from metaug_ray.evaluation.stored import COMPLETE
 from metaug_ray.method.precision import autocast
 from metaug_ray.runtime.cluster import remote
 from metaug_ray.runtime.device import autocast_dtype, prepare_task
 from metaug_ray.runtime.placement import Placement
 from metaug_ray.runtime.words import first_line
 
-_DONE, _LABELS = "representations.json", "labels"
+_LABELS = "labels"
 _PATIENCE = 60
 _log = logging.getLogger(__name__)
 
@@ -42,7 +45,7 @@ class Representations:
         labels: int64 [N], -1 where an image has none.
     """
 
-    parts: dict[str, NDArray[np.float32]]
+    parts: dict[str, np.memmap[Any, np.dtype[np.float32]]]
     labels: NDArray[np.int64]
 
 
@@ -102,11 +105,11 @@ def represent(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / ".lock"):
-            if not (folder / _DONE).exists():
+            if not (folder / COMPLETE).exists():
                 _log.info("representations of %s: starting the workers, which takes a minute or so", images.beton)
                 loader = _Worker(readout, images, batch_size, precision, staging, placement)
                 _compute(loader, images, placement, folder)
-                (folder / _DONE).write_text(json.dumps(key, indent=2) + "\n", encoding="utf-8")
+                (folder / COMPLETE).write_text(json.dumps(key, indent=2) + "\n", encoding="utf-8")
             else:
                 _log.info("representations of %s were computed before; read from %s", images.beton, folder)
     except OSError as error:
@@ -123,6 +126,8 @@ def _kept(folder: Path, samples: int) -> Representations:
         labels = np.asarray(parts.pop(_LABELS))
         if any(len(part) != samples for part in (labels, *parts.values())):
             raise ValueError(f"they are not of {samples:,} images")
+        if any(part.dtype != np.float32 or part.ndim != 3 or not part.flags.c_contiguous for part in parts.values()):
+            raise ValueError("they are not float32, row by row")
     except (OSError, EOFError, ValueError, KeyError) as error:
         raise EvaluationError(
             f"cache: what is kept in {folder} is no representations ({first_line(error)}); remove that folder, and "
@@ -145,7 +150,8 @@ class _Worker:
     def run(self, rank: int) -> Iterator[tuple[NDArray[np.int64], dict[str, NDArray[np.float32]]]]:
         """Data set indices [n] and parts [n, V, H] of this rank's images, a batch at a time."""
         device = prepare_task(self.placement)
-        beton = staged(self.images.beton, self.staging)
+        workers = self.placement.workers
+        beton = staged(self.images.beton, self.staging, partial(evaluation_shards, rank=rank, world_size=workers))
         loader = EvaluationLoader(
             beton,
             self.batch_size,
@@ -154,7 +160,7 @@ class _Worker:
             device=device,
             crop=self.images.crop,
             rank=rank,
-            world_size=self.placement.workers,
+            world_size=workers,
         )
         readout = self.readout.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         for batch in loader:

@@ -36,6 +36,8 @@ class Minibatch(NamedTuple):
     """One tensor [B, C_v, H, W] per view (:func:`~metaug_ray.method.views.split_views`)."""
     indices: Tensor
     """Data set index n_i of each image, int64 [B], best on the CPU."""
+    global_indices: Tensor | None = None
+    """Those of all ranks' images, rank by rank, int64 [W * B] on the CPU; None: the ranks ask one another."""
 
 
 @dataclass(frozen=True)
@@ -179,7 +181,7 @@ class MetAug:
         takes_meta_step = self.takes_meta_step(step)
         together = takes_meta_step and meta_minibatch is None
         self._statistics.save()
-        sample = self.targets.sample(minibatch.indices, step)
+        sample = self.targets.ask(minibatch.indices, step, global_index=minibatch.global_indices)
         previous = None if self.lookahead is None else self.lookahead.take()
         if not takes_meta_step:
             previous = None
@@ -204,7 +206,9 @@ class MetAug:
         self.targets.update(keys, output.projections)
         applied = True
         if meta_minibatch is not None:
-            own = self.targets.sample(meta_minibatch.indices, step, stream="meta")
+            own = self.targets.ask(
+                meta_minibatch.indices, step, stream="meta", global_index=meta_minibatch.global_indices
+            )
             self._meta_gradient(step, meta_minibatch, own, None)
             norms = norms._replace(generator=_norm(self.model.generators))
             applied = self._finite(norms.generator)
@@ -226,7 +230,7 @@ class MetAug:
         with torch.no_grad(), fixed_buffers(self.model.eager_encoder):
             parts = parts_of(minibatch.images, self.accumulation)
             features = torch.cat([self.model.encode(part).projections for part in parts], 1)
-        self.targets.fill(minibatch.indices, features)
+        self.targets.fill(minibatch.indices, features, minibatch.global_indices)
 
     def _check_step(self, step: int, minibatch: Minibatch, meta_minibatch: Minibatch | None) -> None:
         needed = self.takes_meta_step(step) and self.meta.schedule == "separate"

@@ -3,7 +3,7 @@
 without an initialised process group a function sees one rank of one and communicates nothing.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 
 import torch
@@ -106,11 +106,38 @@ def all_gather_equal(tensor: Tensor, device: torch.device, group: dist.ProcessGr
 
 def exchange(rows: Tensor, sent: list[int], received: list[int], group: dist.ProcessGroup | None = None) -> Tensor:
     """Send `sent[r]` consecutive rows to each rank r and return the `received[r]` rows that each rank sent here."""
+    return start_exchange(rows, sent, received, group)()
+
+
+def start_exchange(
+    rows: Tensor, sent: list[int], received: list[int], group: dist.ProcessGroup | None = None
+) -> Callable[[], Tensor]:
+    """As :func:`exchange`, which goes on in the background; what it returns waits for it."""
     if world_size(group) == 1:
-        return rows
-    into = rows.new_empty(sum(received), *rows.shape[1:])
-    dist.all_to_all_single(into, rows.contiguous(), received, sent, group)
-    return into
+        return lambda: rows
+    into, out = rows.new_empty(sum(received), *rows.shape[1:]), rows.contiguous()
+    work = dist.all_to_all_single(into, out, received, sent, group, async_op=True)
+
+    def finish() -> Tensor:
+        # Until then nobody may take the memory of what is sent.
+        assert out is not None
+        work.wait()
+        return into
+
+    return finish
+
+
+def start_sum(tensor: Tensor, group: dist.ProcessGroup | None = None) -> Callable[[], Tensor]:
+    """The sum of the ranks' tensors, made in place in the background; what it returns waits for it."""
+    if world_size(group) == 1:
+        return lambda: tensor
+    work = dist.all_reduce(tensor, dist.ReduceOp.SUM, group, async_op=True)
+
+    def finish() -> Tensor:
+        work.wait()
+        return tensor
+
+    return finish
 
 
 def sharded(

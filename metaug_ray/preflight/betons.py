@@ -1,13 +1,14 @@
 """The betons of a run: readable on every node, and the same everywhere."""
 
 import hashlib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from metaug_ray.data.progress import readable_size
-from metaug_ray.data.staging import copy_of, find_manifest, open_binary
+from metaug_ray.data.staging import copy_of, find_manifest, open_binary, within
 from metaug_ray.preflight.findings import Failed, Finding, fault, faults
 
 _CHECK: Final = "beton"
@@ -23,16 +24,22 @@ class Seen:
     """A beton as one node sees it.
 
     Attributes:
-        bytes: of the beton.
+        bytes: of the beton, or of all its shards.
         sha256: of it, as its manifest says.
         sample: of sixteen of its megabytes, as they are; of a URI, of the first.
         copy: where its copy would lie; None where it is not staged.
+        shards: of them each node needs its part; a single beton is one.
     """
 
     bytes: int
     sha256: str
     sample: str
     copy: Path | None = None
+    shards: int = 1
+
+    def bytes_on(self, nodes: int) -> int:
+        """Of the shards that one of so many nodes needs: its part, and one that it shares with another node."""
+        return math.ceil(self.bytes / self.shards * min(self.shards, math.ceil(self.shards / nodes) + 1))
 
 
 def look_at_beton(beton: str, staging: Path | None) -> Seen:
@@ -44,13 +51,15 @@ def look_at_beton(beton: str, staging: Path | None) -> Seen:
     manifest = find_manifest(beton)
     local = "://" not in beton
     digest = hashlib.sha256()
-    with open_binary(beton) as file:
-        for number in range(_BLOCKS if local else 1):
+    files = [(within(beton, shard.name), shard.bytes) for shard in manifest.shards] or [(beton, manifest.bytes)]
+    for number in range(_BLOCKS if local else 1):
+        place, size = files[number * len(files) // _BLOCKS]
+        with open_binary(place) as file:
             if local:
-                file.seek(number * max(manifest.bytes - _BLOCK, 0) // (_BLOCKS - 1))
+                file.seek(number * max(size - _BLOCK, 0) // (_BLOCKS - 1))
             digest.update(file.read(_BLOCK))
     copy = None if staging is None else copy_of(beton, manifest, staging)
-    return Seen(manifest.bytes, manifest.sha256, digest.hexdigest(), copy)
+    return Seen(manifest.bytes, manifest.sha256, digest.hexdigest(), copy, len(files))
 
 
 def check_beton(beton: str, told: Mapping[str, Seen], failed: Mapping[str, Failed], home: str) -> list[Finding]:

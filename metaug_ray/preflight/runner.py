@@ -165,7 +165,9 @@ class _Look:
             wanted = (beton, staging)
             seen = probes.ask(f"beton {beton}", betons.look_at_beton, partial(_always, wanted))
             found += betons.check_beton(beton, seen.values, seen.failed, self._home)
-            copies |= {own.copy: own.bytes for own in seen.values.values() if own.copy is not None}
+            copies |= {
+                own.copy: own.bytes_on(len(self._working)) for own in seen.values.values() if own.copy is not None
+            }
         if staging is None:
             return found
         names = [node.name for node in self._working]

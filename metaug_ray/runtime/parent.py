@@ -33,8 +33,6 @@ _PATIENCE: Final = 24 * 3600.0
 _TOLD_EVERY: Final = 600.0
 _DEATH_SIGNAL: Final = 1
 """PR_SET_PDEATHSIG of Linux's prctl."""
-_BY_THE_KERNEL: Final = 0x80
-"""SI_KERNEL: a signal that no process sent."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +53,10 @@ class Restarts:
 def watched(work: Callable[[int], int], restarts: Restarts) -> int:
     """Do the work in a child of this process, and go on waiting for it here.
 
-    The child returns from this function as if there was no parent, and dies with it. SIGTERM, SIGINT and SIGHUP reach
-    it. Where this process has threads, as a notebook's has, or Ray, it does the work itself.
+    The child returns from this function as if there was no parent, and dies with it. SIGTERM, SIGINT and SIGHUP are
+    passed on to it. It has a process group of its own: whoever tells a whole group to end, as a terminal and `timeout`
+    do, would end Ray's processes before it, which are in its group. Where this process has threads, as a notebook's
+    has, or Ray, it does the work itself.
 
     Args:
         work: gets how often it was begun before, and returns its exit status: `TEMPORARY` where beginning again may
@@ -134,10 +134,8 @@ class _Child:
                     return self._ended(os.waitstatus_to_exitcode(status)), told
                 continue
             told = True
-            # The terminal's Ctrl-C comes from no process, and the child has it too.
-            if got.si_code != _BY_THE_KERNEL:
-                with suppress(ProcessLookupError):
-                    os.kill(self.pid, got.si_signo)
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, got.si_signo)
 
     def _ended(self, code: int) -> int | str:
         came_to_its_end = os.read(self.said, 1)
@@ -162,6 +160,7 @@ def _fork() -> _Child | None:
         os.close(writing)
         return _Child(pid, reading)
     os.close(reading)
+    os.setpgid(0, 0)
     _die_with(parent)
     _AT_ITS_END.append(writing)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _WATCHED)

@@ -110,6 +110,8 @@ def _logged_by_ray() -> Iterator[None]:
 
 async def _until(stopping: Stopping, notices: Notices, task: Coroutine[Any, Any, None]) -> None:
     running = asyncio.ensure_future(task)
+    # An interruption amid its work goes to whoever runs the loop; asyncio would print it besides.
+    running.add_done_callback(lambda done: done.cancelled() or done.exception())
     told = False
     while not running.done():
         await asyncio.wait({running}, timeout=0.2)

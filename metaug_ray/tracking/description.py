@@ -91,5 +91,6 @@ def read_deciding(recorded: Mapping[str, Any]) -> dict[str, Any]:
         fixed = read_fixed({name: value for name, value in deciding.items() if name not in beside})
     except ValidationError:  # a later version's, or of an encoder that somebody added
         return deciding
-    del fixed["name"], fixed["seed"]
+    # Another random order is no more than another seed.
+    del fixed["name"], fixed["seed"], fixed["data"]["order"]
     return fixed | beside

@@ -26,6 +26,10 @@ class Images(Protocol):
     def indices(self) -> Tensor:
         """Data set indices, int64 [B], on the CPU."""
 
+    @property
+    def global_indices(self) -> Tensor | None:
+        """Those of all ranks' images, rank by rank, int64 [W * B], on the CPU; None where the loader does not tell."""
+
 
 class Loader(Protocol):
     """Where a rank's images come from: the same ones for the same seed, epoch and step."""
@@ -80,7 +84,7 @@ def _minibatches(loader: Loader, views: tuple[View, ...], updates: int, start: i
     epoch, step = divmod(batch, loader.steps_per_epoch)
     while True:
         for each in loader.epoch(epoch, step):
-            minibatch = Minibatch(split_views(each.crops, views), each.indices)
+            minibatch = Minibatch(split_views(each.crops, views), each.indices, each.global_indices)
             for _ in range(made, updates):
                 yield minibatch
             made = 0

@@ -34,10 +34,13 @@ def open_batches(
             settings.data.image_size,
             settings.crop_augmentations,
             seed=seed,
+            order=settings.data.order,
             cpus=cpus,
             device=device,
             rank=rank,
             world_size=world_size,
+            # Who asks whom for which rows of the bank is then known without a word between the ranks.
+            all_ranks=settings.method.targets == "bank",
         )
 
     return batches_of(settings, make_loader)

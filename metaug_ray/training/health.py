@@ -21,13 +21,17 @@ HISTOGRAM_BINS = 100
 _NOTHING: Final = 1e-3
 
 
-def feature_spread(features: Tensor) -> Tensor:
-    """How far unit features [B, D] spread: sqrt(D) times their mean standard deviation per dimension, a scalar.
+def feature_spread(features: Tensor, group: dist.ProcessGroup | None = None) -> Tensor:
+    """How far unit features [B, D] of all ranks spread: sqrt(D) times their mean standard deviation per dimension, a
+    scalar. A collective call.
 
     1 for features that are even over the sphere, 0 for collapsed ones (Chen and He 2021, figure 2).
     """
-    deviation: Tensor = (features - features.mean(0)).square().mean(0).sqrt()
-    return deviation.mean() * float(features.shape[1] ** 0.5)
+    mean = features.mean(0)
+    distributed.average([mean], group)
+    variance = (features - mean).square().mean(0)
+    distributed.average([variance], group)
+    return variance.sqrt().mean() * float(features.shape[1] ** 0.5)
 
 
 def empty_views(images: Sequence[Tensor], names: Sequence[str], group: dist.ProcessGroup | None = None) -> list[str]:
@@ -100,7 +104,7 @@ class Window:
                 metrics[f"similarity/{name}{kind}_mean"] = d.mean()
                 least[f"similarity/{name}{kind}_min"] = d.min()
                 least[f"similarity/{name}{kind}_max"] = -d.max()
-        spreads = torch.stack([feature_spread(view) for view in outcome.features])
+        spreads = torch.stack([feature_spread(view, self.group) for view in outcome.features])
         metrics[SPREAD] = spreads.mean()
         views = model.eager_encoder.views
         metrics |= {f"{SPREAD}_{view}": spread for view, spread in zip(views, spreads, strict=True)}

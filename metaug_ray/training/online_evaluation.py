@@ -1,6 +1,7 @@
 """What the encoders are worth while they train, by kNN and RankMe, shared out over the ranks."""
 
 import math
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,10 +12,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from metaug_ray.config.pretrain import KNN_ACCURACY, RANKME, OnlineKnnSettings, PretrainSettings
-from metaug_ray.data.beton import beton_labels, open_beton
 from metaug_ray.data.errors import DataError
 from metaug_ray.data.loader import EvaluationLoader
 from metaug_ray.data.manifest import read_manifest
+from metaug_ray.data.mapped import open_beton
+from metaug_ray.data.order import evaluation_shards
+from metaug_ray.data.permutation import Permutation
 from metaug_ray.data.randomness import Draws
 from metaug_ray.data.staging import staged
 from metaug_ray.knn import weighted_knn
@@ -64,7 +67,7 @@ class OnlineEvaluation:
                 settings.data.image_size,
                 cpus=cpus,
                 device=device,
-                images=np.sort(chosen.indices),
+                images=chosen.indices,
                 rank=rank,
                 world_size=world_size,
             )
@@ -136,47 +139,64 @@ def open_evaluation(
     Raises:
         DataError: too few images have labels, or a beton is missing or broken.
     """
-    knn = settings.health.knn
+    knn, staging = settings.health.knn, settings.compute.staging
     if not knn.every:
         return None
+    # Of shards none before it is known which.
     references, queries = (
-        None if place is None else staged(place, settings.compute.staging)
+        None if place is None else staged(place, staging, lambda shards: ())
         for place in (knn.references_beton, knn.beton)
     )
-    return OnlineEvaluation(
-        settings, references or beton, queries, cpus=cpus, device=device, rank=rank, world_size=world_size
-    )
+    references = references or beton
+    if read_manifest(references).shards or (queries is not None and read_manifest(queries).shards):
+        voters, asked = _choose(knn, references, queries)
+        voting = knn.references_beton or settings.data.beton
+        for place, chosen in ((voting, voters), (knn.beton or voting, asked)):
+            if chosen is not None:
+                share = partial(evaluation_shards, rank=rank, world_size=world_size, images=chosen.indices)
+                staged(place, staging, share)
+    return OnlineEvaluation(settings, references, queries, cpus=cpus, device=device, rank=rank, world_size=world_size)
 
 
 class _Images(NamedTuple):
     beton: Path
     indices: NDArray[np.int64]
+    """in order, so that a rank's share of them is of few shards"""
 
 
 def _choose(settings: OnlineKnnSettings, references: Path, queries: Path | None) -> tuple[_Images, _Images | None]:
     """Images that vote, and images that are classified; without labels any images, and none to classify."""
-    voters = _labelled(references)
+    # So many that of fewer four fifths would not be all that vote.
+    most = 5 * settings.references + settings.queries
+    voters = _labelled(references, most)
     if not len(voters) and queries is None:
-        every = np.arange(read_manifest(references).samples)
-        return _Images(references, _shuffled(every)[: settings.references]), None
+        return _Images(references, np.sort(_shuffled(references, settings.references))), None
     count = min(settings.references, len(voters) if queries else len(voters) * 4 // 5)
-    asked = voters[count:] if queries is None else _labelled(queries)
+    asked = (voters[count:] if queries is None else _labelled(queries, most))[: settings.queries]
     if not count or not len(asked):
         raise DataError(
             f"{references}: has {len(voters)} labelled images for the kNN, of which some must vote and others be "
             "classified; give another beton as health.knn.references_beton, or set health.knn.every to 0"
         )
-    return _Images(references, voters[:count]), _Images(queries or references, asked[: settings.queries])
+    return _Images(references, np.sort(voters[:count])), _Images(queries or references, np.sort(asked))
 
 
-def _labelled(beton: Path) -> NDArray[np.int64]:
-    """Indices of the labelled images, shuffled."""
-    return _shuffled(np.flatnonzero(beton_labels(open_beton(beton)) >= 0))
+def _labelled(beton: Path, most: int) -> NDArray[np.int64]:
+    """Indices of labelled images, shuffled: the first ones, `most` at most."""
+    manifest = read_manifest(beton)
+    if not manifest.shards:
+        return _shuffled(beton, most, np.flatnonzero(open_beton(beton).labels >= 0))
+    # No rank has the labels of all shards.
+    return _shuffled(beton, most) if manifest.labelled else np.empty(0, np.int64)
 
 
-def _shuffled(images: NDArray[np.int64]) -> NDArray[np.int64]:
-    """In the same order each time: betons are often sorted by class."""
-    return images[np.argsort(Draws(0, 0, images).uniform("knn"), kind="stable")]
+def _shuffled(beton: Path, most: int, images: NDArray[np.int64] | None = None) -> NDArray[np.int64]:
+    """Images, all by default, in the same order each time: betons are often sorted by class."""
+    manifest = read_manifest(beton)
+    if manifest.shards:
+        return Permutation(manifest.samples, 0, 0)[np.arange(min(most, manifest.samples))]
+    images = np.arange(manifest.samples) if images is None else images
+    return images[np.argsort(Draws(0, 0, images).uniform("knn"), kind="stable")][:most]
 
 
 def _gathered(part: Tensor, group: dist.ProcessGroup | None) -> Tensor:

@@ -70,11 +70,14 @@ def check_resumable(
         )
     if changed:
         listed = "\n".join(changed)
-        advice = (
-            f"begin a new run with its weights: --name NEW --fork {settings.name}"
-            if checkpoints
-            else "begin a new run: --name NEW (this one has no checkpoint yet)"
-        )
+        others = [line for line in changed if line.startswith("  model.") and "prediction_hidden_size" not in line]
+        advice = "begin a new run: --name NEW"
+        if others:
+            advice += " (its weights fit other networks only)"
+        elif checkpoints:
+            advice = f"begin a new run with its weights: --name NEW --fork {settings.name}"
+        else:
+            advice += " (this one has no checkpoint yet)"
         raise TrainingError(
             f"name: run {settings.name!r} was made with other settings:\n{listed}\nGo on with the old ones, or {advice}"
         )

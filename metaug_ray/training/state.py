@@ -212,4 +212,6 @@ def _wrapped(
         device_ids=[device] if device.type == "cuda" else None,
         process_group=group,
         gradient_as_bucket_view=True,
+        # Nobody reads the other ranks' statistics of batch norm: before an evaluation and a checkpoint they are sent.
+        broadcast_buffers=False,
     )

@@ -11,9 +11,10 @@ from typing import Any
 
 from metaug_ray.addresses import without_secret
 from metaug_ray.config.pretrain import KNN_ACCURACY, PretrainSettings
-from metaug_ray.config.recorded import fixed_settings, to_yaml
+from metaug_ray.config.recorded import fixed_settings, ordered_as_recorded, to_yaml
 from metaug_ray.config.tracking import VARIABLE
 from metaug_ray.data.manifest import Manifest
+from metaug_ray.data.order import check_shards
 from metaug_ray.data.staging import find_manifest
 from metaug_ray.runtime.cluster import cluster, nodes, warn_if_busy
 from metaug_ray.runtime.placement import Placement
@@ -73,6 +74,7 @@ def pretrain(settings: PretrainSettings, supervision: Supervision | None = None)
             allowed.
     """
     manifest = find_manifest(settings.data.beton)
+    check_shards(settings.data.beton, len(manifest.shard_samples), settings.training.batch_size, settings.data.order)
     check_evaluation(settings, manifest)
     folder = RunFolder(settings.storage, settings.name)
     folder.make()
@@ -102,6 +104,7 @@ def _pretrain(
     if record is None:
         record = _new_record(settings, manifest)
     else:
+        settings = ordered_as_recorded(settings, record["fixed"])
         check_resumable(record, settings, manifest.sha256, folder.checkpoints())
         if "finished" in record:
             _check_has_checkpoint(folder)
@@ -129,6 +132,7 @@ def _pretrain(
             folder.write_record(record)
             fixed = record["fixed"] | {"data.sha256": manifest.sha256}
             tracker.settings(settings.model_dump(mode="json"), fixed, to_yaml(settings))
+            tracker.tags({"metaug.variant": settings.variant})
             if "lengthened" in record:
                 # MLflow lets no parameter change: training.epochs stays what it was at first.
                 course = (*record["lengthened"], settings.training.epochs)
@@ -264,7 +268,8 @@ def _announce(
         workers = f"{' or '.join(map(str, placement.counts))} workers"
     each = f"{placement.gpu_share:g} GPU and " if placement.gpu else ""
     _log.info(
-        f"run {settings.name!r}: {counted(manifest.samples, 'image')}, {counted(settings.training.epochs, 'epoch')} of "
-        f"batches of {settings.training.batch_size}, {workers} with {each}{counted(placement.cpus, 'CPU')}; kept in "
-        f"{folder.location}; MLflow run {tracker.run_id} at {tracker.uri}"
+        f"run {settings.name!r}: {settings.variant}, {counted(manifest.samples, 'image')}, "
+        f"{counted(settings.training.epochs, 'epoch')} of batches of {settings.training.batch_size}, {workers} with "
+        f"{each}{counted(placement.cpus, 'CPU')}; kept in {folder.location}; MLflow run {tracker.run_id} at "
+        f"{tracker.uri}"
     )

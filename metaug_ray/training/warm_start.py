@@ -11,6 +11,7 @@ from metaug_ray.config.recorded import fixed_settings, read_fixed
 from metaug_ray.data.manifest import Manifest
 from metaug_ray.runtime.run_folder import RunFolder
 from metaug_ray.training.errors import TrainingError
+from metaug_ray.training.resume import differences
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -78,13 +79,17 @@ def find_warm_start(settings: PretrainSettings, name: str, manifest: Manifest) -
     old, new = dict(recorded["model"]), dict(fixed_settings(settings)["model"])
     # Only neighbours have prediction heads, and heads of another size are new ones.
     sizes_of_heads = {settings_of.pop("prediction_hidden_size") for settings_of in (old, new)}
-    if old != new:
-        raise TrainingError(f"fork: the networks of {name!r} are others: {old}, not {new}; keep model.* as it was")
+    if changed := differences(old, new, "model"):
+        listed = "\n".join(changed)
+        raise TrainingError(
+            f"fork: the networks of {name!r} are others:\n{listed}\n"
+            "Keep these as they were, or begin without its weights"
+        )
     method, targets = recorded["method"], settings.method.targets
     sizes = ("generator_hidden_size", "generator_per")
     same_generators = method["generators"] and all(method[size] == getattr(settings.method, size) for size in sizes)
     same_data = record["data"]["sha256"] == manifest.sha256
-    same_size = recorded["support"]["size"] == settings.support.size
+    same_size = recorded.get("support", {}).get("size") == settings.support.size
     return WarmStart(
         settings.storage,
         name,

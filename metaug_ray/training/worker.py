@@ -17,6 +17,7 @@ from ray.train import Checkpoint
 
 from metaug_ray.data.errors import DataError
 from metaug_ray.data.manifest import read_manifest
+from metaug_ray.data.order import training_shards
 from metaug_ray.data.staging import staged
 from metaug_ray.errors import LostError, UserError
 from metaug_ray.runtime.device import prepare_device
@@ -114,7 +115,9 @@ def _open_inputs(task: WorkerTask, device: torch.device) -> _Inputs:
     checkpoint = ray.train.get_checkpoint()
     if rank == 0:
         check_progress(settings, checkpoint)
-    beton = staged(settings.data.beton, settings.compute.staging)
+    share = settings.images_per_worker(world_size)
+    needed = partial(training_shards, batch_size=share, rank=rank, world_size=world_size)
+    beton = staged(settings.data.beton, settings.compute.staging, needed)
     _check_same_data(beton, task.record["data"]["sha256"])
     place: dict[str, Any] = {"cpus": task.cpus, "device": device, "rank": rank, "world_size": world_size}
     batches = open_batches(settings, beton, **place)

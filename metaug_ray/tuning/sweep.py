@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from metaug_ray.config.recorded import without_secrets
+from metaug_ray.config.recorded import ordered_as_recorded, without_secrets
 from metaug_ray.config.sweep import SweepSettings
 from metaug_ray.data.manifest import Manifest
 from metaug_ray.data.staging import find_manifest
@@ -103,9 +103,11 @@ def _folder(settings: SweepSettings) -> StoredFolder:
 
 
 def _tune(settings: SweepSettings, folder: StoredFolder, manifest: Manifest) -> SweepOutcome:
-    run = settings.run
     record = folder.read_json(SWEEP)
-    begun_with = fixed(settings, manifest)
+    if record is not None:
+        run = ordered_as_recorded(settings.run, record["fixed"]["run"])
+        settings = settings.model_copy(update={"run": run})
+    run, begun_with = settings.run, fixed(settings, manifest)
     if record is None:
         record = {"id": uuid.uuid4().hex, "fixed": begun_with}
     else:

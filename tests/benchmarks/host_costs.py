@@ -4,58 +4,14 @@ Half a minute of one CPU thread, by its own clock; a machine that others share s
 of `--plan.host.*` in `jobs/plan_capacity.py`.
 """
 
-import threading
 import time
-from collections.abc import Callable
 
-import numpy as np
-import psutil
 import torch
-from ffcv.memory_managers import OSCacheManager
-from ffcv.types import ALLOC_TABLE_TYPE
 
 from metaug_ray.config import HostSettings
-from metaug_ray.data.order import training_steps
 from metaug_ray.method.targets.sharded_rows import ShardedRows
 
-IMAGES = 10_000_000
-READER_IMAGES = 1_000_000
 OWN, SHARED, PEERS = 2 * 32, 4096, 256
-ARRAYS = 24 + 24 + 21 + 3 * 8
-"""Bytes an image of the loader's arrays: FFCV's table twice (as it is, and sorted), its fields, labels and sizes."""
-
-
-def measured(work: Callable[[], object]) -> tuple[float, int]:
-    """Seconds, and bytes of main memory that were taken at most meanwhile."""
-    process, done = psutil.Process(), threading.Event()
-    before = greatest = process.memory_info().rss
-
-    def watch() -> None:
-        nonlocal greatest
-        while not done.wait(0.005):
-            greatest = max(greatest, process.memory_info().rss)
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    began = time.process_time()
-    kept = work()
-    seconds = time.process_time() - began
-    done.set()
-    watcher.join()
-    del kept
-    return seconds, greatest - before
-
-
-class Beton:
-    """What FFCV's manager of the cache asks a reader for."""
-
-    page_size = 8 << 20
-
-    def __init__(self, images: int) -> None:
-        self.alloc_table = np.zeros(images, ALLOC_TABLE_TYPE)
-        self.alloc_table["sample_id"] = np.arange(images)
-        self.alloc_table["ptr"] = np.arange(images) * 56_000
-        self.alloc_table["size"] = 56_000
 
 
 def exchange() -> float:
@@ -75,16 +31,11 @@ def exchange() -> float:
 def main() -> None:
     torch.set_num_threads(1)
     default = HostSettings()
-    beton = Beton(READER_IMAGES)
-    opening, tables = measured(lambda: OSCacheManager(beton))
-    drawing, order = measured(lambda: training_steps(IMAGES, 128, 0, 8, 0, 0))
-    rows, _ = measured(lambda: ShardedRows(100_000, 3, 128, seed=0, dtype=torch.float32, device="cpu", group=None))
+    began = time.process_time()
+    ShardedRows(100_000, 3, 128, seed=0, dtype=torch.float32, device="cpu", group=None)
+    rows = time.process_time() - began
     exchange()
     found = {
-        "reader_bytes": tables / READER_IMAGES + ARRAYS,
-        "reader_microseconds": 1e6 * opening / READER_IMAGES,
-        "order_bytes": order / IMAGES,
-        "order_nanoseconds": 1e9 * drawing / IMAGES,
         "row_nanoseconds": 1e9 * rows / (100_000 * 3 * 128),
         "exchange_nanoseconds": 1e9 * min(exchange() for _ in range(5)) / (PEERS * OWN),
     }

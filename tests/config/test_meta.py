@@ -29,8 +29,8 @@ def read(meta: dict[str, Any], **training: Any) -> PretrainSettings:
         (
             {"share": 0.25},
             {"batch_size": 12},
-            "method.meta.share: the 6 images of each worker do not divide into 4 parts of at least 2; use a larger "
-            "share, or another training.batch_size",
+            "method.meta.share: got 0.25, and the 6 images of each worker do not divide into 4 parts of at least 2; "
+            "use a larger share, or another training.batch_size",
         ),
         ({"schedule": "later"}, {}, "method.meta.schedule: got 'later'; expected 'fused', 'separate' or 'lookahead'"),
     ],

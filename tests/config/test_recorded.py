@@ -5,7 +5,14 @@ import pytest
 from pydantic import ValidationError
 
 from metaug_ray.config import PretrainSettings
-from metaug_ray.config.recorded import RENAMED, fixed_settings, migrated, read_fixed, read_settings
+from metaug_ray.config.recorded import (
+    RENAMED,
+    fixed_settings,
+    migrated,
+    ordered_as_recorded,
+    read_fixed,
+    read_settings,
+)
 
 RUN = PretrainSettings.model_validate(
     {
@@ -93,3 +100,22 @@ def test_a_setting_of_a_later_version_is_refused() -> None:
     recorded["method"]["beyond"] = 1
     with pytest.raises(ValidationError, match="beyond"):
         read_fixed(recorded)
+
+
+def test_a_run_that_was_begun_by_sorting_goes_on_so() -> None:
+    recorded = fixed_settings(RUN)
+    del recorded["data"]["order"]
+    assert read_fixed(recorded)["data"]["order"] == "sort"
+    assert read_settings({"name": "x", "data": {"beton": "/x.beton"}}).data.order == "sort"
+    resumed = ordered_as_recorded(RUN, recorded)
+    assert fixed_settings(resumed) == read_fixed(recorded)
+    # Once more, by this version's record.
+    assert ordered_as_recorded(RUN, fixed_settings(resumed)).data.order == "sort"
+    assert ordered_as_recorded(RUN, fixed_settings(RUN)).data.order == "permutation"
+
+
+def test_an_order_that_is_given_is_not_overruled() -> None:
+    recorded = fixed_settings(RUN)
+    del recorded["data"]["order"]
+    given = PretrainSettings.model_validate({"data": {"beton": "/x.beton", "order": "permutation"}})
+    assert ordered_as_recorded(given, recorded).data.order == "permutation"

@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from metaug_ray.config import EncodingSettings, PrepareSettings, SourceSettings
-from metaug_ray.data.beton import open_beton, sha256_of
-from metaug_ray.data.ffcv_api import FieldDescType, HeaderType
+from metaug_ray.data.beton import sha256_of
 from metaug_ray.data.manifest import Manifest, manifest_path, read_manifest
+from metaug_ray.data.mapped import LABEL, METADATA_TYPE, TABLES_START
 from metaug_ray.data.prepare import prepare
 from metaug_ray.data.sources.record import UNLABELLED, Record
 
@@ -62,9 +62,8 @@ def prepare_tree(folder: Path, **tree: int) -> tuple[Path, Manifest]:
 def unlabelled_copy(beton: Path, path: Path) -> Path:
     """The same images, as if they had been prepared without labels."""
     path.write_bytes(beton.read_bytes())
-    tables = open_beton(path).metadata
-    start = HeaderType.itemsize + 2 * FieldDescType.itemsize
-    np.memmap(path, tables.dtype, "r+", offset=start, shape=len(tables))["f1"] = UNLABELLED
+    samples = read_manifest(beton).samples
+    np.memmap(path, METADATA_TYPE, "r+", offset=TABLES_START, shape=samples)[LABEL] = UNLABELLED
     nothing = {"classes": [], "class_counts": [], "sha256": sha256_of(path)}
     manifest_path(path).write_text(read_manifest(beton).model_copy(update=nothing).model_dump_json())
     return path

@@ -1,4 +1,5 @@
 import io
+import tracemalloc
 import zlib
 from contextlib import suppress
 from pathlib import Path
@@ -10,9 +11,10 @@ from ffcv.loader import Loader
 from ffcv.transforms import ToTensor
 from PIL import Image
 
-from metaug_ray.data.beton import BetonWriter, beton_labels, beton_sizes, open_beton, sha256_of, verify_beton
+from metaug_ray.data.beton import BetonWriter, sha256_of, verify_beton
 from metaug_ray.data.encoding import EncodedImage, Encoding, encode
 from metaug_ray.data.errors import DataError
+from metaug_ray.data.mapped import open_beton
 from metaug_ray.data.sources.record import Record
 from tests.data.images import picture
 
@@ -45,9 +47,9 @@ def test_what_was_written_is_read_back(tmp_path: Path) -> None:
     content = images(7, "mixed")
     path = write(tmp_path / "x.beton", content)
     assert verify(path, content) == sha256_of(path)
-    reader = open_beton(path)
-    assert beton_labels(reader).tolist() == [row % 3 - 1 for row in range(7)]
-    assert [sizes.tolist() for sizes in beton_sizes(reader)] == [[16] * 7] * 2
+    beton = open_beton(path)
+    assert beton.labels.tolist() == [row % 3 - 1 for row in range(7)]
+    assert (beton.heights.tolist(), beton.widths.tolist()) == ([16] * 7, [16] * 7)
 
 
 def test_fewer_images_than_the_capacity(tmp_path: Path) -> None:
@@ -55,28 +57,48 @@ def test_fewer_images_than_the_capacity(tmp_path: Path) -> None:
     verify(write(tmp_path / "x.beton", content, capacity=50), content)
 
 
+def test_the_same_images_give_the_same_bytes_and_hold_no_memory(tmp_path: Path) -> None:
+    (image,) = images(1, size=2)
+    sizes = []
+    for name, count in (("a", 10_000), ("b", 20_000), ("c", 20_000)):
+        tracemalloc.start()
+        write(tmp_path / name, [image] * count)
+        sizes.append(tracemalloc.get_traced_memory()[1] - 8 * count)  # without the list
+        tracemalloc.stop()
+    # 48 bytes an image for each table, had they been kept.
+    assert sizes[1] - sizes[0] < 10 * 10_000
+    assert (tmp_path / "b").read_bytes() == (tmp_path / "c").read_bytes()
+    assert len(open_beton(tmp_path / "b")) == 20_000
+
+
 def test_no_image_lies_across_two_pages(tmp_path: Path) -> None:
     content = images(30, size=512)
-    reader = open_beton(write(tmp_path / "x.beton", content))
-    starts, sizes = reader.alloc_table["ptr"], reader.alloc_table["size"]
-    assert ((starts // reader.page_size) == ((starts + sizes - np.uint64(1)) // reader.page_size)).all()
-    assert len(np.unique(starts // reader.page_size)) > 2
+    beton = open_beton(write(tmp_path / "x.beton", content))
+    starts, sizes = beton.alloc_table["ptr"], beton.alloc_table["size"]
+    assert (
+        (starts // int(beton.header["page_size"]))
+        == ((starts + sizes - np.uint64(1)) // int(beton.header["page_size"]))
+    ).all()
+    assert len(np.unique(starts // int(beton.header["page_size"]))) > 2
     verify(tmp_path / "x.beton", content)
 
 
 def test_pages_grow_with_the_images(tmp_path: Path) -> None:
     content = [*images(3, size=16), *images(2, size=512), *images(3, size=16)]
     path = write(tmp_path / "x.beton", content)
-    reader = open_beton(path)
-    starts, sizes = reader.alloc_table["ptr"], reader.alloc_table["size"]
-    assert reader.page_size == 8 << 20
-    assert ((starts // reader.page_size) == ((starts + sizes - np.uint64(1)) // reader.page_size)).all()
+    beton = open_beton(path)
+    starts, sizes = beton.alloc_table["ptr"], beton.alloc_table["size"]
+    assert int(beton.header["page_size"]) == 8 << 20
+    assert (
+        (starts // int(beton.header["page_size"]))
+        == ((starts + sizes - np.uint64(1)) // int(beton.header["page_size"]))
+    ).all()
     verify(path, content)
     # Without the system's cache FFCV reads whole pages.
     pipelines = {"image": [CenterCropRGBImageDecoder((16, 16), 1.0), ToTensor()]}
     batches = list(Loader(str(path), 1, num_workers=1, os_cache=False, pipelines=pipelines))
     assert all(batches[row][0][0].numpy().tobytes() == content[row].data for row in (0, 1, 2, 5, 6, 7))
-    assert open_beton(write(tmp_path / "y.beton", images(10))).page_size == 2 << 20
+    assert open_beton(write(tmp_path / "y.beton", images(10))).header["page_size"] == 2 << 20
 
 
 def test_an_exception_leaves_no_readable_file(tmp_path: Path) -> None:

@@ -262,12 +262,6 @@ def test_jpeg_is_within_its_error(imagenet_sample: Path, tmp_path: Path) -> None
     assert np.min(ratios) > 26
 
 
-def test_a_failure_of_the_decoding_thread_reaches_the_reader(beton: Path) -> None:
-    reader = pretraining(beton, 8)._reader
-    with pytest.raises(RuntimeError, match=r"decoding .*x\.beton failed"):
-        list(reader.read(np.zeros((8,), np.int64)))
-
-
 @pytest.mark.parametrize("damage", ["missing", "manifest", "truncated", "another"])
 def test_a_beton_that_cannot_be_trusted_is_refused(beton: Path, tmp_path: Path, damage: str) -> None:
     copy = tmp_path / "copy.beton"

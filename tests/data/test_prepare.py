@@ -15,9 +15,10 @@ from filelock import FileLock
 from PIL import Image
 
 from metaug_ray.config import EncodingSettings, SourceSettings
-from metaug_ray.data.beton import beton_labels, open_beton, sha256_of
+from metaug_ray.data.beton import sha256_of
 from metaug_ray.data.errors import DataError
 from metaug_ray.data.manifest import manifest_path, read_manifest
+from metaug_ray.data.mapped import open_beton
 from metaug_ray.data.prepare import open_source, prepare, resolve_encoding
 from tests.data.images import image_tree, picture, settings
 from tests.log import Log
@@ -79,7 +80,7 @@ def test_unlabelled_images_keep_no_label(tree: Path, tmp_path: Path) -> None:
     source = SourceSettings(kind="imagefolder", path=str(tree), unlabelled=True)
     manifest = prepare(settings(source, output))
     assert manifest.classes == manifest.class_counts == []
-    assert beton_labels(open_beton(output)).tolist() == [-1] * 18
+    assert open_beton(output).labels.tolist() == [-1] * 18
 
 
 def test_an_existing_beton_stays_unless_told(tree: Path, tmp_path: Path) -> None:
@@ -114,7 +115,7 @@ def test_an_unreadable_image_stops_or_is_listed(tree: Path, tmp_path: Path, cont
     manifest = prepare(settings(tree, output, skip_unreadable=True))
     assert [(skipped.name, skipped.reason) for skipped in manifest.skipped] == [(str(bad), reason)]
     assert manifest.samples == 17
-    assert beton_labels(open_beton(output)).tolist() == [0] * 6 + [1] * 5 + [2] * 6
+    assert open_beton(output).labels.tolist() == [0] * 6 + [1] * 5 + [2] * 6
 
 
 def test_no_readable_image_at_all(tree: Path, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """What is wrong is named before a worker starts."""
 
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -152,7 +153,8 @@ def test_a_fork_of_what_is_no_run_or_of_other_networks(tmp_path: Path, shapes_be
     listed = '{"checkpoint_results": [{"checkpoint_dir_name": "checkpoint_000000001"}]}'
     (tmp_path / "runs/old/checkpoint_manager_snapshot.json").write_text(listed)
     with pytest.raises(
-        TrainingError, match=r"fork: the networks of 'old' are others: .*'feature_size': 8.* keep model"
+        TrainingError,
+        match=r"fork: the networks of 'old' are others:\n  model.feature_size: 8 -> .*\nKeep these as they were",
     ):
         pretrain(at(tmp_path, shapes_beton, fork="old"))
 
@@ -183,3 +185,34 @@ def test_what_the_cluster_cannot_hold(
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     with pytest.raises(ClusterError, match=r"compute.address: no Ray cluster at 127.0.0.1:9"):
         pretrain(at(tmp_path, shapes_beton, compute={"address": "127.0.0.1:9"}))
+
+
+def test_shards_that_the_run_cannot_be_dealt(tmp_path: Path) -> None:
+    source = SourceSettings(kind="shapes", count=30, size=16)
+    small, dealt = EncodingSettings(preset="small"), tmp_path / "dealt.beton"
+    prepare(PrepareSettings(source=source, encoding=small, output=dealt, shards=3, workers=1))
+    with pytest.raises(DataError, match="the 16 images of a global batch do not divide among its 3 shards"):
+        pretrain(at(tmp_path, dealt))
+    with pytest.raises(DataError, match=r"3 shards, of which no worker can sort all images; set data\.order to perm"):
+        pretrain(at(tmp_path, dealt, training={"batch_size": 12}, data={"order": "sort"}))
+    manifest = dealt.with_name("dealt.beton.json")
+    content = json.loads(manifest.read_text())
+    content["class_counts"][0] -= 1
+    manifest.write_text(json.dumps(content))
+    knn = {"knn": {"every": 1, "references": 10, "queries": 10}}
+    with pytest.raises(TrainingError, match="29 of its 30 images have labels, and of many shards no worker knows"):
+        pretrain(at(tmp_path, dealt, training={"batch_size": 12}, health=knn))
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_run_of_before_permutations_goes_on_by_sorting(tmp_path: Path, shapes_beton: Path) -> None:
+    settings = at(tmp_path, shapes_beton)
+    begun(tmp_path, settings, read_manifest(shapes_beton).sha256)
+    folder = RunFolder(settings.storage, settings.name)
+    record = folder.record or {}
+    del record["fixed"]["data"]["order"]
+    folder.write_record(record | {"finished": 1.0})
+    with pytest.raises(TrainingError, match="has ended without a checkpoint"):  # which is what comes next
+        pretrain(settings)
+    with pytest.raises(TrainingError, match=r"data\.order: sort -> permutation"):
+        pretrain(at(tmp_path, shapes_beton, data={"order": "permutation"}))

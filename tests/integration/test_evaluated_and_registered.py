@@ -10,6 +10,7 @@ from pathlib import Path
 import mlflow
 import numpy as np
 import pytest
+import ray
 import torch
 from mlflow.tracking import MlflowClient
 from PIL import Image
@@ -36,16 +37,19 @@ from metaug_ray.evaluation.augmented_probe import train_augmented_probe
 from metaug_ray.evaluation.errors import EvaluationError
 from metaug_ray.evaluation.evaluate import evaluate
 from metaug_ray.evaluation.find_encoder import find_encoder
-from metaug_ray.evaluation.linear_probe import train_probe
+from metaug_ray.evaluation.linear_probe import train_probe_on
+from metaug_ray.evaluation.probe_rows import InMemory, Streamed
 from metaug_ray.evaluation.readout import AUGMENTED, REPRESENTATIONS, Readout
 from metaug_ray.evaluation.register import register_encoder
 from metaug_ray.evaluation.representations import Images, represent
+from metaug_ray.evaluation.stored import COMPLETE
 from metaug_ray.knn import weighted_knn
 from metaug_ray.runtime.placement import Placement
 from metaug_ray.tracking.encoders import load_encoder
 from metaug_ray.tracking.errors import TrackingError
 from metaug_ray.tracking.registry import Promotion
 from tests.evaluation.finished import FinishedRun, finish_run
+from tests.evaluation.kept import keep
 from tests.integration.jobs import workers_of
 from tests.log import Log
 
@@ -125,30 +129,43 @@ def test_an_interrupted_extraction_is_made_again(
     assert (np.abs(found.parts[REPRESENTATIONS]).sum((1, 2)) > 0).all()
 
 
-def test_representations_in_blocks_are_classified_as_in_one(cluster: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("seen", [True, False], ids=["the file is seen", "it is on another node alone"])
+def test_representations_in_parts_are_classified_as_in_one(cluster: Path, tmp_path: Path, seen: bool) -> None:
     generator = np.random.default_rng(0)
-    labels, judged = generator.integers(3, size=100), generator.integers(3, size=41)
-    centres = generator.normal(size=(3, 6))
-    train, test = ((centres[of] + generator.normal(size=(len(of), 6))).astype(np.float32) for of in (labels, judged))
-    monkeypatch.setattr(classify, "_ROWS_PER_BLOCK", 16)
-    classifiers = classify.Classifiers(
-        classify.Labelled(train, labels, np.arange(100)),
-        classify.Labelled(test, judged, np.arange(41)),
-        3,
-        Placement((1,), 1, False),
-    )
+    labels, judged = generator.integers(3, size=9000), generator.integers(3, size=41)
+    centres = generator.normal(size=(3, 2, 3))
+    train, test = ((centres[of] + generator.normal(size=(len(of), 2, 3))).astype(np.float32) for of in (labels, judged))
+    here = ray.get_runtime_context().get_node_id()
+    kept = [keep(tmp_path / name, *parts, node=here) for name, *parts in (("a", train, labels), ("b", test, judged))]
+    if not seen:
+        for part in kept:
+            part.file.with_name(COMPLETE).unlink()
 
-    whole = [torch.tensor(part) for part in (train, labels, test)]
-    expected = weighted_knn(*whole, classes=3, neighbours=5)
-    assert classifiers.knn(KnnSettings(neighbours=5)).tolist() == expected.tolist()
+    def classifiers(rows: int) -> classify.Classifiers:
+        """With memory for so many rows, and a copy of each."""
+        return classify.Classifiers(kept[0], kept[1], 3, Placement((2,), 1, False), 2 * rows * 6 * 4 / 2**30)
 
-    settings = ProbeSettings(epochs=2, least_steps=30, seeds=2, label_shares=(0.3,))
+    whole = [torch.tensor(part.reshape(len(part), -1)) for part in (train, test)]
+    expected = weighted_knn(whole[0], torch.tensor(labels), whole[1], classes=3, neighbours=5)
+    settings = ProbeSettings(epochs=1, least_steps=30, seeds=2, label_shares=(0.3,))
+    for rows in (9000, 16):
+        assert classifiers(rows).knn(KnnSettings(neighbours=5)).tolist() == expected.tolist()
+        for seed, outcome in enumerate(classifiers(rows).probes(settings, (0.3,))[0.3]):
+            chosen = classify.choose_share(labels, 0.3, seed)
+            its_labels = torch.tensor(labels[chosen])
+            probe = train_probe_on(
+                InMemory(whole[0][chosen], its_labels)
+                if rows == 9000
+                else Streamed(keep(tmp_path / f"{seed}", train, labels), chosen, its_labels, 16),
+                3,
+                settings,
+                seed,
+            )
+            assert outcome.predictions.tolist() == probe.logits(whole[1]).argmax(1).tolist()
+            assert outcome.top1 == np.mean(outcome.predictions == judged)
+    settings = settings.model_copy(update={"learning_rates": (2e37,), "seeds": 1})
     with pytest.raises(EvaluationError, match=r"outputs are not finite numbers: probe.learning_rates are too high"):
-        classifiers.probes(settings.model_copy(update={"learning_rates": (2e37,), "seeds": 1}), (1.0,))
-    for seed, outcome in enumerate(classifiers.probes(settings, (0.3,))[0.3]):
-        chosen = classify.choose_share(labels, 0.3, seed)
-        probe = train_probe(whole[0][chosen], whole[1][chosen], 3, settings, seed)
-        assert outcome.predictions.tolist() == probe.logits(whole[2]).argmax(1).tolist()
+        classifiers(9000).probes(settings, (0.3,))
 
 
 def test_representations_that_are_no_numbers_are_no_result(cluster: Path, run: FinishedRun, tmp_path: Path) -> None:
@@ -158,10 +175,9 @@ def test_representations_that_are_no_numbers_are_no_result(cluster: Path, run: F
     beton, placement = run.settings.data.beton, Placement((1,), 1, False)
     with pytest.raises(EvaluationError, match=r"encoder: its representations are not finite numbers, so that nothing"):
         represent(Readout(source), Images(beton, read_manifest(Path(beton)), 32), placement, tmp_path, batch_size=8)
-    values, labels = np.full((4, 3), np.nan, np.float32), np.arange(4)
-    broken = classify.Labelled(values, labels, labels)
-    with pytest.raises(EvaluationError, match=r"its training diverged; choose an earlier checkpoint"):
-        classify.Classifiers(broken, broken, 4, placement)
+    broken = keep(tmp_path / "broken", np.full((4, 1, 3), np.nan), np.arange(4))
+    with pytest.raises(EvaluationError, match=r"^encoder: .* its training diverged; choose an earlier checkpoint"):
+        classify.Classifiers(broken, broken, 4, placement, 1).knn(KnnSettings())
 
 
 def test_a_full_linear_evaluation_goes_on_where_its_worker_was_killed(

@@ -146,6 +146,28 @@ def test_a_signal_reaches_the_work_once(tmp_path: Path, number: signal.Signals) 
     assert not program.noted("lost")
 
 
+def test_a_signal_to_the_whole_group_leaves_the_works_own_processes_to_the_work(tmp_path: Path) -> None:
+    """As `timeout` and a terminal send it. The work has to be asked first, as Ray's processes are its own."""
+    program = Program(
+        tmp_path,
+        """
+        import subprocess
+        helper = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+        note("ready")
+        try:
+            time.sleep(60)
+        except KeyboardInterrupt:
+            time.sleep(0.3)
+            print("helper", "ended" if helper.poll() is not None else "works", flush=True)
+            helper.kill()
+        """,
+        launcher=("setsid",),
+    )
+    program.working("ready")
+    os.killpg(program.process.pid, signal.SIGTERM)
+    assert program.finish() == (0, "helper works\n")
+
+
 def test_the_work_dies_with_its_command(tmp_path: Path) -> None:
     program = Program(tmp_path, "time.sleep(60)")
     working = psutil.Process(program.working())

@@ -9,14 +9,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from PIL import Image
 from torchvision.datasets import CIFAR10
 
-from metaug_ray.config import EncodingSettings, PrepareSettings, SourceSettings
-from metaug_ray.data.beton import open_beton
+from metaug_ray.config import AugmentationSettings, EncodingSettings, PrepareSettings, SourceSettings
+from metaug_ray.data.beton import verify_beton
 from metaug_ray.data.errors import DataError
 from metaug_ray.data.ffcv_api import FieldDescType, HeaderType
+from metaug_ray.data.loader import EvaluationLoader, PretrainingLoader
 from metaug_ray.data.manifest import manifest_path, read_manifest
+from metaug_ray.data.mapped import TABLES_START, open_beton
 from metaug_ray.data.prepare import prepare
 from metaug_ray.data.sources.torchvision_files import TorchvisionFiles
 from metaug_ray.evaluation.errors import EvaluationError
@@ -39,7 +42,7 @@ def test_a_beton_that_is_a_pickle(beton: Path, tmp_path: Path) -> None:
     beton.write_bytes(poison)
     with refused(tmp_path / "mark", DataError, "copy.beton: has ", "its manifest says"):
         read_manifest(beton)
-    with refused(tmp_path / "mark", DataError, "copy.beton: is not a readable beton"):
+    with refused(tmp_path / "mark", DataError, "copy.beton: is not a beton of images and labels"):
         open_beton(beton)
 
 
@@ -64,14 +67,42 @@ def elsewhere(table: np.ndarray) -> None:
     table["ptr"][3] = table["ptr"][4]
 
 
-@pytest.mark.parametrize("change", [far, beyond, elsewhere])
-def test_places_out_of_the_beton(beton: Path, tmp_path: Path, change: Callable[[np.ndarray], None]) -> None:
+def refuse_all_ways(beton: Path, tmp_path: Path, sample: int) -> None:
+    """Nothing that reads the image decodes it; others can be read."""
+    words = (f"copy.beton: its tables are broken at image {sample}, which has no pixels or no place in the file",)
+    opened = open_beton(beton)
+    assert len(opened.stored(np.setdiff1d(np.arange(len(opened)), [sample])).addresses) == len(opened) - 1
+    with refused(tmp_path / "mark", DataError, *words):
+        opened.stored(np.array([0, sample, 1]))
+    with refused(tmp_path / "mark", DataError, *words):
+        verify_beton(beton, opened.labels, [0] * len(opened))
+    plain, cpu = AugmentationSettings(), torch.device("cpu")
+    with refused(tmp_path / "mark", DataError, *words):
+        list(PretrainingLoader(beton, 16, 16, plain, seed=0, cpus=1, device=cpu).epoch(0))
+    with refused(tmp_path / "mark", DataError, *words):
+        list(EvaluationLoader(beton, 16, 16, cpus=1, device=cpu))
+
+
+@pytest.mark.parametrize(("change", "sample"), [(far, 3), (beyond, 95), (elsewhere, 3)])
+def test_places_out_of_the_beton(
+    beton: Path, tmp_path: Path, change: Callable[[np.ndarray], None], sample: int
+) -> None:
     reader = open_beton(beton)
     table = reader.alloc_table.copy()
     change(table)
     content = bytearray(beton.read_bytes())
     start = int(reader.header["alloc_table_ptr"])
     content[start : start + table.nbytes] = table.tobytes()
+    beton.write_bytes(content)
+    refuse_all_ways(beton, tmp_path, sample)
+
+
+@pytest.mark.parametrize(("field", "value"), [("num_samples", 2**63), ("num_samples", 95), ("alloc_table_ptr", 2**63)])
+def test_tables_out_of_the_beton(beton: Path, tmp_path: Path, field: str, value: int) -> None:
+    header = open_beton(beton).header.copy()
+    header[field] = value
+    content = bytearray(beton.read_bytes())
+    content[: header.nbytes] = header.tobytes()
     beton.write_bytes(content)
     with refused(tmp_path / "mark", DataError, "copy.beton: is not a beton of images and labels"):
         open_beton(beton)
@@ -83,11 +114,9 @@ def test_images_that_are_no_images_of_the_beton(beton: Path, tmp_path: Path, fie
     metadata = reader.metadata.copy()
     metadata["f0"][field][5] = value
     content = bytearray(beton.read_bytes())
-    start = HeaderType.itemsize + 2 * FieldDescType.itemsize
-    content[start : start + metadata.nbytes] = metadata.tobytes()
+    content[TABLES_START : TABLES_START + metadata.nbytes] = metadata.tobytes()
     beton.write_bytes(content)
-    with refused(tmp_path / "mark", DataError, "copy.beton: is not a beton of images and labels"):
-        open_beton(beton)
+    refuse_all_ways(beton, tmp_path, 5)
 
 
 def test_fields_of_another_kind(beton: Path, tmp_path: Path) -> None:
@@ -139,6 +168,11 @@ def test_kept_representations(tmp_path: Path) -> None:
     words = (f"what is kept in {folder} is no representations", "remove that folder")
     with refused(tmp_path / "mark", EvaluationError, *words, "of 6 images"):
         _kept(folder, 6)
+    # Their bytes are read as float32, row by row.
+    for other in (np.ones((5, 2, 3)), np.ones((5, 6), np.float32), np.asfortranarray(np.ones((5, 2, 3), np.float32))):
+        np.save(folder / "representations.npy", other)
+        with refused(tmp_path / "mark", EvaluationError, *words, "not float32, row by row"):
+            _kept(folder, 5)
     for poison in (b"", Poison(tmp_path / "mark").pickled()):
         (folder / "representations.npy").write_bytes(poison)
         with refused(tmp_path / "mark", EvaluationError, *words):

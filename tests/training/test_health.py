@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 from metaug_ray.method.algorithm import GradientNorms, StepOutcome
@@ -31,6 +32,24 @@ def test_spread_of_even_and_of_collapsed_features() -> None:
     assert float(feature_spread(even[:1].expand(64, -1))) < 1e-6
     shifted = torch.nn.functional.normalize(even + 3 * even[0], dim=1)
     assert float(feature_spread(shifted)) < 0.4
+
+
+def test_spread_is_that_of_all_ranks(tmp_path: Path) -> None:
+    whole = feature_spread(unlike_halves())
+    assert run_ranks(2, tmp_path, spread_with_a_half) == [pytest.approx(float(whole), rel=1e-6)] * 2
+    assert float(feature_spread(unlike_halves()[:8])) < 0.9 * whole
+
+
+def unlike_halves() -> torch.Tensor:
+    """Unit vectors, of which the second half lies elsewhere than the first."""
+    drawn = torch.randn(16, 32, generator=torch.Generator().manual_seed(0))
+    drawn[:8] += 2
+    drawn[8:] -= 2
+    return torch.nn.functional.normalize(drawn, dim=1)
+
+
+def spread_with_a_half(rank: int) -> float:
+    return float(feature_spread(unlike_halves()[8 * rank : 8 * rank + 8]))
 
 
 def test_histograms_are_those_of_numpy_over_all_ranks(tmp_path: Path) -> None:

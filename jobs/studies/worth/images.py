@@ -21,7 +21,7 @@ from torch import Tensor
 
 from metaug_ray.config.augmentation import AugmentationSettings
 from metaug_ray.data.crops import random_resized_crops
-from metaug_ray.data.order import training_step_count, training_steps
+from metaug_ray.data.order import TrainingEpoch, training_step_count
 from metaug_ray.data.randomness import Draws
 
 HALF: Final = "worth_half.beton"
@@ -118,11 +118,12 @@ class MemoryLoader:
             raise ValueError(f"only crops and mirroring are made in memory; switch the others off (got {augmentation})")
         self._images, self._batch_size, self._augmentation, self._seed = images, batch_size, augmentation, seed
         self.samples = len(images)
-        self.steps_per_epoch = training_step_count(self.samples, batch_size, 1)
+        self.steps_per_epoch = training_step_count([self.samples], batch_size, 1)
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Step]:
         """The batches of an epoch from a step on."""
-        steps = training_steps(self.samples, self._batch_size, 0, 1, self._seed, epoch)[start_step:]
+        order = TrainingEpoch([self.samples], self._batch_size, 0, 1, self._seed, epoch)
+        steps = np.concatenate(list(order.blocks(start_step)))
         shown = self._shown(steps.reshape(-1), epoch)
         for number, indices in enumerate(steps):
             first = number * self._batch_size

@@ -136,7 +136,9 @@ class Listing:
 
 def is_own(name: str) -> bool:
     """Whether a file is called as what this program writes beside its betons."""
-    hidden = name.startswith(".") and name.endswith((".beton.lock", ".beton.partial", ".beton.partial.json"))
+    hidden = name.startswith(".") and name.endswith(
+        (".beton.lock", ".beton.partial", ".beton.partial.json", ".beton.old")
+    )
     return hidden or name.endswith((".beton", ".beton.json"))
 
 

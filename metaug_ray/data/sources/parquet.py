@@ -86,7 +86,7 @@ def _read(file: Path, image_column: str, label_column: str | None) -> ShardLabel
     with _opened(file) as shard:
         _check_image_column(file, shard.schema_arrow, image_column)
         if label_column is None:
-            return ShardLabels(np.full(shard.metadata.num_rows, UNLABELLED))
+            return ShardLabels(np.broadcast_to(np.int64(UNLABELLED), shard.metadata.num_rows))
         _check_there(file, shard.schema_arrow, label_column, "label", ", or pass --source.unlabelled")
         return read_labels(file, shard, label_column)
 

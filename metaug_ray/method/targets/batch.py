@@ -32,6 +32,12 @@ class BatchTargets:
         """Nothing is drawn."""
         return self._keys
 
+    def ask(
+        self, index: Tensor, step: int, *, stream: str = "regular", global_index: Tensor | None = None
+    ) -> "BatchKeys":
+        """There is nothing to wait for."""
+        return self.sample(index, step, stream=stream)
+
     def recall(self, index: Tensor, step: int, rows: Tensor | None) -> "BatchKeys":
         """Features are their own keys."""
         return self._keys

@@ -1,6 +1,6 @@
 """The memory bank: one feature of every image in every view, shared by all ranks of a process group."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -90,6 +90,15 @@ class MemoryBank:
     def sample(self, index: Tensor, step: int, *, stream: str = "regular") -> BankSample:
         """Read the rows that a minibatch is contrasted with: the anchors' own and K negatives for each.
 
+        As :meth:`ask`, but they are here.
+        """
+        return self.ask(index, step, stream=stream).wait()
+
+    def ask(
+        self, index: Tensor, step: int, *, stream: str = "regular", global_index: Tensor | None = None
+    ) -> "AskedRows":
+        """Ask the ranks that own them for the rows that a minibatch is contrasted with, which come in the background.
+
         A collective call: every rank passes the same step and stream and a batch of the same size (with gloo, another
         size aborts the process: drop a last short batch).
 
@@ -97,12 +106,13 @@ class MemoryBank:
             index: data set indices of this rank's anchors, integers [B].
             step: number of the training step.
             stream: name of an independent sequence of draws within a step.
+            global_index: indices of all ranks' anchors, rank by rank, int64 [W * B] on the CPU; None to gather them.
 
         Raises:
             IndexError: an index of any rank lies outside the bank; the message names it.
             ValueError: `index` is not of integers [B].
         """
-        global_index = self._gathered(index)
+        global_index = self._checked(index, global_index)
         random = draws.generator("draw", stream, self.seed, step)
         if self.sampling == "per_anchor":
             return self._per_anchor(global_index, len(index), random)
@@ -119,7 +129,7 @@ class MemoryBank:
             rows: their own rows then, [S, B, D].
         """
         assert rows is not None
-        global_index = self._gathered(index)
+        global_index = self._checked(index)
         now = self.sample(index, step).positives
         self._rows.put(global_index, rows)
         sample = self.sample(index, step)
@@ -150,7 +160,7 @@ class MemoryBank:
 
     update = refresh
 
-    def fill(self, index: Tensor, features: Tensor) -> None:
+    def fill(self, index: Tensor, features: Tensor, global_index: Tensor | None = None) -> None:
         """M_s[n_i] <- z_v[i], whatever was there: for rows that begin as features of an untrained encoder.
 
         A collective call, as :meth:`sample`.
@@ -158,6 +168,7 @@ class MemoryBank:
         Args:
             index: data set indices of this rank's images, integers [B].
             features: their unit features, [V, B, D].
+            global_index: as for :meth:`ask`.
 
         Raises:
             IndexError, ValueError: see :meth:`sample`; features of another shape.
@@ -167,7 +178,7 @@ class MemoryBank:
                 f"features {list(features.shape)} do not fit {len(index)} indices in a bank of {self.views} views and "
                 f"{self.feature_size} numbers"
             )
-        self._rows.mix_in(self._gathered(index), self._of_slots(features), 0.0)
+        self._rows.mix_in(self._checked(index, global_index), self._of_slots(features), 0.0)
 
     def state_dict(self) -> dict[str, Any]:
         """The rows, [N, S, D]: a plain tensor for a process alone, a `DTensor` sharded over the group otherwise.
@@ -188,13 +199,19 @@ class MemoryBank:
         """Features of the first view of each slot, [S, B, D]."""
         return features if len(self._first_views) == self.views else stacked(features, self._first_views)
 
-    def _gathered(self, index: Tensor) -> Tensor:
-        """Indices of the global minibatch on the CPU, checked."""
+    def _checked(self, index: Tensor, global_index: Tensor | None = None) -> Tensor:
+        """Indices of the global minibatch on the CPU, which are gathered if they are not given."""
         if not _integers(index):
             raise ValueError(f"index must be integers [B], got {index.dtype} {list(index.shape)}")
-        index = index.detach().to("cpu", torch.int64)
-        global_index = distributed.all_gather_equal(index, self._rows.local.device, self._rows.group)
-        # After the gathering, so that every rank raises and none waits for another.
+        if global_index is None:
+            index = index.detach().to("cpu", torch.int64)
+            global_index = distributed.all_gather_equal(index, self._rows.local.device, self._rows.group)
+        elif len(global_index) != self._rows.world * len(index):
+            raise ValueError(
+                f"global_index has {len(global_index)} images, expected the {len(index)} of each of {self._rows.world} "
+                "ranks"
+            )
+        # All ranks look at all indices, so that every rank raises and none waits for another.
         outside = global_index[(global_index < 0) | (global_index >= self.size)]
         if len(outside):
             raise IndexError(
@@ -203,17 +220,21 @@ class MemoryBank:
             )
         return global_index
 
-    def _per_anchor(self, global_index: Tensor, batch: int, random: torch.Generator) -> BankSample:
+    def _per_anchor(self, global_index: Tensor, batch: int, random: torch.Generator) -> "AskedRows":
         """Rows for `batch` anchors of every rank, each with negatives of its own."""
         rows = _without(global_index[:, None], self.size, (len(global_index), self.negatives), random)
         own = torch.cat([global_index.view(-1, batch), rows.view(-1, batch * self.negatives)], 1)
-        fetched = self._rows.fetch(own, global_index[:0])
-        positives, negatives = fetched.split([batch, batch * self.negatives], dim=1)
+        asked = self._rows.ask(own, global_index[:0])
         none = torch.empty(0, dtype=torch.int64, device=self._rows.local.device)
-        negatives = negatives.unflatten(1, (batch, self.negatives))
-        return BankSample(global_index, positives, negatives, (none, none), positives[:, :0], self._slots)
 
-    def _shared(self, global_index: Tensor, index: Tensor, random: torch.Generator) -> BankSample:
+        def arrived() -> BankSample:
+            positives, negatives = asked().split([batch, batch * self.negatives], dim=1)
+            negatives = negatives.unflatten(1, (batch, self.negatives))
+            return BankSample(global_index, positives, negatives, (none, none), positives[:, :0], self._slots)
+
+        return AskedRows(arrived)
+
+    def _shared(self, global_index: Tensor, index: Tensor, random: torch.Generator) -> "AskedRows":
         """Rows for this rank's anchors `index` [B], with one pool of negatives for those of all ranks."""
         batch = len(index)
         pool = torch.randint(self.size, (self.negatives,), generator=random)
@@ -221,12 +242,33 @@ class MemoryBank:
         # for each slot.
         substitutes = _without(global_index, self.size, (len(global_index),), random)
         own = torch.cat([global_index.view(-1, batch), substitutes.view(-1, batch)], 1)
-        fetched = self._rows.fetch(own, pool)
-        positives, substitute, negatives = fetched.split([batch, batch, self.negatives], dim=1)
+        asked = self._rows.ask(own, pool)
         candidates = torch.isin(pool, index).nonzero().squeeze(1)
         anchors, places = (index[:, None] == pool[candidates]).nonzero(as_tuple=True)
         collisions = (self._rows.to_device(anchors), self._rows.to_device(candidates[places]))
-        return BankSample(global_index, positives, negatives, collisions, substitute, self._slots)
+
+        def arrived() -> BankSample:
+            positives, substitutes, negatives = asked().split([batch, batch, self.negatives], dim=1)
+            return BankSample(global_index, positives, negatives, collisions, substitutes, self._slots)
+
+        return AskedRows(arrived)
+
+
+class AskedRows:
+    """Rows of the bank that were asked for, before the features are known that they are compared with.
+
+    Args:
+        arrived: waits for them.
+    """
+
+    divisible = True
+
+    def __init__(self, arrived: Callable[[], BankSample]) -> None:
+        self.wait = arrived
+
+    def keys(self, projections: Tensor) -> BankSample:
+        """The rows, which do not depend on features."""
+        return self.wait()
 
 
 def _integers(index: Tensor) -> bool:

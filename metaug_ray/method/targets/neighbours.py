@@ -52,6 +52,12 @@ class NeighbourTargets:
             ]
         return torch.stack(found)
 
+    def ask(
+        self, index: Tensor, step: int, *, stream: str = "regular", global_index: Tensor | None = None
+    ) -> "_Lookup":
+        """There is nothing to wait for."""
+        return self.sample(index, step, stream=stream)
+
     def recall(self, index: Tensor, step: int, rows: Tensor | None) -> "NeighbourKeys":
         """The neighbours that were found, in `rows` [V, B, D]."""
         assert rows is not None

@@ -1,5 +1,6 @@
 """Rows of unit vectors that are sharded over the ranks of a process group: the storage of the memory bank."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -62,22 +63,29 @@ class ShardedRows:
         Returns:
             The rows that this rank wants, in this order, [V, R + K, D].
         """
-        wanted = torch.cat([own[self.rank], shared])
+        return self.ask(own, shared)()
+
+    def ask(self, own: Tensor, shared: Tensor) -> Callable[[], Tensor]:
+        """As :meth:`fetch`, in the background: what it returns waits for the rows, which are those of now."""
         if self.world == 1:
-            return self.local[self.to_device(wanted)].transpose(0, 1)
-        rows, counts = self._of_this_rank(own)
-        of_all = shared[shared // self._rows_per_rank == self.rank]
-        sent = torch.cat([part for own_part in rows.split(counts) for part in (own_part, of_all)])
-        owners = wanted // self._rows_per_rank
-        arrived = distributed.exchange(
-            self.local[self.to_device(sent - self._start)],
-            [count + len(of_all) for count in counts],
+            rows = self.local[self.to_device(torch.cat([own[0], shared]))].transpose(0, 1)
+            return lambda: rows
+        theirs, counts = self._of_this_rank(own)
+        owners = own[self.rank] // self._rows_per_rank
+        arrived = distributed.start_exchange(
+            self.local[self.to_device(theirs - self._start)],
+            counts,
             owners.bincount(minlength=self.world).tolist(),
             self.group,
         )
         # Rows arrive owner by owner: put them back in the order they were wanted in.
-        place = owners.argsort(stable=True).argsort()
-        return arrived[self.to_device(place)].transpose(0, 1)
+        place = self.to_device(owners.argsort(stable=True).argsort())
+        # Of all that add up, one rank's is not 0.
+        pool = self.local.new_zeros(len(shared), *self.shape[1:])
+        (here,) = (shared // self._rows_per_rank == self.rank).nonzero(as_tuple=True)
+        pool[self.to_device(here)] = self.local[self.to_device(shared[here] - self._start)]
+        whole = distributed.start_sum(pool, self.group)
+        return lambda: torch.cat([arrived()[place], whole()]).transpose(0, 1)
 
     def mix_in(self, global_index: Tensor, features: Tensor, momentum: float) -> None:
         """M_v[n_i] <- normalise(momentum * M_v[n_i] + (1 - momentum) z_v[i]); a collective call.

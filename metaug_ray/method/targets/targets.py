@@ -59,6 +59,15 @@ class Targets(Protocol):
             stream: name of an independent sequence of draws within a step.
         """
 
+    def ask(self, index: Tensor, step: int, *, stream: str = "regular", global_index: Tensor | None = None) -> Sample:
+        """As :meth:`sample`, in the background: what other ranks send is waited for where keys are made of it.
+
+        Args:
+            index, step, stream: likewise.
+            global_index: indices of all ranks' anchors, rank by rank, int64 [W * B] on the CPU; None to gather them
+                where they are needed.
+        """
+
     def recall(self, index: Tensor, step: int, rows: Tensor | None) -> Keys:
         """The keys of the last step that :meth:`update` took over, again. A collective call.
 
