@@ -8,7 +8,7 @@ UV := $(shell command -v uv || echo .uv/bin/uv)
 # Without compiled bytecode every Ray worker compiles torch and ray anew.
 export UV_COMPILE_BYTECODE := 1
 
-.PHONY: demo test lint setup system
+.PHONY: demo test tests lint setup system
 
 # Five minutes on two cores, with a picture at the end; on a Ray cluster of its own unless RAY_ADDRESS names one. The same command again resumes it, or says what it learnt.
 demo: data/shapes.beton data/shapes_test.beton
@@ -21,7 +21,11 @@ data/shapes_test.beton: shapes := --source.count 512 --source.seed 1
 data/shapes.beton data/shapes_test.beton: | setup
 	$(UV) run --locked python jobs/prepare_data.py --source.kind shapes $(shapes) --encoding.preset small --output $@
 
-test: lint
+# Side by side: mypy takes a minute of one core.
+test:
+	$(MAKE) --no-print-directory --jobs 2 --keep-going --output-sync=line lint tests
+
+tests: setup
 	$(UV) run --locked pytest -n 3 --dist loadscope --no-loadscope-reorder --durations 12
 
 lint: setup

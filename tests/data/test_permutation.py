@@ -72,3 +72,17 @@ def test_two_epochs_have_next_to_nothing_in_common() -> None:
     one, two = (np.array(whole(100_000, epoch=epoch)) for epoch in (0, 1))
     assert (one == two).sum() < 8  # one is expected
     assert abs(np.corrcoef(one, two)[0, 1]) < 4 / math.sqrt(100_000)
+
+
+def test_pairs_of_images_share_batches_as_often_as_by_chance() -> None:
+    """Over 100 epochs of 512 images in batches of 64: how often each pair does is a binomial number."""
+    together = np.zeros((512, 512), np.float32)
+    for epoch in range(100):
+        batch = np.empty(512, np.int64)
+        batch[whole(512, epoch=epoch)] = np.arange(512) // 64
+        chosen = (batch[:, None] == np.arange(8)).astype(np.float32)
+        together += chosen @ chosen.T
+    pairs = together[np.triu_indices(512, 1)]
+    share = 63 / 511
+    assert pairs.mean() == pytest.approx(100 * share)
+    assert pairs.var() / (100 * share * (1 - share)) == pytest.approx(1, abs=4 * math.sqrt(2 / len(pairs)))

@@ -3,6 +3,7 @@
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from jobs.studies.worth.processes import Ledger
 from jobs.studies.worth.report import report
 from jobs.studies.worth.run import Outcome, run
 from jobs.studies.worth.stages import FOLDER, Task, stages, tasks
+from metaug_ray.choices import OrderKind
 from metaug_ray.config.augmentation import AugmentationSettings
 from metaug_ray.data.loader import PretrainingLoader
 from metaug_ray.tuning.space import with_values
@@ -39,9 +41,10 @@ def test_images_come_back_as_they_were(shapes_beton: Path, tmp_path: Path) -> No
     assert torch.equal(unpacked.labels[batch.indices], batch.labels)
 
 
-def test_batches_are_those_of_the_main_jobs_loader(shapes_beton: Path, parts: Parts) -> None:
-    theirs = PretrainingLoader(shapes_beton, 16, 32, CROPS, seed=3, cpus=1, device=CPU)
-    ours = MemoryLoader(parts.learn.images, 16, CROPS, seed=3)
+@pytest.mark.parametrize("order", get_args(OrderKind))
+def test_batches_are_those_of_the_main_jobs_loader(shapes_beton: Path, parts: Parts, order: OrderKind) -> None:
+    theirs = PretrainingLoader(shapes_beton, 16, 32, CROPS, seed=3, cpus=1, device=CPU, order=order)
+    ours = MemoryLoader(parts.learn.images, 16, CROPS, seed=3, order=order)
     assert (ours.samples, ours.steps_per_epoch) == (theirs.samples, theirs.steps_per_epoch)
     seen = 0
     for expected, batch in zip(theirs.epoch(2, 1), ours.epoch(2, 1), strict=True):

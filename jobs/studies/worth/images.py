@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from metaug_ray.choices import OrderKind
 from metaug_ray.config.augmentation import AugmentationSettings
 from metaug_ray.data.crops import random_resized_crops
 from metaug_ray.data.order import TrainingEpoch, training_step_count
@@ -102,13 +103,21 @@ class MemoryLoader:
         batch_size: images per step.
         augmentation: crops and mirroring; the others must be off.
         seed: of order and augmentations.
+        order: how an epoch's images are shuffled.
 
     Raises:
         ValueError: another augmentation is on.
         DataError: fewer images than a batch.
     """
 
-    def __init__(self, images: Tensor, batch_size: int, augmentation: AugmentationSettings, seed: int) -> None:
+    def __init__(
+        self,
+        images: Tensor,
+        batch_size: int,
+        augmentation: AugmentationSettings,
+        seed: int,
+        order: OrderKind = "permutation",
+    ) -> None:
         others = augmentation.model_copy(
             update={
                 name: AugmentationSettings.model_fields[name].default for name in ("crop_scale", "crop_ratio", "flip")
@@ -117,12 +126,13 @@ class MemoryLoader:
         if others != AugmentationSettings():
             raise ValueError(f"only crops and mirroring are made in memory; switch the others off (got {augmentation})")
         self._images, self._batch_size, self._augmentation, self._seed = images, batch_size, augmentation, seed
+        self._order = order
         self.samples = len(images)
         self.steps_per_epoch = training_step_count([self.samples], batch_size, 1)
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Step]:
         """The batches of an epoch from a step on."""
-        order = TrainingEpoch([self.samples], self._batch_size, 0, 1, self._seed, epoch)
+        order = TrainingEpoch([self.samples], self._batch_size, 0, 1, self._seed, epoch, self._order)
         steps = np.concatenate(list(order.blocks(start_step)))
         shown = self._shown(steps.reshape(-1), epoch)
         for number, indices in enumerate(steps):

@@ -72,7 +72,8 @@ def run(settings: PretrainSettings, parts: Parts, device: torch.device, *, judge
 
 
 def _loader(settings: PretrainSettings, parts: Parts, seed: int) -> MemoryLoader:
-    return MemoryLoader(parts.learn.images, settings.training.batch_size, settings.data.augmentation, seed)
+    data = settings.data
+    return MemoryLoader(parts.learn.images, settings.training.batch_size, data.augmentation, seed, data.order)
 
 
 class _Series:
