@@ -26,7 +26,7 @@ test:
 	$(MAKE) --no-print-directory --jobs 2 --keep-going --output-sync=line lint tests
 
 tests: setup
-	$(UV) run --locked pytest -n 3 --dist loadscope --no-loadscope-reorder --durations 12
+	$(UV) run --locked pytest -n 4 --dist loadscope --no-loadscope-reorder --durations 12
 
 lint: setup
 	$(UV) run --locked ruff check .

@@ -24,8 +24,8 @@ SPLITS: Final[dict[SourceKind, tuple[str, ...]]] = {
 """Parts of the data sets that have some, the default first."""
 
 OrderKind = Literal["permutation", "sort"]
-"""How an epoch's images are shuffled. `permutation`: by a keyed permutation, of which a rank computes the images of its
-own steps alone. `sort`: all images, by a random number each, as earlier versions did."""
+"""How an epoch's images are shuffled. `permutation`: by a keyed permutation, of which a rank computes the images of
+some steps alone. `sort`: all images, by a random number each, as earlier versions did."""
 
 NegativeSampling = Literal["shared", "per_anchor"]
 

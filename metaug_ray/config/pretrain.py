@@ -32,7 +32,7 @@ class DataSettings(Settings):
     second_augmentation: AugmentationSettings | None = None
     """changes that the second crop undergoes, given whole; default: as the first"""
     order: OrderKind = "permutation"
-    """how an epoch's images are shuffled: by a permutation, of which each worker computes its own part alone, or by
+    """how an epoch's images are shuffled: by a permutation, of which each worker computes what it needs, or by
     sorting all of them, as versions before 0.3.0 did; a run that is resumed keeps its own where nothing is said"""
 
 

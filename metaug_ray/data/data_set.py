@@ -1,8 +1,8 @@
 """A data set as one process reads it: one beton, or some shards of many."""
 
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,7 @@ from metaug_ray.data.mapped import MappedBeton, Stored, open_beton
 class DataSet:
     """Images of all shards under one numbering: an index is a shard's offset and the number within.
 
-    A shard is opened when it is asked for; only those need to be there.
+    A shard is opened when it is asked for; only those need to be there. Threads may ask at the same time.
 
     Args:
         path: of a beton or of a folder of shards, with the manifest beside it.
@@ -30,7 +30,8 @@ class DataSet:
         self.shards = self._manifest.shard_samples
         """Images of each."""
         self._ends = np.cumsum(self.shards)
-        self.shard = cache(self._open)
+        self._opened: dict[int, MappedBeton] = {}
+        self._opening = Lock()
 
     def __len__(self) -> int:
         return self._manifest.samples
@@ -61,12 +62,19 @@ class DataSet:
             places = np.flatnonzero(of == number)
             yield self.shard(number), places, indices[places] - (self._ends[number] - self.shards[number])
 
-    def _open(self, number: int) -> MappedBeton:
+    def shard(self, number: int) -> MappedBeton:
         """A shard, by its number.
 
         Raises:
             DataError: it is missing, or another one than the manifest says.
         """
+        # Addresses within a map that was made twice would outlive one of the two.
+        with self._opening:
+            if number not in self._opened:
+                self._opened[number] = self._open(number)
+            return self._opened[number]
+
+    def _open(self, number: int) -> MappedBeton:
         path, samples = shard_path(self._path, self._manifest, number), self.shards[number]
         if self._manifest.shards:
             if not path.is_file():

@@ -1,8 +1,9 @@
 """Batches of images on a worker's device, from a beton, the same on every run."""
 
+from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
-from itertools import chain, repeat
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -136,25 +137,30 @@ class PretrainingLoader:
         return self._batches(epoch, start_step)
 
     def _batches(self, epoch: int, start_step: int) -> Iterator[Batch]:
-        order = TrainingEpoch(*self._part, self._seed, epoch, self._order)
-        # The thread that decodes is some batches ahead, and goes through the steps by itself.
-        rows = (self._rows(epoch, steps) for steps in order.blocks(start_step))
-        steps = chain.from_iterable(order.blocks(start_step))
-        whole_steps = self._global_indices(epoch, start_step)
-        with closing(self._reader.read(chain.from_iterable(rows))) as decoded:
-            for indices, crops in zip(steps, decoded, strict=True):
+        # Steps that were given to the thread that decodes, which is some batches ahead.
+        begun: deque[NDArray[np.int64]] = deque()
+        with closing(self._reader.read(self._begin(epoch, start_step, begun))) as decoded:
+            for crops in decoded:
+                step = begun.popleft()
+                indices = self._own(step)
                 drawn = zip(crops, self._drawn(epoch, indices), strict=True)
                 augmented = [augment(images, draws, each) for images, (draws, each) in drawn]
                 batch = self._reader.batch(augmented, indices, np.ones(len(indices), dtype=bool))
-                yield batch._replace(global_indices=next(whole_steps))
+                yield batch._replace(global_indices=torch.from_numpy(step.copy())) if self._all_ranks else batch
 
-    def _global_indices(self, epoch: int, start_step: int) -> Iterator[Tensor | None]:
-        """What batches tell of all ranks' images, step by step."""
-        if not self._all_ranks:
-            return repeat(None)
-        shards, batch_size, _, world_size = self._part
-        whole = TrainingEpoch(shards, world_size * batch_size, 0, 1, self._seed, epoch, self._order)
-        return map(torch.from_numpy, chain.from_iterable(whole.blocks(start_step)))
+    def _begin(self, epoch: int, start_step: int, begun: deque[NDArray[np.int64]]) -> Iterator[NDArray[np.int64]]:
+        """What the decoder takes, [B, columns] a step; each step's indices, this rank's or all ranks', are put down."""
+        shards, batch_size, rank, world_size = self._part
+        part = (batch_size * world_size, 0, 1) if self._all_ranks else (batch_size, rank, world_size)
+        for steps in TrainingEpoch(shards, *part, self._seed, epoch, self._order).blocks(start_step):
+            for step, rows in zip(steps, self._rows(epoch, self._own(steps)), strict=True):
+                begun.append(step)
+                yield rows
+
+    def _own(self, steps: NDArray[np.int64]) -> NDArray[np.int64]:
+        """This rank's part of steps [..., B], or of those of all ranks, [..., W * B]."""
+        _, batch_size, rank, _ = self._part
+        return steps[..., rank * batch_size : (rank + 1) * batch_size] if self._all_ranks else steps
 
     def _rows(self, epoch: int, steps: NDArray[np.int64]) -> NDArray[np.int64]:
         """What the decoder takes for the images [n, B] of some steps [n, B, columns]."""
@@ -253,6 +259,9 @@ class _Reader:
         if device.type not in ("cpu", "cuda") or (device.type == "cuda" and not torch.cuda.is_available()):
             raise ValueError(f"device is {device}, expected cpu, or cuda where PyTorch finds a GPU")
         self.data = DataSet(beton)
+        # The thread that decodes has a current device of its own.
+        if device.type == "cuda" and device.index is None:
+            device = torch.device("cuda", torch.cuda.current_device())
         self._device = device
         self._decoder = Decoder(image_size, min(cpus, available_cpus()))
 

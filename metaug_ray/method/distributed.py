@@ -4,6 +4,7 @@ without an initialised process group a function sees one rank of one and communi
 """
 
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any, Final
 
 import torch
@@ -117,27 +118,20 @@ def start_exchange(
         return lambda: rows
     into, out = rows.new_empty(sum(received), *rows.shape[1:]), rows.contiguous()
     work = dist.all_to_all_single(into, out, received, sent, group, async_op=True)
-
-    def finish() -> Tensor:
-        # Until then nobody may take the memory of what is sent.
-        assert out is not None
-        work.wait()
-        return into
-
-    return finish
+    return partial(_finish, work, into, out)
 
 
 def start_sum(tensor: Tensor, group: dist.ProcessGroup | None = None) -> Callable[[], Tensor]:
     """The sum of the ranks' tensors, made in place in the background; what it returns waits for it."""
     if world_size(group) == 1:
         return lambda: tensor
-    work = dist.all_reduce(tensor, dist.ReduceOp.SUM, group, async_op=True)
+    return partial(_finish, dist.all_reduce(tensor, dist.ReduceOp.SUM, group, async_op=True), tensor)
 
-    def finish() -> Tensor:
-        work.wait()
-        return tensor
 
-    return finish
+def _finish(work: dist.Work, made: Tensor, *_sent: Tensor) -> Tensor:
+    """Wait for a collective. What it sends has to live until then."""
+    work.wait()
+    return made
 
 
 def sharded(

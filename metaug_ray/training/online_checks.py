@@ -27,11 +27,7 @@ def check_evaluation(settings: PretrainSettings, manifest: Manifest) -> None:
         voting, voters = knn.references_beton, _labelled("references_beton", knn.references_beton)
     if knn.beton is not None:
         _check_queries(knn.beton, voting, voters)
-    if voters.shards and 0 < voters.labelled < voters.samples:
-        raise TrainingError(
-            f"{voting}: {voters.labelled:,} of its {voters.samples:,} images have labels, and of many shards no worker "
-            "knows which; give a labelled beton as health.knn.references_beton, or set health.knn.every to 0"
-        )
+    _check_knows_labels("references_beton", voting, voters)
     if settings.health.best_by == "knn" and not voters.labelled:
         raise TrainingError(
             f"health.best_by: knn, but {voting} has no labels that could vote; give a labelled beton as "
@@ -46,12 +42,21 @@ def _check_queries(queries: str, voting: str, voters: Manifest) -> None:
             "health.knn.references_beton, or leave health.knn.beton out"
         )
     asked = _labelled("beton", queries)
+    _check_knows_labels("beton", queries, asked)
     if asked.classes != voters.classes:
         raise TrainingError("health.knn.beton: " + other_classes(asked.classes, queries, voters.classes, voting))
     if asked.sha256 == voters.sha256:
         raise TrainingError(
             f"health.knn.beton: {queries} holds the images of {voting}, so each would find itself; give "
             "others, or none (health.knn.beton none): some of the images are then kept from the vote"
+        )
+
+
+def _check_knows_labels(setting: str, beton: str, manifest: Manifest) -> None:
+    if manifest.shards and 0 < manifest.labelled < manifest.samples:
+        raise TrainingError(
+            f"{beton}: {manifest.labelled:,} of its {manifest.samples:,} images have labels, and of many shards no "
+            f"worker knows which; give a labelled beton as health.knn.{setting}, or set health.knn.every to 0"
         )
 
 

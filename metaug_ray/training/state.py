@@ -77,7 +77,7 @@ class TrainingState:
     def state_dict(self) -> dict[str, Any]:
         """For `torch.distributed.checkpoint`: tensors as they are, the bank's rows as a sharded `DTensor`.
 
-        A collective call: it gives all ranks the first rank's batch-norm statistics, as DDP does before the next step.
+        A collective call: it gives all ranks the first rank's batch-norm statistics, which steps leave different.
         """
         model = self.metaug.model
         for module in (model.eager_encoder, model.generators):

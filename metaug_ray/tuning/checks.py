@@ -9,6 +9,7 @@ from metaug_ray.config.pretrain import KNN_ACCURACY, PretrainSettings
 from metaug_ray.config.recorded import fixed_settings, read_fixed
 from metaug_ray.config.sweep import SweepSettings
 from metaug_ray.data.manifest import Manifest
+from metaug_ray.data.order import check_shards
 from metaug_ray.data.sources.classes import other_classes
 from metaug_ray.data.staging import find_manifest
 from metaug_ray.runtime.cluster import nodes
@@ -22,11 +23,13 @@ _log = logging.getLogger(__name__)
 
 
 def check_data(settings: SweepSettings, manifest: Manifest) -> None:
-    """Whether there are labels to go by, and others to judge by.
+    """Whether batches take as much of each shard, and there are labels to go by, and others to judge by.
 
     Raises:
-        UserError: there are not.
+        UserError: they do not, or there are not.
     """
+    data = settings.run.data
+    check_shards(data.beton, len(manifest.shard_samples), settings.run.training.batch_size, data.order)
     check_evaluation(settings.run, manifest)
     knn = settings.run.health.knn
     if settings.run.health.best_metric == KNN_ACCURACY and knn.references_beton is None and not manifest.labelled:

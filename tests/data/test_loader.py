@@ -140,6 +140,31 @@ def test_ranks_together_see_what_one_sees(beton: Path, ranks: int) -> None:
             assert torch.equal(torch.cat([part.labels for part in parts]), batch.labels)
 
 
+@pytest.mark.parametrize("order", ["permutation", "sort"])
+def test_each_rank_knows_the_images_of_all(beton: Path, order: str) -> None:
+    alone = [list(pretraining(beton, 4, rank=rank, world_size=2, order=order).epoch(1, 3)) for rank in range(2)]
+    for rank in range(2):
+        told = list(pretraining(beton, 4, rank=rank, world_size=2, order=order, all_ranks=True).epoch(1, 3))
+        for step, batch in enumerate(told):
+            assert torch.equal(batch.images, alone[rank][step].images)
+            assert torch.equal(batch.indices, alone[rank][step].indices)
+            assert batch.global_indices is not None
+            assert torch.equal(batch.global_indices, torch.cat([each[step].indices for each in alone]))
+        assert len(told) == len(alone[rank]) > 1
+    assert alone[0][0].global_indices is None
+
+
+def test_the_thread_that_decodes_gets_the_gpu_that_is_current_here(
+    beton: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By its number: a thread begins with the first GPU as its current one."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
+    for device, expected in (("cuda", 3), ("cuda:1", 1)):
+        loader = EvaluationLoader(beton, 4, 32, cpus=1, device=torch.device(device))
+        assert loader._reader._device == torch.device("cuda", expected)
+
+
 def test_pixels_do_not_depend_on_the_batch_size_or_the_threads(beton: Path) -> None:
     colours = [each.model_copy(update={"mixup": 1.0}) for each in CROPS]
     in_order = list(pretraining(beton, 25, colours, cpus=1).epoch(2))

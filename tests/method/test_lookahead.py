@@ -88,7 +88,7 @@ def oracle(
     theta = dict(encoder.named_parameters())
 
     def loss(parameters: dict[str, Tensor], number: int, targets: Targets) -> tuple[Tensor, Tensor]:
-        images, indices = case.batches[number]
+        images, indices, _ = case.batches[number]
         output = functional_call(encoder, parameters, (images,))
         keys = targets.sample(indices, number).keys(output.projections)
         at_fixed_features = model.compare(output.features.detach(), keys)
@@ -195,7 +195,7 @@ def test_a_step_that_was_kept_goes_through_a_checkpoint(form: TargetKind) -> Non
     assert again.lookahead.lacks_images
     with pytest.raises(RuntimeError, match="lacks its images"):
         deepcopy(again.lookahead).take()
-    again.lookahead.recall(*resumed.batches[0], 0)
+    again.lookahead.recall(resumed.batches[0].images, resumed.batches[0].indices, 0)
     torch.testing.assert_close(resumed.targets.state_dict(), whole.targets.state_dict(), rtol=0, atol=0)
     for each, case in ((metaug, whole), (again, resumed)):
         each.step(1, case.batches[1])

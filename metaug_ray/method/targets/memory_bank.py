@@ -264,10 +264,19 @@ class AskedRows:
     divisible = True
 
     def __init__(self, arrived: Callable[[], BankSample]) -> None:
-        self.wait = arrived
+        self._arrived: Callable[[], BankSample] | None = arrived
+        self._rows: BankSample | None = None
+
+    def wait(self) -> BankSample:
+        """The rows, once they are here."""
+        if self._arrived is not None:
+            # What was sent and received for them may go.
+            self._rows, self._arrived = self._arrived(), None
+        assert self._rows is not None
+        return self._rows
 
     def keys(self, projections: Tensor) -> BankSample:
-        """The rows, which do not depend on features."""
+        """The rows, whatever the features."""
         return self.wait()
 
 

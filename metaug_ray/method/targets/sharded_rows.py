@@ -53,20 +53,16 @@ class ShardedRows:
             "rows", self._start, stop, (views, feature_size), seed=seed, dtype=dtype, device=device
         )
 
-    def fetch(self, own: Tensor, shared: Tensor) -> Tensor:
-        """Read rows, from the ranks that own them; a collective call.
+    def ask(self, own: Tensor, shared: Tensor) -> Callable[[], Tensor]:
+        """Ask the ranks that own them for rows, as they are now, in the background; a collective call.
 
         Args:
             own: rows that each rank wants for itself, int64 [W, R] on the CPU; the same on all ranks.
             shared: rows that all of them want besides, int64 [K] likewise.
 
         Returns:
-            The rows that this rank wants, in this order, [V, R + K, D].
+            What waits for the rows that this rank wants, in this order, [V, R + K, D].
         """
-        return self.ask(own, shared)()
-
-    def ask(self, own: Tensor, shared: Tensor) -> Callable[[], Tensor]:
-        """As :meth:`fetch`, in the background: what it returns waits for the rows, which are those of now."""
         if self.world == 1:
             rows = self.local[self.to_device(torch.cat([own[0], shared]))].transpose(0, 1)
             return lambda: rows
@@ -80,6 +76,8 @@ class ShardedRows:
         )
         # Rows arrive owner by owner: put them back in the order they were wanted in.
         place = self.to_device(owners.argsort(stable=True).argsort())
+        if not len(shared):
+            return lambda: arrived()[place].transpose(0, 1)
         # Of all that add up, one rank's is not 0.
         pool = self.local.new_zeros(len(shared), *self.shape[1:])
         (here,) = (shared // self._rows_per_rank == self.rank).nonzero(as_tuple=True)

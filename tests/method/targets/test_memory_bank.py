@@ -244,3 +244,21 @@ def test_views_that_share_an_encoder_share_a_slot_which_the_first_refreshes() ->
     torch.testing.assert_close(rows[index, 1], unit(before[index, 1] + z[1]))
     bank.fill(index, z)
     torch.testing.assert_close(rows[index].transpose(0, 1), z[:2])
+
+
+def test_what_was_asked_for_is_what_was_there_then() -> None:
+    bank = MemoryBank(50, 2, 8, negatives=5, seed=1)
+    index = torch.tensor([3, 7])
+    asked, expected = bank.ask(index, 4), bank.sample(index, 4)
+    bank.refresh(expected, unit(torch.randn(2, 2, 8, generator=torch.Generator().manual_seed(0))))
+    keys = asked.keys(torch.zeros(2, 2, 8))
+    assert torch.equal(keys.positives, expected.positives)
+    assert torch.equal(keys.negatives, expected.negatives)
+    assert not torch.equal(keys.positives, bank.sample(index, 4).positives)
+    assert asked.keys(torch.zeros(2, 2, 8)) is keys
+
+
+def test_indices_of_all_ranks_are_as_many_as_they_have() -> None:
+    bank = MemoryBank(50, 2, 8, negatives=5, seed=1)
+    with pytest.raises(ValueError, match=r"global_index has 3 images, expected the 2 of each of 1 ranks"):
+        bank.ask(torch.tensor([3, 7]), 0, global_index=torch.tensor([3, 7, 9]))

@@ -13,7 +13,7 @@ def make_rows(seed: int = 0) -> ShardedRows:
 def test_rows_come_in_the_order_that_they_are_wanted_in() -> None:
     rows = make_rows()
     wanted = torch.tensor([8, 0, 8, 3])
-    assert torch.equal(rows.fetch(wanted[:2].unsqueeze(0), wanted[2:]), rows.state()[wanted].transpose(0, 1))
+    assert torch.equal(rows.ask(wanted[:2].unsqueeze(0), wanted[2:])(), rows.state()[wanted].transpose(0, 1))
 
 
 def test_momentum_mixes_old_and_new() -> None:
