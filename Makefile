@@ -23,10 +23,10 @@ data/shapes.beton data/shapes_test.beton: | setup
 
 # Side by side: mypy takes a minute of one core.
 test:
-	$(MAKE) --no-print-directory --jobs 2 --keep-going --output-sync=line lint tests
+	$(MAKE) --no-print-directory --jobs 2 --keep-going lint tests
 
 tests: setup
-	$(UV) run --locked pytest -n 4 --dist loadscope --no-loadscope-reorder --durations 12
+	$(UV) run --locked pytest -n 3 --dist loadscope --no-loadscope-reorder --durations 12
 
 lint: setup
 	$(UV) run --locked ruff check .

@@ -31,8 +31,8 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest files first, or they would run alone at the end."""
-    longest = ("test_sweep", "test_killed_and_resumed")
-    items.sort(key=lambda item: next((i for i, name in enumerate(longest) if f"integration/{name}" in item.nodeid), 9))
+    longest = ("docs/test_commands", "integration/test_sweep", "integration/test_killed_and_resumed")
+    items.sort(key=lambda item: next((i for i, name in enumerate(longest) if name in item.nodeid), len(longest)))
 
 
 @pytest.fixture(scope="session")

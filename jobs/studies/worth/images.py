@@ -90,6 +90,7 @@ class Step:
 
     crops: tuple[Tensor]
     indices: Tensor
+    global_indices: Tensor | None = None
 
 
 class MemoryLoader:
