@@ -14,9 +14,10 @@ MEASURING = 8.0
 
 def start_compiling(setting: Setting) -> Iterator[Row]:
     """Begin in the background. From here on, no check but these three measures time."""
-    for name in ("tangent", "step", "steps"):
+    names = ("tangent", "step", "steps") if setting.gpu else ("tangent", "step")
+    for name in names:
         _child(setting, name)
-    yield Row("begun", "three processes compile beside the next checks")
+    yield Row("begun", f"{len(names)} processes compile beside the next checks")
 
 
 def compiled_tangent(setting: Setting) -> Iterator[Row]:
@@ -57,6 +58,9 @@ def compiled_step(setting: Setting) -> Iterator[Row]:
 
 def compiled_steps(setting: Setting) -> Iterator[Row]:
     what = f"steps, batch {setting.sizes.large.batch}, compiled"
+    if not setting.gpu:
+        yield skipped(what, "only a GPU's times tell anything")
+        return
     compiled, measured = yield from _answers(setting, "steps", what, setting.left - MEASURING)
     if compiled is None or measured is None:
         return
