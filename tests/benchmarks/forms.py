@@ -68,7 +68,7 @@ def support_seconds(state: TrainingState, batch: int, device: torch.device) -> f
     times = []
     for _ in range(5):
         start = time.perf_counter()
-        keys = targets.sample(torch.arange(batch), 0).keys(projections)
+        keys = targets.ask(torch.arange(batch), 0).keys(projections)
         targets.update(keys, projections)
         _wait(device)
         times.append(time.perf_counter() - start)

@@ -79,7 +79,7 @@ def gradients(
     """Of each part: with v of the whole minibatch, and with v of the same part."""
     model = metaug.model
     omega = trained(model.generators)
-    sample = metaug.targets.sample(minibatch.indices, step)
+    sample = metaug.targets.ask(minibatch.indices, step)
     whole_v, same_v = [], []
     for same in (False, True):
         for number in range(parts):

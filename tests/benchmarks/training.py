@@ -24,7 +24,7 @@ from metaug_ray.config import EncodingSettings, PrepareSettings, PretrainSetting
 from metaug_ray.data.prepare import prepare
 from metaug_ray.method import algorithm, distributed
 from metaug_ray.method.model import Model
-from metaug_ray.method.targets.memory_bank import MemoryBank
+from metaug_ray.method.targets.memory_bank import AskedRows, MemoryBank
 from metaug_ray.training import online_evaluation
 from metaug_ray.training.state import TrainingState
 from tests.ranks import run_ranks
@@ -101,9 +101,9 @@ def parts_of_a_step(rank: int, chosen: PretrainSettings) -> dict[str, float]:
 
     for owner, function, name in (
         (distributed, "exchange", "communication of the bank"),
-        (distributed, "all_gather_equal", "communication of the bank"),
+        (AskedRows, "wait", "communication of the bank"),
         (distributed, "average", "averaging (loss, generators' gradient)"),
-        (MemoryBank, "sample", "bank"),
+        (MemoryBank, "ask", "bank"),
         (MemoryBank, "refresh", "bank"),
         (Model, "encode", "forward"),
         (Model, "compare", "contrast"),

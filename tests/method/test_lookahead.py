@@ -90,7 +90,7 @@ def oracle(
     def loss(parameters: dict[str, Tensor], number: int, targets: Targets) -> tuple[Tensor, Tensor]:
         images, indices, _ = case.batches[number]
         output = functional_call(encoder, parameters, (images,))
-        keys = targets.sample(indices, number).keys(output.projections)
+        keys = targets.ask(indices, number).keys(output.projections)
         at_fixed_features = model.compare(output.features.detach(), keys)
         objective = model.objective.generator_objective(*at_fixed_features)
         return model.compare(output.features, keys).losses.total, objective - at_fixed_features.losses.total

@@ -76,7 +76,7 @@ def nt_xent(rank: int) -> tuple[Tensor, Tensor]:
     """SimCLR's loss of features that are given, and its gradient in them, of all ranks."""
     z = _features()[:, part_of(rank)].clone().requires_grad_()
     unit = F.normalize(z, dim=-1)
-    keys = BatchTargets(2, SIZE).sample(torch.arange(BATCH), 0)
+    keys = BatchTargets(2, SIZE).ask(torch.arange(BATCH), 0)
     loss = info_nce(*keys.similarities(unit, unit), temperature=0.2)
     loss.backward()
     assert z.grad is not None
@@ -91,7 +91,7 @@ def _features() -> Tensor:
 
 def neighbours_of(rank: int) -> Tensor:
     projections = F.normalize(_features(), dim=-1)[:, part_of(rank)]
-    keys: Any = make_targets("neighbours").sample(torch.arange(BATCH), 0).keys(projections)
+    keys: Any = make_targets("neighbours").ask(torch.arange(BATCH), 0).keys(projections)
     return keys.neighbours
 
 
@@ -130,10 +130,10 @@ def test_the_meta_gradient_is_that_of_double_backward(form: TargetKind, fused: b
     assert model.generators is not None
     crops = make_crops(BATCH)
     output = model.encode(crops)
-    keys = targets.sample(torch.arange(BATCH), 0).keys(output.projections)
+    keys = targets.ask(torch.arange(BATCH), 0).keys(output.projections)
     torch.autograd.backward(model.compare(output.features, keys).losses.total, inputs=list(model.encoder.parameters()))
     features = output.features if fused else None
-    sample = keys if fused else targets.sample(torch.arange(BATCH), 0)
+    sample = keys if fused else targets.ask(torch.arange(BATCH), 0)
     meta_gradient(model, crops, sample, virtual_learning_rate=RATE, features=features)
     ours = flat(model.generators.parameters())
     exact = double_backward(make_star(form)[0], crops, keys, virtual_learning_rate=RATE)

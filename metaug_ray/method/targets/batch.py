@@ -28,15 +28,11 @@ class BatchTargets:
         self.views, self.feature_size = views, feature_size
         self._keys = BatchKeys(group)
 
-    def sample(self, index: Tensor, step: int, *, stream: str = "regular") -> "BatchKeys":
-        """Nothing is drawn."""
-        return self._keys
-
     def ask(
         self, index: Tensor, step: int, *, stream: str = "regular", global_index: Tensor | None = None
     ) -> "BatchKeys":
-        """There is nothing to wait for."""
-        return self.sample(index, step, stream=stream)
+        """Nothing is drawn."""
+        return self._keys
 
     def recall(self, index: Tensor, step: int, rows: Tensor | None) -> "BatchKeys":
         """Features are their own keys."""

@@ -19,9 +19,9 @@ class MemoryBank:
     of its own, or shares one with the views that share its encoder: it is then refreshed by the first of them.
 
     A rank keeps N S D / W numbers (:class:`~metaug_ray.method.targets.sharded_rows.ShardedRows`). A step moves rows,
-    not the bank: one all-to-all brings the batch's own rows and the K negatives to each rank ((2 B + K) S D numbers),
-    one sends the B new features to their owners. Which row goes where is worked out on the CPU from the gathered
-    indices, so pass `index` there: one on a GPU costs a synchronisation.
+    not the bank: one all-to-all brings each rank the 2 B rows that it alone asks for, a sum over the ranks the K
+    negatives of all, and one all-to-all sends the B new features to their owners. Which row goes where is worked out on
+    the CPU from the indices of all ranks, so pass `index` there: one on a GPU costs a synchronisation.
 
     With W ranks on parts of a global batch the bank holds and gives the same rows as one process on all of it: initial
     rows depend on (seed, row) alone, draws on (seed, step, stream) and the place in the global batch.

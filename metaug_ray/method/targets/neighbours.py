@@ -39,10 +39,6 @@ class NeighbourTargets:
         self._encoders, self.group = tuple(views), group
         self._first_views = [self._encoders.index(encoder) for encoder in range(max(self._encoders) + 1)]
 
-    def sample(self, index: Tensor, step: int, *, stream: str = "regular") -> "_Lookup":
-        """Neighbours are looked up once the features are known."""
-        return _Lookup(self)
-
     def neighbours(self, projections: Tensor) -> Tensor:
         """n, the nearest rows of the support set, [V, B, D], of z [V, B, D]; constants of the gradient."""
         with torch.no_grad(), autocast(projections.device, None):
@@ -55,8 +51,8 @@ class NeighbourTargets:
     def ask(
         self, index: Tensor, step: int, *, stream: str = "regular", global_index: Tensor | None = None
     ) -> "_Lookup":
-        """There is nothing to wait for."""
-        return self.sample(index, step, stream=stream)
+        """Neighbours are looked up once the features are known."""
+        return _Lookup(self)
 
     def recall(self, index: Tensor, step: int, rows: Tensor | None) -> "NeighbourKeys":
         """The neighbours that were found, in `rows` [V, B, D]."""

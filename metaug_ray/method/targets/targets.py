@@ -50,20 +50,14 @@ class Targets(Protocol):
     kept_as: ClassVar[str | None]
     """Name in a checkpoint of what :meth:`state_dict` gives; None for those that keep nothing."""
 
-    def sample(self, index: Tensor, step: int, *, stream: str = "regular") -> Sample:
-        """Draw, or ask other ranks for, what a minibatch is compared with. A collective call.
+    def ask(self, index: Tensor, step: int, *, stream: str = "regular", global_index: Tensor | None = None) -> Sample:
+        """Draw, or ask other ranks for, what a minibatch is compared with. A collective call, which goes on in the
+        background: what others send is waited for where keys are made of it.
 
         Args:
             index: data set indices of this rank's anchors, integers [B], best on the CPU.
             step: number of the training step.
             stream: name of an independent sequence of draws within a step.
-        """
-
-    def ask(self, index: Tensor, step: int, *, stream: str = "regular", global_index: Tensor | None = None) -> Sample:
-        """As :meth:`sample`, in the background: what other ranks send is waited for where keys are made of it.
-
-        Args:
-            index, step, stream: likewise.
             global_index: indices of all ranks' anchors, rank by rank, int64 [W * B] on the CPU; None to gather them
                 where they are needed.
         """

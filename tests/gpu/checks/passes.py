@@ -103,7 +103,7 @@ def _parts_of_a_step(case: Case, setting: Setting, bank: MemoryBank) -> dict[str
             (module, "_forward_mode", "tangent (jvp)"),
             (module, "_second_order", "second order of the contrast"),
             (Model, "compare", "contrast, forward"),
-            (MemoryBank, "sample", "bank: rows read"),
+            (MemoryBank, "ask", "bank: rows read"),
             (MemoryBank, "refresh", "bank: rows written"),
             (algorithm.MetAug, "_move_encoders", "optimisers"),
             (algorithm.MetAug, "_move_generators", "optimisers"),

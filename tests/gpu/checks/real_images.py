@@ -99,7 +99,7 @@ def _precision(precision: _Precision) -> Iterator[None]:
 def _parts(model: Model, images: Tensor, metaug: MetAug, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """The generators' gradient and its second-order part, flat, in float64."""
     indices = torch.arange(len(images))
-    sample = metaug.targets.sample(indices, 0)
+    sample = metaug.targets.ask(indices, 0).keys(images)
     sample = sample._replace(**{name: its.to(dtype) for name, its in sample._asdict().items() if _floats(its)})  # type: ignore[attr-defined]
     views = [view.to(dtype) for view in split_views(images, VIEWS)]
     whole = _gradient(model, views, sample)

@@ -23,7 +23,7 @@ def test_simclr_is_twice_lightlys_nt_xent() -> None:
     # It normalises by itself, so that the gradient is that in what comes before.
     ours, theirs = ((3 * features(0)).requires_grad_() for _ in range(2))
     unit = F.normalize(ours, dim=-1)
-    loss = info_nce(*BatchTargets(2, SIZE).sample(INDEX, 0).similarities(unit, unit), temperature=TEMPERATURE)
+    loss = info_nce(*BatchTargets(2, SIZE).ask(INDEX, 0).similarities(unit, unit), temperature=TEMPERATURE)
     expected = 2 * NTXentLoss(TEMPERATURE)(theirs[0], theirs[1])
     torch.testing.assert_close(loss, expected, rtol=1e-9, atol=0)
     gradients = [torch.autograd.grad(value, z)[0] for value, z in ((loss, ours), (expected, theirs))]
@@ -49,7 +49,7 @@ def test_neighbours_are_lightlys_over_several_batches() -> None:
 def test_nnclr_is_the_softmax_over_neighbours_times_predictions() -> None:
     targets = NeighbourTargets((0, 0), SupportSet(64, 1, SIZE, dtype=torch.float64), SIZE)
     projections, predictions = features(1), features(2).requires_grad_()
-    keys = targets.sample(INDEX, 0).keys(projections)
+    keys = targets.ask(INDEX, 0).keys(projections)
     loss = info_nce(*keys.similarities(predictions, predictions), temperature=TEMPERATURE)
     expected = sum(
         F.cross_entropy(keys.neighbours[v] @ predictions[u].T / TEMPERATURE, INDEX) for u, v in ((0, 1), (1, 0))

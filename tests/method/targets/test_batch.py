@@ -15,7 +15,7 @@ def unit_features(views: int, batch: int) -> torch.Tensor:
 
 def test_three_views_are_compared_pair_by_pair() -> None:
     z = unit_features(3, 4)
-    positives, negatives = BatchTargets(3, 8).sample(torch.arange(4), 0).similarities(z, z)
+    positives, negatives = BatchTargets(3, 8).ask(torch.arange(4), 0).similarities(z, z)
     pairs = [(u, v) for u in range(3) for v in range(3) if u != v]
     for place, (u, v) in enumerate(pairs):
         for i in range(4):
@@ -26,14 +26,14 @@ def test_three_views_are_compared_pair_by_pair() -> None:
 
 def test_gradients_flow_through_both_sides() -> None:
     anchors, features = (unit_features(2, 3).requires_grad_() for _ in range(2))
-    keys = BatchTargets(2, 8).sample(torch.arange(3), 0)
+    keys = BatchTargets(2, 8).ask(torch.arange(3), 0)
     assert torch.autograd.gradcheck(keys.similarities, (anchors, features))
     assert torch.autograd.gradgradcheck(keys.similarities, (anchors, features))
 
 
 def test_bfloat16_features_are_compared_in_float32_whatever_autocast_is_on() -> None:
     z = unit_features(2, 4).bfloat16()
-    keys = BatchTargets(2, 8).sample(torch.arange(4), 0)
+    keys = BatchTargets(2, 8).ask(torch.arange(4), 0)
     with torch.autocast("cpu", torch.bfloat16):
         inside = keys.similarities(z, z)
     assert inside.positives.dtype == inside.negatives.dtype == torch.float32
@@ -43,4 +43,4 @@ def test_bfloat16_features_are_compared_in_float32_whatever_autocast_is_on() -> 
 def test_one_image_has_no_negatives() -> None:
     z = unit_features(2, 1)
     with pytest.raises(ValueError, match="a global batch of 1 image has no negatives"):
-        BatchTargets(2, 8).sample(torch.arange(1), 0).similarities(z, z)
+        BatchTargets(2, 8).ask(torch.arange(1), 0).similarities(z, z)

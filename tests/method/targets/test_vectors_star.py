@@ -35,10 +35,10 @@ class Case:
     def similarities(self, form: Form) -> tuple[Similarities, Similarities]:
         z = self.given["z"]
         if form == "batch":
-            keys = self.batch.sample(self.index, 0).keys(z)
+            keys = self.batch.ask(self.index, 0).keys(z)
             return keys.similarities(z, z), keys.similarities(self.given["augmented_z"], z)
         p = self.given["p"]
-        neighbours = self.neighbours.sample(self.index, 0).keys(z)
+        neighbours = self.neighbours.ask(self.index, 0).keys(z)
         return neighbours.similarities(p, p), neighbours.similarities(self.given["augmented_p"], p)
 
     def check(self, value: Tensor, *names: str) -> None:
@@ -57,7 +57,7 @@ def test_neighbours_and_support_set(case: Case) -> None:
     z = case.given["z"]
     rows = torch.stack([case.support.nearest(view, 0) for view in z])
     assert rows.tolist() == case.expect["neighbour_rows"]
-    case.neighbours.update(case.neighbours.sample(case.index, 0).keys(z), z)
+    case.neighbours.update(case.neighbours.ask(case.index, 0).keys(z), z)
     case.check(case.support.state_dict()["rows"][0], "support_after")
 
 
