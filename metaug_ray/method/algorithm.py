@@ -13,10 +13,12 @@ from metaug_ray.choices import MetaSchedule, check_choice
 from metaug_ray.method import distributed, draws
 from metaug_ray.method.batch_norm import SynchronizedBatchNorm
 from metaug_ray.method.buffers import SavedBuffers, fixed_buffers
+from metaug_ray.method.linearization import WHOLE, Linearization, Part
 from metaug_ray.method.lookahead import Lookahead
 from metaug_ray.method.meta_gradient import (
-    WHOLE,
-    Part,
+    Rates,
+    StepTaken,
+    linearize,
     lookahead_gradient,
     meta_gradient,
     model_gradient,
@@ -51,6 +53,9 @@ class MetaStep:
             after a step that was skipped.
         share: of each rank's images, drawn anew each time, that forward-mode differentiation takes; one over a whole
             number. Every image still has its part in v.
+        keep_activations: whether that takes the activations of the encoders' own forward pass, which are kept for it,
+            rather than to compute them again: less time, more memory. Batch norm then has the statistics of all images,
+            not of the share.
 
     Raises:
         ValueError: an argument is none of these.
@@ -60,6 +65,7 @@ class MetaStep:
     virtual_learning_rate: float = 1e-3
     every: int = 1
     share: float = 1.0
+    keep_activations: bool = False
 
     def __post_init__(self) -> None:
         if self.every < 1 or self.every % 1:
@@ -185,14 +191,21 @@ class MetAug:
         previous = None if self.lookahead is None else self.lookahead.take()
         if not takes_meta_step:
             previous = None
+        keeps = self.lookahead is not None and (step + 1) % self.meta.every == 0
+        linearization = self._linearization(step + 1 if keeps else step) if keeps or together else None
         output, keys, seen = model_gradient(
-            self.model, minibatch.images, sample, self.accumulation, generators=previous is not None
+            self.model,
+            minibatch.images,
+            sample,
+            self.accumulation,
+            generators=previous is not None,
+            linearization=linearization,
         )
         features = output.features
         if previous is not None:
-            lookahead_gradient(self.model, *previous, self.accumulation, self._part(step))
+            self._lookahead_gradient(step, *previous)
         elif together:
-            self._meta_gradient(step, minibatch, keys, features)
+            self._meta_gradient(step, minibatch, keys, features, linearization)
         norms = self._norms(together, features)
         # The host waits for the device here, and for a meta step of its own once more, but nowhere else.
         if not self._finite(seen.losses.total, *norms):
@@ -200,8 +213,8 @@ class MetAug:
             self._drop_gradients()
             return StepOutcome(*seen, features, norms, applied=False)
 
-        if self.lookahead is not None and (step + 1) % self.meta.every == 0:
-            self.lookahead.keep(minibatch.images, keys, features, self._shrink(norms))
+        if self.lookahead is not None and keeps:
+            self.lookahead.keep(minibatch.images, keys, features, self._shrink(norms), linearization)
         self._move_encoders(norms)
         self.targets.update(keys, output.projections)
         applied = True
@@ -209,7 +222,7 @@ class MetAug:
             own = self.targets.ask(
                 meta_minibatch.indices, step, stream="meta", global_index=meta_minibatch.global_indices
             )
-            self._meta_gradient(step, meta_minibatch, own, None)
+            self._meta_gradient(step, meta_minibatch, own, None, self._linearization(step))
             norms = norms._replace(generator=_norm(self.model.generators))
             applied = self._finite(norms.generator)
         if takes_meta_step and applied:
@@ -266,7 +279,26 @@ class MetAug:
         random = draws.generator("part", "meta", 0, step)
         return Part(int(torch.randint(parts, (), generator=random)), parts)
 
-    def _meta_gradient(self, step: int, minibatch: Minibatch, sample: Sample, features: Tensor | None) -> None:
+    def _linearization(self, step: int) -> Linearization | None:
+        """What is to be recorded for this step's tangents."""
+        if not self.meta.keep_activations:
+            return None
+        return Linearization(self.model.eager_encoder, self._part(step), self.model.autocast)
+
+    def _lookahead_gradient(self, step: int, taken: StepTaken, rates: Rates) -> None:
+        again = self._linearization(step)
+        if again is not None and taken.linearization is None:  # it comes from a checkpoint
+            taken = linearize(self.model, taken, again)
+        lookahead_gradient(self.model, taken, rates, self.accumulation, self._part(step))
+
+    def _meta_gradient(
+        self,
+        step: int,
+        minibatch: Minibatch,
+        sample: Sample,
+        features: Tensor | None,
+        linearization: Linearization | None,
+    ) -> None:
         meta_gradient(
             self.model,
             minibatch.images,
@@ -275,6 +307,7 @@ class MetAug:
             features=features,
             accumulation=self.accumulation,
             part=self._part(step),
+            linearization=linearization,
         )
 
     def _finite(self, *values: Tensor) -> bool:

@@ -8,7 +8,8 @@ from torch import Tensor
 from torch.optim import SGD, Optimizer
 
 from metaug_ray.method import distributed
-from metaug_ray.method.meta_gradient import StepTaken, trained
+from metaug_ray.method.linearization import Linearization
+from metaug_ray.method.meta_gradient import Rates, StepTaken, trained
 from metaug_ray.method.model import Model
 from metaug_ray.method.targets.targets import Keys, Targets
 
@@ -24,11 +25,13 @@ class _Kept(NamedTuple):
     """What the keys are found again from (:meth:`~metaug_ray.method.targets.targets.Targets.recall`)."""
     rates: Tensor
     """l of each parameter of the encoder that is trained, float64 [P]."""
+    others: list[int]
+    """Which of them are not the greatest, where the host knows that without asking the device."""
 
 
 class Lookahead:
     """The last step, from when it is made until the next one's meta gradient. It holds one copy of the encoder's
-    parameters, the images of one minibatch and what they were compared with.
+    parameters, the images of one minibatch and what they were compared with, and its linearization if there is one.
 
     A step is kept as parameters, features and rows in a checkpoint, for any number of ranks; its images are to be read
     again (:meth:`recall`).
@@ -49,6 +52,7 @@ class Lookahead:
         self._theta = {name: torch.empty_like(parameter) for name, parameter in self._parameters.items()}
         self._kept: _Kept | None = None
         self._images: list[Tensor] | None = None
+        self._linearization: Linearization | None = None
 
     @property
     def keeps(self) -> bool:
@@ -60,7 +64,14 @@ class Lookahead:
         """Whether there is one that came from a checkpoint, and waits for :meth:`recall`."""
         return self.keeps and self._images is None
 
-    def keep(self, images: Iterable[Tensor], keys: Keys, features: Tensor, shrink: Tensor | None) -> None:
+    def keep(
+        self,
+        images: Iterable[Tensor],
+        keys: Keys,
+        features: Tensor,
+        shrink: Tensor | None,
+        linearization: Linearization | None = None,
+    ) -> None:
         """Keep a step, just before the encoders move.
 
         Args:
@@ -68,27 +79,33 @@ class Lookahead:
             keys: what their anchors were compared with.
             features: e, [V, B, D].
             shrink: factor that clipping scales the gradient with; None without clipping.
+            linearization: of its forward pass, if tangents are made of that.
         """
         torch._foreach_copy_(
             list(self._theta.values()), [parameter.detach() for parameter in self._parameters.values()]
         )
-        rates = torch.tensor(self._rates(), dtype=torch.float64, device=features.device)
-        self._kept = _Kept(keys, features, keys.rows, rates if shrink is None else rates * shrink)
-        self._images = list(images)
+        known = self._rates()
+        rates = torch.tensor(known, dtype=torch.float64, device=features.device)
+        greatest = max(known)
+        others = [number for number, rate in enumerate(known) if rate != greatest]
+        self._kept = _Kept(keys, features, keys.rows, rates if shrink is None else rates * shrink, others)
+        self._images, self._linearization = list(images), linearization
 
-    def take(self) -> tuple[StepTaken, list[Tensor]] | None:
-        """The step that was kept, with l of each parameter, which is kept no longer; None if there was none.
+    def take(self) -> tuple[StepTaken, Rates] | None:
+        """The step that was kept, which is kept no longer, and its rates; None if there was none.
 
         Raises:
             RuntimeError: its images were not recalled.
         """
-        kept, images = self._kept, self._images
-        self._kept = self._images = None
+        kept, images, linearization = self._kept, self._images, self._linearization
+        self._kept = self._images = self._linearization = None
         if kept is None:
             return None
         if images is None or kept.keys is None:
             raise RuntimeError("the step that a checkpoint kept lacks its images: recall them first")
-        return StepTaken(images, kept.keys, kept.features, self._theta), list(kept.rates.unbind())
+        step = StepTaken(images, kept.keys, kept.features, self._theta, linearization)
+        names, greatest = list(self._parameters), kept.rates.max()
+        return step, Rates(greatest, {names[number]: kept.rates[number] / greatest for number in kept.others})
 
     def recall(self, images: Iterable[Tensor], indices: Tensor, step: int) -> None:
         """Complete a step that came from a checkpoint. A collective call.
@@ -119,20 +136,20 @@ class Lookahead:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over what :meth:`state_dict` gave."""
-        self._kept = self._images = None
+        self._kept = self._images = self._linearization = None
         if not state["keeps"]:
             return
         torch._foreach_copy_(list(self._theta.values()), [state["theta"][name] for name in self._theta])
         features, rows = (distributed.local_part(state.get(name)) for name in ("features", "rows"))
         assert features is not None
-        self._kept = _Kept(None, features, rows, state["rates"])
+        rates = state["rates"]
+        self._kept = _Kept(None, features, rows, rates, (rates != rates.max()).nonzero().flatten().tolist())
 
     def _nothing(self, batch: int) -> _Kept:
         like = next(iter(self._theta.values()))
         features = like.new_zeros(self._targets.views, batch, self._targets.feature_size)
-        return _Kept(
-            None, features, self._targets.empty_rows(batch), like.new_zeros(len(self._theta), dtype=torch.float64)
-        )
+        rates = like.new_zeros(len(self._theta), dtype=torch.float64)
+        return _Kept(None, features, self._targets.empty_rows(batch), rates, [])
 
     def _rates(self) -> list[float]:
         """The derivative of each parameter's update by its gradient, but for the sign."""

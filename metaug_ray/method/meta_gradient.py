@@ -13,9 +13,9 @@ and autocast keep working.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.autograd.forward_ad as forward_ad
@@ -27,22 +27,11 @@ from metaug_ray.method import distributed
 from metaug_ray.method.buffers import fixed_buffers
 from metaug_ray.method.encoders import MultiViewOutput
 from metaug_ray.method.generators import Generators
+from metaug_ray.method.linearization import WHOLE, Linearization, Part
 from metaug_ray.method.model import Comparison, Model
 from metaug_ray.method.precision import autocast
 from metaug_ray.method.tangents import FusedTangents
 from metaug_ray.method.targets.targets import Keys, Sample
-
-
-class Part(NamedTuple):
-    """One of some even parts of each rank's images."""
-
-    number: int
-    """Which, from 0 on."""
-    of: int
-    """How many there are."""
-
-
-WHOLE: Final = Part(0, 1)
 
 
 class StepTaken(NamedTuple):
@@ -56,6 +45,17 @@ class StepTaken(NamedTuple):
     """e at theta, [V, B, D]."""
     theta: dict[str, Tensor]
     """Parameters of the encoder before it."""
+    linearization: Linearization | None = None
+    """Of the encoder there, of the images whose tangents are made; None: their activations are computed again."""
+
+
+class Rates(NamedTuple):
+    """l of each parameter of the encoder that is trained."""
+
+    greatest: Tensor
+    """A scalar."""
+    others: dict[str, Tensor]
+    """Of those that are not moved by that, what they are moved by, relative to it; scalars by name."""
 
 
 class ModelGradient(NamedTuple):
@@ -78,6 +78,7 @@ def meta_gradient(
     features: Tensor | None = None,
     accumulation: int = 1,
     part: Part = WHOLE,
+    linearization: Linearization | None = None,
 ) -> None:
     """Write the gradient of Eq. 6, averaged over the ranks, to the `.grad` of the generators' parameters.
 
@@ -95,6 +96,8 @@ def meta_gradient(
             norm sees a part, and with divisible targets the margins of R_sigma do too.
         part: images that edot is made for, while v is made of all: over the parts the mean is the whole gradient, but
             that batch norm of the encoder sees a part.
+        linearization: of this part, recorded with `features`, or to be recorded here; None to compute the activations
+            again for the tangents.
 
     Raises:
         ValueError: the model has no generators.
@@ -105,22 +108,20 @@ def meta_gradient(
     # Backward passes, too, would take up an autocast context that the caller has open.
     with _restored(model) as start, autocast(images[0].device, None):
         if features is None:
-            output, keys, _ = model_gradient(model, images, sample, accumulation)
+            output, keys, _ = model_gradient(model, images, sample, accumulation, linearization=linearization)
             features = output.features
         else:
             keys = sample.keys(features)
         _place(theta, start, _gradients(theta), -virtual_learning_rate)
         v = _virtual_gradient(model, images, keys, accumulation)
         _place(theta, start)
-        step = StepTaken(images, keys, features, {name: start[name] for name in theta})
+        step = StepTaken(images, keys, features, {name: start[name] for name in theta}, linearization)
         second_order = _second_order(model, step, v, accumulation, part)
         gradients = torch._foreach_add(list(_gradients(omega).values()), second_order, alpha=-virtual_learning_rate)
     _write_average(model, omega, gradients)
 
 
-def lookahead_gradient(
-    model: Model, step: StepTaken, rates: Sequence[Tensor], accumulation: int = 1, part: Part = WHOLE
-) -> None:
+def lookahead_gradient(model: Model, step: StepTaken, rates: Rates, accumulation: int = 1, part: Part = WHOLE) -> None:
     """Write the same gradient for a step theta' that encoders took for good: the one before, whose successor's gradient
     is v. R_sigma, which v lacks, has its part in omega alone.
 
@@ -131,19 +132,28 @@ def lookahead_gradient(
         model: a model with generators, at theta', whose `.grad` is what :func:`model_gradient` wrote for the next
             minibatch, the generators' too.
         step: the step from theta to theta'.
-        rates: l for each parameter of the encoder that is trained, scalars.
+        rates: of that step.
         accumulation: as for :func:`meta_gradient`.
         part: likewise, of the images of `step`.
     """
-    theta, omega = trained(model.eager_encoder), trained(_generators(model))
-    v = torch._foreach_mul(list(_gradients(theta).values()), list(rates))
+    omega = trained(_generators(model))
+    v = _gradients(trained(model.eager_encoder))
+    # What all have in common scales the result: it has fewer numbers, and takes no copy of these.
+    v |= {name: v[name] * rate for name, rate in rates.others.items()}
     with fixed_buffers(model.eager_encoder, model.generators), autocast(step.features.device, None):
-        second_order = _second_order(model, step, dict(zip(theta, v, strict=True)), accumulation, part)
+        second_order = _second_order(model, step, v, accumulation, part)
+    torch._foreach_mul_(second_order, rates.greatest.to(second_order[0].dtype))
     _write_average(model, omega, torch._foreach_sub(list(_gradients(omega).values()), second_order))
 
 
 def model_gradient(
-    model: Model, images: Sequence[Tensor], sample: Sample, accumulation: int = 1, *, generators: bool = False
+    model: Model,
+    images: Sequence[Tensor],
+    sample: Sample,
+    accumulation: int = 1,
+    *,
+    generators: bool = False,
+    linearization: Linearization | None = None,
 ) -> ModelGradient:
     """Write grad_theta L_MetAug to `.grad`, averaged over the ranks by DDP; omega is held constant. A collective call.
 
@@ -153,6 +163,7 @@ def model_gradient(
         sample: of their targets.
         accumulation: parts that the minibatch is taken through the encoder in.
         generators: whether grad_omega L_G at fixed theta is written too, of this rank's part alone.
+        linearization: which is to be recorded, of a minibatch in one part.
     """
     model.encoder.zero_grad()
     descents = [_Descent(_total, list(trained(model.eager_encoder).values()), [])]
@@ -160,7 +171,7 @@ def model_gradient(
         module = _generators(model)
         module.zero_grad()
         descents.insert(0, _Descent(partial(_generator_objective, model), [], list(trained(module).values())))
-    return _backward(model, images, sample, descents, accumulation)
+    return _backward(model, images, sample, descents, accumulation, linearization)
 
 
 def _virtual_gradient(model: Model, images: Sequence[Tensor], keys: Keys, accumulation: int) -> dict[str, Tensor]:
@@ -189,7 +200,12 @@ def _generator_objective(model: Model, comparison: Comparison) -> Tensor:
 
 
 def _backward(
-    model: Model, images: Sequence[Tensor], sample: Sample, descents: list[_Descent], accumulation: int
+    model: Model,
+    images: Sequence[Tensor],
+    sample: Sample,
+    descents: list[_Descent],
+    accumulation: int,
+    linearization: Linearization | None = None,
 ) -> ModelGradient:
     """Forward and backward passes of a minibatch; the last descent is one of theta."""
     parts = parts_of(images, accumulation)
@@ -198,7 +214,8 @@ def _backward(
     outputs, comparisons = [], []
     for number, part in enumerate(parts):
         with model.local_unless(number == accumulation - 1):
-            output = model.encode(part)
+            with nullcontext() if linearization is None else linearization.recording(part):
+                output = model.encode(part)
             keys = sample.keys(output.projections)
             seen = keys.part(number, accumulation)
             comparison = model.compare(output.features, seen)
@@ -258,14 +275,31 @@ def _second_order(model: Model, step: StepTaken, v: dict[str, Tensor], accumulat
 def _tangents(model: Model, step: StepTaken, v: dict[str, Tensor], accumulation: int, part: Part) -> Tensor:
     """Tangents [V, B, D]: of the part's images as many times as there are parts, and 0 of all others; so the mean over
     the parts is that of all images."""
-    images = parts_of(step.images, part.of)[part.number]
-    made = [_forward_mode(model, each, step.theta, v) for each in parts_of(images, -(-accumulation // part.of))]
-    tangents = torch.cat(made, 1)
+    if step.linearization is not None:
+        tangents = step.linearization.tangent(step.theta, v)
+    else:
+        images = parts_of(step.images, part.of)[part.number]
+        made = [_forward_mode(model, each, step.theta, v) for each in parts_of(images, -(-accumulation // part.of))]
+        tangents = torch.cat(made, 1)
     if part.of == 1:
         return tangents
     size = tangents.shape[1]
     after = step.features.shape[1] - (part.number + 1) * size
     return F.pad(part.of * tangents, (0, 0, part.number * size, after))
+
+
+def linearize(model: Model, step: StepTaken, linearization: Linearization) -> StepTaken:
+    """A step whose forward pass is made and recorded again, at its parameters; the encoder is left as it is."""
+    encoder = model.eager_encoder
+    theta = trained(encoder)
+    now = {name: parameter.detach().clone() for name, parameter in theta.items()}
+    precision = autocast(step.features.device, model.autocast)
+    _place(theta, step.theta)
+    # With a graph, as then: batch norm tells its statistics there.
+    with torch.enable_grad(), fixed_buffers(encoder), precision, linearization.recording(step.images):
+        encoder(step.images)
+    _place(theta, now)
+    return step._replace(linearization=linearization)
 
 
 def parts_of(images: Sequence[Tensor], count: int) -> list[list[Tensor]]:

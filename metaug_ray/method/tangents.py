@@ -48,26 +48,56 @@ def _batch_norm(
     x, tangent = forward_ad.unpack_dual(inputs)
     (gamma, gamma_dot), (beta, beta_dot) = (_unpacked(parameter) for parameter in (weight, bias))
     y, mean, reciprocal = torch.native_batch_norm(x, gamma, beta, running_mean, running_var, training, momentum, eps)
-    parts = []
-    if tangent is not None:
-        parts.append(
-            torch.ops.aten.native_batch_norm_backward(
-                tangent, x, gamma, running_mean, running_var, mean, reciprocal, training, eps, [True, False, False]
-            )[0]
-        )
-    if gamma_dot is not None or beta_dot is not None:
-        if not training and running_mean is not None and running_var is not None:
-            mean, reciprocal = running_mean, (running_var + eps).rsqrt()
-        scale = torch.zeros_like(mean) if gamma_dot is None else gamma_dot * reciprocal
-        shift = -mean * scale if beta_dot is None else beta_dot - mean * scale
-        shape = (1, -1, *(1,) * (x.ndim - 2))
-        # In the precision of the statistics: where a channel's mean is large, both terms are, and cancel.
-        parts.append(torch.addcmul(shift.view(shape), x, scale.view(shape)))
-    if not parts:
+    if not training and running_mean is not None and running_var is not None:
+        mean, reciprocal = running_mean, (running_var + eps).rsqrt()
+    made = batch_norm_tangent(x, gamma, (tangent, gamma_dot, beta_dot), mean, reciprocal, training=training, eps=eps)
+    if made is None:
         return y
-    made = parts[0] if len(parts) == 1 else parts[0].add_(parts[1])
-    dual: Tensor = forward_ad.make_dual(y, made.to(y.dtype))
+    dual: Tensor = forward_ad.make_dual(y, made)
     return dual
+
+
+def batch_norm_tangent(
+    inputs: Tensor,
+    gamma: Tensor | None,
+    tangents: tuple[Tensor | None, Tensor | None, Tensor | None],
+    mean: Tensor,
+    reciprocal: Tensor,
+    *,
+    training: bool,
+    eps: float,
+) -> Tensor | None:
+    """The tangent of batch norm's output; None where nothing moves.
+
+    Args:
+        inputs: x, [B, C, ...].
+        gamma: weight, [C].
+        tangents: of x, gamma and beta.
+        mean: of each channel, [C].
+        reciprocal: r of each channel's deviation, [C].
+        training: whether these are x's own, and move with it.
+        eps: that is in r.
+    """
+    of_inputs, of_gamma, of_beta = tangents
+    shape = (1, -1, *(1,) * (inputs.ndim - 2))
+    parts = []
+    if of_inputs is not None and training:
+        (made, *_) = torch.ops.aten.native_batch_norm_backward(
+            of_inputs.to(inputs.dtype), inputs, gamma, None, None, mean, reciprocal, True, eps, [True, False, False]
+        )
+        parts.append(made)
+    elif of_inputs is not None:
+        scale = reciprocal if gamma is None else gamma * reciprocal
+        parts.append((of_inputs * scale.view(shape)).to(inputs.dtype))
+    if of_gamma is not None or of_beta is not None:
+        scale = torch.zeros_like(mean) if of_gamma is None else of_gamma * reciprocal
+        shift = -mean * scale if of_beta is None else of_beta - mean * scale
+        # In the precision of the statistics: where a channel's mean is large, both terms are, and cancel.
+        parts.append(torch.addcmul(shift.view(shape), inputs, scale.view(shape)))
+    if not parts:
+        return None
+    tangent: Tensor = parts[0] if len(parts) == 1 else parts[0].add_(parts[1])
+    return tangent.to(inputs.dtype)
 
 
 def _unpacked(parameter: Tensor | None) -> tuple[Tensor | None, Tensor | None]:

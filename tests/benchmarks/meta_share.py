@@ -23,7 +23,8 @@ from metaug_ray.method.algorithm import MetaStep, MetAug, Minibatch
 from metaug_ray.method.contrast import unified_contrast
 from metaug_ray.method.encoders import MultiViewEncoder
 from metaug_ray.method.generators import Generators
-from metaug_ray.method.meta_gradient import Part, StepTaken, lookahead_gradient, model_gradient, trained
+from metaug_ray.method.linearization import Part
+from metaug_ray.method.meta_gradient import Rates, StepTaken, lookahead_gradient, model_gradient, trained
 from metaug_ray.method.model import Model
 from metaug_ray.method.objective import Objective
 from metaug_ray.method.targets.memory_bank import MemoryBank
@@ -74,7 +75,7 @@ def trained_run(images: Tensor, parts: int, seed: int, steps: int) -> tuple[MetA
 
 
 def gradients(
-    metaug: MetAug, taken: StepTaken, rates: list[Tensor], minibatch: Minibatch, step: int, parts: int
+    metaug: MetAug, taken: StepTaken, rates: Rates, minibatch: Minibatch, step: int, parts: int
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Of each part: with v of the whole minibatch, and with v of the same part."""
     model = metaug.model

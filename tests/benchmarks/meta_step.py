@@ -36,6 +36,10 @@ VARIANTS: dict[str, MetaStep | None] = {
     "fused, tangents of a quarter": MetaStep("fused", share=0.25),
     "lookahead": MetaStep("lookahead"),
     "lookahead, tangents of a quarter": MetaStep("lookahead", share=0.25),
+    "fused, activations kept": MetaStep("fused", keep_activations=True),
+    "fused, activations kept, tangents of a quarter": MetaStep("fused", share=0.25, keep_activations=True),
+    "lookahead, activations kept": MetaStep("lookahead", keep_activations=True),
+    "lookahead, activations kept, tangents of a quarter": MetaStep("lookahead", share=0.25, keep_activations=True),
     "separate": MetaStep("separate"),
     "double back-propagation": None,
 }

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -86,11 +87,13 @@ def accuracy(metaug: MetAug, train: tuple[Tensor, Tensor], test: tuple[Tensor, T
     return float((predictions == test[1]).float().mean())
 
 
-def run(kind: str, seed: int, file: Path, epochs: int, device: torch.device, count: int | None) -> dict[str, Any]:
+def run(
+    kind: str, seed: int, file: Path, epochs: int, device: torch.device, count: int | None, **changes: Any
+) -> dict[str, Any]:
     learned, judged = (
         tuple(part[:count].to(device) for part in load_cifar10(file, split)) for split in ("train", "test")
     )
-    case = replace(KINDS[kind], seed=seed)
+    case = replace(KINDS[kind], seed=seed, **changes)
     began = time.monotonic()
     metaug, loss = train(case, learned[0].contiguous(memory_format=torch.channels_last), epochs, device)
     seconds = time.monotonic() - began
@@ -137,30 +140,34 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--count", type=int, help="images of each split; default: all of the file")
+    parser.add_argument("--small", action="store_true", help="half the width and half the batch, in bfloat16: for CPUs")
+    parser.add_argument("--at-once", type=int, help="runs that train at a time; default: all")
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
     parser.add_argument("--only", nargs=2, metavar=("KIND", "SEED"), help="one of the runs, in this process")
     options = parser.parse_args()
     if options.only:
         kind, seed = options.only
         torch.set_num_threads(1)
         device = torch.device(options.device)
-        made = run(kind, int(seed), options.images, options.epochs, device, options.count)
+        small = {"width": 0.5, "batch": _CASE.batch // 2, "bfloat16": True} if options.small else {}
+        made = run(kind, int(seed), options.images, options.epochs, device, options.count, **small)
         print(json.dumps(made), flush=True)
         return
     command = [sys.executable, "-m", "tests.gpu.schedules", *sys.argv[1:], "--only"]
-    children = [
-        subprocess.Popen([*command, kind, str(seed)], stdout=subprocess.PIPE, text=True)
-        for seed in range(options.seeds)
-        for kind in KINDS
-    ]
-    runs = []
-    for child in children:
-        said, _ = child.communicate()
-        if child.returncode:
-            sys.exit(f"{' '.join(map(str, child.args))} failed with status {child.returncode}")  # type: ignore[arg-type]
-        runs.append(json.loads(said))
+    wanted = [(kind, str(seed)) for seed in range(options.seeds) for kind in options.kinds]
+
+    def trained(which: tuple[str, str]) -> dict[str, Any]:
+        said = subprocess.run([*command, *which], stdout=subprocess.PIPE, text=True, check=True).stdout
         print(said, end="", flush=True)
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        options.output.write_text(json.dumps(runs, indent=2) + "\n", encoding="utf-8")
+        made: dict[str, Any] = json.loads(said)
+        return made
+
+    runs: list[dict[str, Any]] = []
+    with ThreadPoolExecutor(options.at_once or len(wanted)) as pool:
+        for made in pool.map(trained, wanted):
+            runs.append(made)
+            options.output.parent.mkdir(parents=True, exist_ok=True)
+            options.output.write_text(json.dumps(runs, indent=2) + "\n", encoding="utf-8")
     for kind, found in compare(runs).items():
         print(f"{kind}: {found.said}")
 

@@ -13,7 +13,7 @@ from torch.optim import SGD, Optimizer
 
 from metaug_ray.choices import MetaSchedule, TargetKind
 from metaug_ray.method.algorithm import MetaStep, MetAug, Minibatch
-from metaug_ray.method.meta_gradient import Part
+from metaug_ray.method.linearization import Part
 from metaug_ray.method.model import Model
 from metaug_ray.method.targets import Targets
 from tests.method.small import freeze_batch_norm, make_bank, make_images, make_model
@@ -108,13 +108,16 @@ def oracle(
     return whole, flat(torch.autograd.grad(total + own, omega))
 
 
-@pytest.mark.parametrize("nesterov", [False, True])
+@pytest.mark.parametrize(("nesterov", "keep_activations"), [(False, False), (True, True)])
 @pytest.mark.parametrize("form", FORMS)
-def test_is_double_backward_through_the_step_that_was_made(form: TargetKind, nesterov: bool) -> None:
+def test_is_double_backward_through_the_step_that_was_made(
+    form: TargetKind, nesterov: bool, keep_activations: bool
+) -> None:
     """With momentum that an earlier step left behind, decay, and a rate of its own for the heads."""
     case = make_case(form)
     optimizers = sgd(case.model, nesterov=nesterov)
-    metaug = make_metaug(case, MetaStep("lookahead", every=2), optimizers)
+    meta = MetaStep("lookahead", every=2, keep_activations=keep_activations)
+    metaug = make_metaug(case, meta, optimizers)
     metaug.step(0, case.batches[0])
     before = deepcopy(case)
     buffers = {
@@ -133,9 +136,10 @@ def test_is_double_backward_through_the_step_that_was_made(form: TargetKind, nes
     assert (ours - first_order).norm() >= 1e-4 * exact.norm()
 
 
+@pytest.mark.parametrize("keep_activations", [False, True])
 @pytest.mark.parametrize("form", FORMS)
 def test_a_gradient_of_parts_is_that_of_the_whole_in_the_mean(
-    form: TargetKind, monkeypatch: pytest.MonkeyPatch
+    form: TargetKind, keep_activations: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of which part a step takes the tangents, chance decides; with batch norm of the encoder fixed, the mean over all
     is exact."""
@@ -143,7 +147,9 @@ def test_a_gradient_of_parts_is_that_of_the_whole_in_the_mean(
     for number in (None, 0, 1, 2, 3):
         case = make_case(form)
         freeze_batch_norm(case.model.encoder)
-        metaug = make_metaug(case, MetaStep("lookahead", share=1.0 if number is None else 0.25), sgd(case.model))
+        share = 1.0 if number is None else 0.25
+        meta = MetaStep("lookahead", share=share, keep_activations=keep_activations)
+        metaug = make_metaug(case, meta, sgd(case.model))
         if number is not None:
             monkeypatch.setattr(metaug, "_part", partial(_part, number))
         for step in range(2):
@@ -159,26 +165,31 @@ def _part(number: int, step: int) -> Part:
     return Part(number, 4)
 
 
+@pytest.mark.parametrize("keep_activations", [False, True])
 @pytest.mark.parametrize("schedule", ["fused", "separate"])
-def test_other_schedules_take_a_part_too(schedule: MetaSchedule) -> None:
+def test_other_schedules_take_a_part_too(schedule: MetaSchedule, keep_activations: bool) -> None:
     gradients = []
     for share in (1.0, 0.5):
         case = make_case("bank")
-        metaug = make_metaug(case, MetaStep(schedule, 0.02, share=share), sgd(case.model))
+        meta = MetaStep(schedule, 0.02, share=share, keep_activations=keep_activations)
+        metaug = make_metaug(case, meta, sgd(case.model))
         metaug.step(0, case.batches[0], case.batches[1] if schedule == "separate" else None)
         gradients.append(generator_gradient(case.model))
     cosine = torch.cosine_similarity(*gradients, dim=0)
     assert 0.3 < cosine < 0.999
 
 
+@pytest.mark.parametrize("share", [None, 1.0, 0.25])
 @pytest.mark.parametrize("form", FORMS)
-def test_a_step_that_was_kept_goes_through_a_checkpoint(form: TargetKind) -> None:
-    """Its images are read again; what the step moved in bank or support set since does not count."""
+def test_a_step_that_was_kept_goes_through_a_checkpoint(form: TargetKind, share: float | None) -> None:
+    """Its images are read again, and activations are made again where they are kept; what the step moved in bank or
+    support set since does not count."""
+    meta = MetaStep("lookahead") if share is None else MetaStep("lookahead", share=share, keep_activations=True)
     whole = make_case(form)
-    metaug = make_metaug(whole, MetaStep("lookahead"), sgd(whole.model))
+    metaug = make_metaug(whole, meta, sgd(whole.model))
     metaug.step(0, whole.batches[0])
     resumed = make_case(form)
-    again = make_metaug(resumed, MetaStep("lookahead"), sgd(resumed.model))
+    again = make_metaug(resumed, meta, sgd(resumed.model))
     assert metaug.lookahead is not None
     assert again.lookahead is not None
     for module, other in (
@@ -259,10 +270,9 @@ def test_the_rate_of_the_step_that_was_made(kind: str) -> None:
     taken = metaug.lookahead.take()
     assert taken is not None
     step, rates = taken
-    for (name, before), rate, was, parameter in zip(
-        step.theta.items(), rates, theta, case.model.encoder.parameters(), strict=True
-    ):
+    for (name, before), was, parameter in zip(step.theta.items(), theta, case.model.encoder.parameters(), strict=True):
         assert torch.equal(before, was)
+        rate = rates.greatest * rates.others.get(name, 1)
         if kind == "adam":
             assert rate == 0.125
         else:  # the gradient is clipped by now, the rate is that of the one before

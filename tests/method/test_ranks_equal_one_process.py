@@ -28,6 +28,7 @@ SCENARIOS = {
     "fused, repeated": (MetaStep("fused", 0.01), "shared", REPEATED),
     "separate, per anchor": (MetaStep("separate", 0.01), "per_anchor", REPEATED),
     "lookahead": (MetaStep("lookahead"), "shared", REPEATED),
+    "lookahead, activations kept": (MetaStep("lookahead", keep_activations=True), "shared", REPEATED),
 }
 
 
@@ -36,6 +37,7 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
     "fused, repeated": {"regularize_encoders": True},
     "separate, per anchor": {"regularize_encoders": True, "margin_scope": "anchor"},
     "lookahead": {},
+    "lookahead, activations kept": {},
 }
 
 
