@@ -4,7 +4,7 @@ PyTorch's own `SyncBatchNorm` refuses CPUs, and has neither a forward mode nor a
 gradient takes. This one is made of differentiable operations and one gathering of two numbers per channel.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.autograd.forward_ad as forward_ad
@@ -12,6 +12,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.autograd import Function
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from metaug_ray.method import distributed
 from metaug_ray.method.collectives import gather
@@ -53,17 +54,49 @@ class SynchronizedBatchNorm(_BatchNorm):
         if not self.training or ranks == 1:
             return super().forward(input)
         self._check_input_dim(input)
+        return synchronized_batch_norm(input, self.weight, self.bias, self).output
+
+    def normalize(self, input: Tensor) -> "Normalized":  # noqa: A002 (PyTorch's name)
+        """The output of training mode on several ranks, and by what statistics it was made. A collective call."""
+        ranks = distributed.world_size(self.group)
         # Each rank's own mean and variance, and theirs around the mean of all: nothing cancels, as in E[x^2] - E[x]^2.
         means, variances = gather(moments(input), self.group).unbind(1)
         mean = means.mean(0)
         variance = variances.mean(0) + (means - mean).square().mean(0)
         self._move_statistics(mean, variance, ranks * (input.numel() // input.shape[1]))
-        scale = (variance + self.eps).rsqrt()
+        scale = reciprocal = (variance + self.eps).rsqrt()
         if self.affine:
             scale = scale * self.weight
         shift = self.bias - mean * scale if self.affine else -mean * scale
         # The input is all that is kept for the backward pass, as it is.
-        return torch.addcmul(_by_channel(shift, input), input, _by_channel(scale, input)).to(input.dtype)
+        output = torch.addcmul(_by_channel(shift, input), input, _by_channel(scale, input)).to(input.dtype)
+        return Normalized(output, mean, reciprocal)
+
+    def tangent(
+        self,
+        inputs: Tensor,
+        weight: Tensor | None,
+        tangents: tuple[Tensor | None, Tensor | None, Tensor | None],
+        mean: Tensor,
+        reciprocal: Tensor,
+    ) -> Tensor:
+        """The tangent of that output, as :func:`~metaug_ray.method.tangents.batch_norm_tangent` has it, with means over
+        all ranks in the place of its own. A collective call."""
+        of_inputs, of_weight, of_bias = tangents
+        normed = (_widened(inputs) - _by_channel(mean, inputs)) * _by_channel(reciprocal, inputs)
+        made = torch.zeros_like(normed)
+        if of_inputs is not None:
+            others, moved = _others(inputs), _widened(of_inputs)
+            means = torch.stack([moved.mean(others), (normed * moved).mean(others)])
+            distributed.average([means], self.group)
+            scale = reciprocal if weight is None else reciprocal * weight
+            centered = moved - _by_channel(means[0], inputs) - normed * _by_channel(means[1], inputs)
+            made = centered * _by_channel(scale, inputs)
+        if of_weight is not None:
+            made = made + normed * _by_channel(of_weight, inputs)
+        if of_bias is not None:
+            made = made + _by_channel(of_bias, inputs)
+        return made.to(inputs.dtype)
 
     def _move_statistics(self, mean: Tensor, variance: Tensor, count: int) -> None:
         if not self.track_running_stats:
@@ -76,6 +109,35 @@ class SynchronizedBatchNorm(_BatchNorm):
             unbiased = variance * (count / (count - 1))
             for running, value in ((self.running_mean, mean), (self.running_var, unbiased)):
                 running.lerp_(forward_ad.unpack_dual(value).primal.detach().to(running.dtype), share)
+
+
+class Normalized(NamedTuple):
+    """What batch norm makes, and of what."""
+
+    output: Tensor
+    mean: Tensor
+    """Of each channel, [C]."""
+    reciprocal: Tensor
+    """Of the deviation of each channel, [C]."""
+
+
+def synchronized_batch_norm(
+    inputs: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    norm: SynchronizedBatchNorm,
+) -> Normalized:
+    """:meth:`SynchronizedBatchNorm.normalize`, as one function to modes that look at PyTorch's functions.
+
+    Args:
+        inputs: [B, C, ...].
+        weight, bias: those of `norm`.
+        norm: whose output is made.
+    """
+    if has_torch_function_unary(inputs):
+        made: Normalized = handle_torch_function(synchronized_batch_norm, (inputs,), inputs, weight, bias, norm)
+        return made
+    return norm.normalize(inputs)
 
 
 class _Moments(Function):

@@ -19,6 +19,7 @@ from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
+from metaug_ray.method.batch_norm import Normalized, SynchronizedBatchNorm, synchronized_batch_norm
 from metaug_ray.method.buffers import fixed_buffers
 from metaug_ray.method.precision import autocast
 from metaug_ray.method.tangents import batch_norm_tangent
@@ -325,6 +326,29 @@ def _statistics(made: Tensor, inputs: Tensor, eps: float) -> tuple[Tensor, Tenso
     return mean, (variance + eps).rsqrt()
 
 
+def _synchronized_batch_norm(
+    recording: _Recording,
+    made: Normalized,
+    inputs: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    norm: SynchronizedBatchNorm,
+) -> _Derivative:
+    kept, mean, reciprocal = recording.keep(inputs), made.mean.detach(), made.reciprocal.detach()
+
+    def derivative(
+        replay: _Replay,
+        inputs: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        norm: SynchronizedBatchNorm,
+    ) -> Normalized:
+        tangents = replay.of(inputs), replay.of(weight), replay.of(bias)
+        return Normalized(norm.tangent(kept.get(), weight, tangents, mean, reciprocal), mean, reciprocal)
+
+    return derivative
+
+
 def _relu(recording: _Recording, made: Tensor, *_: Any, **__: Any) -> _Derivative:
     kept = recording.keep(made)
 
@@ -379,6 +403,7 @@ _RULES: Final[dict[_Function, _Rule]] = {
     torch.conv2d: _product(torch.conv2d),
     F.linear: _product(F.linear),
     F.batch_norm: _batch_norm,
+    synchronized_batch_norm: _synchronized_batch_norm,
     **dict.fromkeys((F.relu, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_), _relu),
 }
 """Of all other functions the derivative is made of dual numbers."""

@@ -1,15 +1,19 @@
 """Synchronised batch norm: PyTorch's own for one process; over ranks, that of one process on the global batch."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 import torch.autograd.forward_ad as forward_ad
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from metaug_ray.method import distributed
 from metaug_ray.method.batch_norm import SynchronizedBatchNorm, synchronize_batch_norm
+from metaug_ray.method.buffers import fixed_buffers
+from metaug_ray.method.linearization import Linearization
 from tests.ranks import run_ranks
 
 SHAPES = ((8, 3), (8, 3, 5, 4))
@@ -28,6 +32,26 @@ def norms(momentum: float | None = 0.1) -> list[nn.Module]:
 def given(shape: tuple[int, ...], seed: int) -> Tensor:
     # A mean that is large beside the deviation: what E[x^2] - E[x]^2 would get wrong.
     return 1e3 + torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+class _Shifted(nn.Module):
+    """A batch norm whose input moves with a parameter."""
+
+    def __init__(self, norm: nn.Module, inputs: Tensor) -> None:
+        super().__init__()
+        self.norm, self.shift = norm, nn.Parameter(inputs.detach().clone())
+
+    def forward(self, images: list[Tensor]) -> SimpleNamespace:
+        return SimpleNamespace(features=self.norm(images[0] + self.shift))
+
+
+def _dual_of_all(module: nn.Module, inputs: Tensor, tangent: Tensor) -> Tensor:
+    """The tangent where input, weight and bias move."""
+    duals = {name: forward_ad.make_dual(p.detach(), torch.cos(p)) for name, p in module.named_parameters()}
+    with fixed_buffers(module):
+        made = functional_call(module, duals, (forward_ad.make_dual(inputs, tangent),))
+    moved: Tensor = forward_ad.unpack_dual(made).tangent
+    return moved
 
 
 def passes(rank: int, synchronized: bool = True, momentum: float | None = 0.1) -> list[dict[str, Tensor]]:
@@ -50,9 +74,19 @@ def passes(rank: int, synchronized: bool = True, momentum: float | None = 0.1) -
         with torch.no_grad(), forward_ad.dual_level():
             dual = module(forward_ad.make_dual(x.detach(), tangent))
             forward = forward_ad.unpack_dual(dual).tangent
+            seen_moving = _dual_of_all(module, x.detach(), tangent)
+        recorded, images = _Shifted(module, x), [torch.zeros_like(x)]
+        linearization = Linearization(recorded)
+        with fixed_buffers(module), linearization.recording(images):
+            recorded(images)
+        theta = {name: parameter.detach().clone() for name, parameter in recorded.named_parameters()}
+        direction = {name: tangent if name == "shift" else torch.cos(p) for name, p in theta.items()}
+        moving = linearization.tangent(theta, direction)
+        torch.testing.assert_close(moving, seen_moving, rtol=1e-8, atol=1e-8)
         buffers = {name: value.double() for name, value in module.named_buffers()}
         module.eval()
         parts = {"output": output, "gradient": gradient, "second": second, "forward": forward, "eval": module(x)}
+        parts["moving"] = moving
         sums = dict(zip(("weight", "bias"), of_parameters, strict=True))
         seen.append({name: value.detach() for name, value in (parts | sums | buffers).items()})
     return seen
@@ -86,7 +120,7 @@ def test_ranks_equal_one_process_with_pytorchs_own(ranks: int, tmp_path: Path) -
         for place, expected in enumerate(passes(0, synchronized=False, momentum=momentum)):
             for name, value in expected.items():
                 parts = [each[momentum][place][name] for each in several]
-                if name in ("output", "gradient", "second", "forward", "eval"):
+                if name in ("output", "gradient", "second", "forward", "eval", "moving"):
                     whole = torch.cat(parts)
                 elif name in ("weight", "bias"):
                     whole = torch.stack(parts).sum(0)
