@@ -22,6 +22,9 @@ class MetaSettings(Settings):
     share: float = Field(1.0, gt=0, le=1)
     """share of each worker's images, other ones each time, that tangents are made of: 1, 0.5, 0.25 or another one over
     a whole number; all of them have their part in the gradient that these are along"""
+    keep_activations: bool = False
+    """make tangents from the activations of the encoders' forward pass, kept for that long, in place of computing them
+    again: less time, for the memory of the share's activations once more"""
 
     @model_validator(mode="after")
     def _check(self) -> Self:

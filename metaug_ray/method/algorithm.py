@@ -127,7 +127,7 @@ class MetAug:
     Raises:
         ValueError: generators without their optimiser, or the other way round; encoder, generators and targets of
             different views or feature sizes; several ranks and an encoder that is not in DDP; `clip_norm` not above 0
-            or `accumulation` below 1.
+            or `accumulation` below 1; `keep_activations` of a compiled encoder or with `accumulation`.
     """
 
     def __init__(
@@ -147,6 +147,8 @@ class MetAug:
             raise ValueError(f"clip_norm is {clip_norm}: it must be positive, or None for no clipping")
         if accumulation < 1:
             raise ValueError(f"accumulation is {accumulation}: a minibatch has at least 1 part")
+        if meta.keep_activations and (accumulation > 1 or model.compiled):
+            raise ValueError("keep_activations needs an encoder that is not compiled, and accumulation 1")
         self.model, self.targets, self.meta = model, targets, meta
         self.encoder_optimizer, self.generator_optimizer = encoder_optimizer, generator_optimizer
         self.head_optimizer, self.clip_norm, self.accumulation = head_optimizer, clip_norm, accumulation

@@ -91,6 +91,13 @@ class Model:
         wrappers = (m for m in self.encoder.modules() if isinstance(m, DistributedDataParallel))
         return next(wrappers, None)
 
+    @property
+    def compiled(self) -> bool:
+        """Whether `torch.compile` makes the encoder's forward pass."""
+        wrapper = self.distributed_encoder
+        outermost = self.encoder if wrapper is None else wrapper.module
+        return hasattr(outermost, "_orig_mod") or outermost._compiled_call_impl is not None
+
     def local_unless(self, last: bool) -> AbstractContextManager[None]:
         """The context of the forward and backward pass of one part of a minibatch: DDP averages the gradients of all
         parts in the last one's."""

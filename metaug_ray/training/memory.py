@@ -1,6 +1,6 @@
 """What a step takes of a device's memory, estimated before the first one from the networks and the batch."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import torch
@@ -29,18 +29,21 @@ class StepMemory:
     Attributes:
         fixed: parameters with their gradients, optimisers and copies, and casts of them.
         of_image: what the backward pass waits for, for each image that is in the encoders at a time.
+        of_kept: what tangents wait for, for each image of a step in one part (`method.meta.keep_activations`).
         of_view: an image's views, for each image of the worker.
         of_contrast: similarities, likewise.
     """
 
     fixed: int
     of_image: int
+    of_kept: int
     of_view: int
     of_contrast: int
 
     def bytes(self, images: int, parts: int) -> int:
         """Of so many images in so many parts (`training.accumulation`)."""
-        return self.fixed + self.of_image * (images // parts) + (self.of_view + self.of_contrast) * images
+        kept = self.of_kept if parts == 1 else 0
+        return self.fixed + self.of_image * (images // parts) + (kept + self.of_view + self.of_contrast) * images
 
 
 def step_memory(settings: PretrainSettings) -> StepMemory:
@@ -64,7 +67,8 @@ def step_memory(settings: PretrainSettings) -> StepMemory:
     negatives = settings.bank.negatives if method.targets == "bank" else training.batch_size
     tables = 6 if method.generators else 3  # similarities, and what two passes keep of them
     of_contrast = tables * len(views) * (len(views) - 1) * negatives * torch.float32.itemsize
-    return StepMemory(fixed, of_image, of_view, of_contrast)
+    keeps = method.generators and method.meta.keep_activations
+    return StepMemory(fixed, of_image, round(of_image * method.meta.share) if keeps else 0, of_view, of_contrast)
 
 
 def check_step_memory(settings: PretrainSettings, samples: int, workers: int, device: torch.device) -> None:
@@ -85,6 +89,9 @@ def check_step_memory(settings: PretrainSettings, samples: int, workers: int, de
         n for n in range(parts + 1, images + 1) if memory.bytes(images, n) <= room and _divides(settings, n, workers)
     )
     advice = next((f"use --training.accumulation {n}, which takes them in {n} parts" for n in fits), None)
+    if memory.of_kept:
+        lean = replace(memory, of_kept=0).bytes(images, 1) <= room
+        advice = "leave method.meta.keep_activations out" + ("" if lean or advice is None else f", and {advice}")
     raise TrainingError(
         f"training.batch_size: a step of {images} images takes about {needed / _GIB:.1f} GiB on each worker, and its "
         f"GPU has {max(room, 0) / _GIB:.1f} GiB for it; "

@@ -32,6 +32,11 @@ def read(meta: dict[str, Any], **training: Any) -> PretrainSettings:
             "method.meta.share: got 0.25, and the 6 images of each worker do not divide into 4 parts of at least 2; "
             "use a larger share, or another training.batch_size",
         ),
+        (
+            {"keep_activations": True},
+            {"accumulation": 2},
+            "method.meta.keep_activations: with training.accumulation activations cannot be kept; leave one",
+        ),
         ({"schedule": "later"}, {}, "method.meta.schedule: got 'later'; expected 'fused', 'separate' or 'lookahead'"),
     ],
 )
@@ -39,6 +44,15 @@ def test_what_is_wrong_is_named(meta: dict[str, Any], training: dict[str, Any], 
     with pytest.raises(ValidationError) as caught:
         read(meta, **training)
     assert explain(caught.value).startswith(message)
+
+
+def test_compiled_encoders_keep_no_activations() -> None:
+    given = {"data": {"beton": "x.beton"}, "compute": {"compile": True}}
+    kept = {"meta": {"keep_activations": True}}
+    PretrainSettings.model_validate(given | {"method": {"generators": False, **kept}})
+    with pytest.raises(ValidationError) as caught:
+        PretrainSettings.model_validate(given | {"method": kept})
+    assert "method.meta.keep_activations: with compute.compile activations cannot be kept" in explain(caught.value)
 
 
 def test_other_optimisers_have_a_virtual_learning_rate_of_their_own() -> None:

@@ -176,6 +176,20 @@ def test_wrong_use_is_named() -> None:
         make_metaug().step(0, batch._replace(indices=torch.full((6,), 203)))
 
 
+def test_activations_cannot_be_kept_of_parts_or_compiled_encoders() -> None:
+    meta = MetaStep(keep_activations=True)
+    model = make_model()
+    assert model.generators is not None
+    optimizers = [torch.optim.SGD(module.parameters(), lr=0.1) for module in (model.encoder, model.generators)]
+    with pytest.raises(ValueError, match="keep_activations needs"):
+        MetAug(model, make_bank(), *optimizers, meta, accumulation=2)
+    wrapped = replace(model, encoder=torch.compile(model.encoder, backend="eager"))  # type: ignore[arg-type]
+    model.encoder.compile(backend="eager")
+    for compiled in (model, wrapped):
+        with pytest.raises(ValueError, match="keep_activations needs"):
+            MetAug(compiled, make_bank(), *optimizers, meta)
+
+
 def test_parts_that_do_not_fit_are_named() -> None:
     model = make_model()
     optimizer = torch.optim.SGD(model.encoder.parameters(), lr=0.1)

@@ -82,6 +82,14 @@ def test_a_step_that_does_not_fit_is_refused_with_the_parts_that_would(monkeypat
         r"use --training.accumulation 4, which takes them in 4 parts; or use more workers",
     ):
         check_step_memory(settings_of(images=512), 50_000, 1, gpu)
+    kept = {"method": {"meta": {"keep_activations": True}}}
+    check_step_memory(settings_of(kept, images=64), 50_000, 1, gpu)
+    for images, advice in (
+        (128, "out; or use"),
+        (512, "out, and use --training.accumulation 4, which takes them in 4"),
+    ):
+        with pytest.raises(TrainingError, match=f"leave method.meta.keep_activations {advice}"):
+            check_step_memory(settings_of(kept, images=images), 50_000, 1, gpu)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (0.5 * GIB, 25 * GIB))
     with pytest.raises(TrainingError, match=r"in parts \(training.accumulation\) it does not fit either"):
         check_step_memory(settings_of(images=512), 50_000, 1, gpu)

@@ -1,6 +1,7 @@
 """A run that is broken off and goes on from its checkpoint, against one that is not, without Ray."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,13 +11,18 @@ from metaug_ray.training.state import build_state
 from tests.ranks import run_ranks
 from tests.training.small import check_same, losses, plain_metrics, run_plain, small_settings, tensors_of
 
+KEPT = {"keep_activations": True, "share": 0.5}
 
-@pytest.mark.parametrize(("schedule", "updates"), [("fused", 1), ("separate", 1), ("separate", 3), ("lookahead", 3)])
-def test_goes_on_exactly(shapes_beton: Path, tmp_path: Path, schedule: str, updates: int) -> None:
+
+@pytest.mark.parametrize(
+    ("schedule", "updates", "kept"),
+    [("fused", 1, {}), ("separate", 1, {}), ("separate", 3, {}), ("lookahead", 3, {}), ("lookahead", 1, KEPT)],
+)
+def test_goes_on_exactly(shapes_beton: Path, tmp_path: Path, schedule: str, updates: int, kept: dict[str, Any]) -> None:
     """In the middle of an epoch, and of the steps on one batch, with all optimisers, schedules, generators and bank;
     and, with lookahead, between a step and that which looks back at it."""
     training = {"epochs": 3 // updates, "updates_per_batch": updates, "schedule": {"warmup_epochs": 1 / updates}}
-    meta = {"schedule": schedule, "every": 2 if schedule == "lookahead" else 3}
+    meta = {"schedule": schedule, "every": 2 if schedule == "lookahead" else 3, **kept}
     settings = small_settings(shapes_beton, method={"meta": meta}, training=training)
     whole, _ = run_plain(0, settings, tmp_path / "whole")
     first, _ = run_plain(0, settings, tmp_path / "broken", stop_at=14)
