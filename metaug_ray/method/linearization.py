@@ -159,15 +159,15 @@ class _Mode(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         named = dict(kwargs or {})
-        tensors = _tensors((args, named))
+        tensors = _tensors(*args, *named.values())
         if all(id(tensor) in self._constants for tensor in tensors):
             return self.constant(func(*args, **named))
         terms = args if func in _SUMS else tensors
         if func in _LINEAR and all(isinstance(term, Tensor) and self.moves(term) for term in terms):
             return func(*args, **named)
-        return self.call(func, args, named)
+        return self.call(func, args, named, tensors)
 
-    def call(self, function: _Function, args: tuple[Any, ...], named: dict[str, Any]) -> Any:
+    def call(self, function: _Function, args: tuple[Any, ...], named: dict[str, Any], tensors: list[Tensor]) -> Any:
         """A call that may not be linear in what moves."""
         raise NotImplementedError
 
@@ -201,13 +201,13 @@ class _Recording(_Mode):
             self._copies[key] = tensor, _Kept(copy, copy._version)
         return self._copies[key][1]
 
-    def call(self, function: _Function, args: tuple[Any, ...], named: dict[str, Any]) -> Any:
-        rule, taken = _RULES.get(function), _tensors((args, named))
-        before = [tensor._version for tensor in taken]
+    def call(self, function: _Function, args: tuple[Any, ...], named: dict[str, Any], tensors: list[Tensor]) -> Any:
+        rule = _RULES.get(function)
+        before = None if rule else [tensor._version for tensor in tensors]
         made = function(*args, **named)
         if not _tensors(made):
             return made
-        if rule is None and before != [tensor._version for tensor in taken]:
+        if before is not None and before != [tensor._version for tensor in tensors]:
             raise NotImplementedError(f"tangents of {function}: it writes to what it takes")
         self.tape.append(_Recorded(function, (rule or _any_function(function))(self, made, *args, **named)))
         return made
@@ -234,7 +234,7 @@ class _Replay(_Mode):
             return None
         return self._tangents.get(id(tensor)) if id(tensor) in self._parameters else tensor
 
-    def call(self, function: _Function, args: tuple[Any, ...], named: dict[str, Any]) -> Any:
+    def call(self, function: _Function, args: tuple[Any, ...], named: dict[str, Any], tensors: list[Tensor]) -> Any:
         if function not in self._functions:  # what makes no tensors was not recorded
             return function(*args, **named)
         recorded = next(self._rest, None)
@@ -395,8 +395,18 @@ def _is_real(leaf: Any) -> bool:
     return isinstance(leaf, Tensor) and leaf.is_floating_point()
 
 
-def _tensors(values: Any) -> list[Tensor]:
-    return [leaf for leaf in pytree.tree_leaves(values) if _is_real(leaf)]
+def _tensors(*values: Any) -> list[Tensor]:
+    """Those of numbers that move, in tuples, lists and mappings too."""
+    found = []  # each call of a step comes by here: pytree's leaves take three times as long
+    for value in values:
+        if isinstance(value, Tensor):
+            if value.is_floating_point():
+                found.append(value)
+        elif isinstance(value, tuple | list):
+            found += _tensors(*value)
+        elif isinstance(value, Mapping):
+            found += _tensors(*value.values())
+    return found
 
 
 _RULES: Final[dict[_Function, _Rule]] = {

@@ -44,6 +44,7 @@ class Case:
     schedule: MetaSchedule = "fused"
     every: int = 1
     share: float = 1.0
+    keep_activations: bool = False
     accumulation: int = 1
     bfloat16: bool = True
     delta: float = 1e-5
@@ -103,7 +104,7 @@ def make_metaug(
         make_bank(case, device) if bank is None else bank,
         _optimizer(networks.encoders),
         None if model.generators is None else _optimizer(model.generators),
-        MetaStep(case.schedule, every=case.every, share=case.share),
+        MetaStep(case.schedule, every=case.every, share=case.share, keep_activations=case.keep_activations),
         head_optimizer=_optimizer(networks.heads),
         accumulation=case.accumulation,
     )

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from unittest.mock import patch
 
 from metaug_ray.method import algorithm
@@ -20,7 +21,8 @@ FORWARD_FLOPS = 24.3e9
 PEAK_FLOPS = 989e12
 """Of an H100 or H200 in bfloat16, dense, by its data sheet."""
 
-# Forward and backward are three forward passes; the tangent makes three convolutions where a forward pass makes one.
+# Forward and backward are three forward passes; the tangent makes three convolutions where a forward pass makes one, or
+# two where its activations were kept.
 FORWARDS = {
     "plain": 3.0,
     "fused": 9.0,
@@ -28,6 +30,9 @@ FORWARDS = {
     "fused, every 10": 3.6,
     "lookahead": 6.0,
     "lookahead, a quarter": 3.75,
+    "fused, activations kept": 8.0,
+    "lookahead, activations kept": 5.0,
+    "lookahead, a quarter, kept": 3.5,
 }
 
 
@@ -54,13 +59,19 @@ def passes(setting: Setting) -> Iterator[Row]:
         "lookahead": replace(case, schedule="lookahead"),
         "lookahead, a quarter": replace(case, schedule="lookahead", share=0.25),
         "fused, every 10": replace(case, every=10),
+        "fused, activations kept": replace(case, keep_activations=True),
+        "lookahead, activations kept": replace(case, schedule="lookahead", keep_activations=True),
+        "lookahead, a quarter, kept": replace(case, schedule="lookahead", share=0.25, keep_activations=True),
     }
     plain = None
     for name, kind in kinds.items():
         # Every tenth step is another: only ten tell what one costs.
         steps = 10 if kind.every > 1 and not setting.quick else 1
-        its = _seconds_of_a_step(kind, setting, bank, steps)
+        its = unless_out_of_memory(partial(_seconds_of_a_step, kind, setting, bank, steps))
         free_memory()
+        if its is None:
+            yield Row(f"step {name}, batch {case.batch}", "out of memory")
+            continue
         plain = its if plain is None else plain
         speed = case.batch / its
         measured = f"{1e3 * its:.1f} ms, {its / plain:.2f} x plain, {speed:.0f} images/s"
