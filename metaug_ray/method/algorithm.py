@@ -194,7 +194,8 @@ class MetAug:
         if not takes_meta_step:
             previous = None
         keeps = self.lookahead is not None and (step + 1) % self.meta.every == 0
-        linearization = self._linearization(step + 1 if keeps else step) if keeps or together else None
+        records = self.meta.keep_activations and (keeps or together)
+        linearization = self._linearization(step + 1 if keeps else step) if records else None
         output, keys, seen = model_gradient(
             self.model,
             minibatch.images,
@@ -224,7 +225,8 @@ class MetAug:
             own = self.targets.ask(
                 meta_minibatch.indices, step, stream="meta", global_index=meta_minibatch.global_indices
             )
-            self._meta_gradient(step, meta_minibatch, own, None, self._linearization(step))
+            linearization = self._linearization(step) if self.meta.keep_activations else None
+            self._meta_gradient(step, meta_minibatch, own, None, linearization)
             norms = norms._replace(generator=_norm(self.model.generators))
             applied = self._finite(norms.generator)
         if takes_meta_step and applied:
@@ -281,16 +283,13 @@ class MetAug:
         random = draws.generator("part", "meta", 0, step)
         return Part(int(torch.randint(parts, (), generator=random)), parts)
 
-    def _linearization(self, step: int) -> Linearization | None:
-        """What is to be recorded for this step's tangents."""
-        if not self.meta.keep_activations:
-            return None
+    def _linearization(self, step: int) -> Linearization:
+        """To be recorded for this step's tangents."""
         return Linearization(self.model.eager_encoder, self._part(step), self.model.autocast)
 
     def _lookahead_gradient(self, step: int, taken: StepTaken, rates: Rates) -> None:
-        again = self._linearization(step)
-        if again is not None and taken.linearization is None:  # it comes from a checkpoint
-            taken = linearize(self.model, taken, again)
+        if self.meta.keep_activations and taken.linearization is None:  # it comes from a checkpoint
+            taken = linearize(self.model, taken, self._linearization(step))
         lookahead_gradient(self.model, taken, rates, self.accumulation, self._part(step))
 
     def _meta_gradient(

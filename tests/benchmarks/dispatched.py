@@ -6,6 +6,7 @@ only the values tell: of a GPU's tensors each waits. (The bank looks for collisi
 """
 
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -54,15 +55,25 @@ def counted(case: Case, meta: MetaStep) -> Counter[str]:
 
 
 def main() -> None:
-    case = Case(size=32, batch=4, rows=1000, negatives=64, bfloat16=False)
+    case = Case(size=32, batch=8, rows=1000, negatives=64, bfloat16=False)
     print("ResNet-50, 3 views\n")
     print(f"| step | operations | {' | '.join(f'`{name}`' for name in COUNTED)} |")
     print(f"|---|---|{'---|' * len(COUNTED)}")
-    for schedule in (None, "fused", "separate", "lookahead"):
-        kind = case.plain() if schedule is None else Case(**{**vars(case), "schedule": schedule})
-        found = counted(kind, MetaStep(schedule or "fused"))
+    steps: dict[str, MetaStep | None] = {
+        "plain": None,
+        "fused": MetaStep(),
+        "fused, activations kept": MetaStep(keep_activations=True),
+        "separate": MetaStep("separate"),
+        "lookahead": MetaStep("lookahead"),
+        "lookahead, activations kept": MetaStep("lookahead", keep_activations=True),
+        "lookahead, tangents of a quarter": MetaStep("lookahead", share=0.25),
+        "lookahead, tangents of a quarter, kept": MetaStep("lookahead", share=0.25, keep_activations=True),
+    }
+    for name, meta in steps.items():
+        kind = case.plain() if meta is None else replace(case, schedule=meta.schedule)
+        found = counted(kind, meta or MetaStep())
         cells = [f"{sum(found.values()):,}", *(f"{found[name]:,}" for name in COUNTED)]
-        print(f"| {schedule or 'plain'} | {' | '.join(cells)} |")
+        print(f"| {name} | {' | '.join(cells)} |")
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ gradients of parts are compared with the whole one, over some minibatches:
 
 - cosine: of the gradient of one part with the whole, in the mean;
 - bias: of the mean over all parts against the whole, relative: of batch norm alone, as what is drawn is unbiased;
+- kept: with activations of all images' forward pass (`method.meta.keep_activations`), whose batch norm saw them all;
 - the same part in v: what both would be if v, too, were made of that part alone, in float32.
 """
 
@@ -23,8 +24,15 @@ from metaug_ray.method.algorithm import MetaStep, MetAug, Minibatch
 from metaug_ray.method.contrast import unified_contrast
 from metaug_ray.method.encoders import MultiViewEncoder
 from metaug_ray.method.generators import Generators
-from metaug_ray.method.linearization import Part
-from metaug_ray.method.meta_gradient import Rates, StepTaken, lookahead_gradient, model_gradient, trained
+from metaug_ray.method.linearization import Linearization, Part
+from metaug_ray.method.meta_gradient import (
+    Rates,
+    StepTaken,
+    linearize,
+    lookahead_gradient,
+    model_gradient,
+    trained,
+)
 from metaug_ray.method.model import Model
 from metaug_ray.method.objective import Objective
 from metaug_ray.method.targets.memory_bank import MemoryBank
@@ -76,23 +84,27 @@ def trained_run(images: Tensor, parts: int, seed: int, steps: int) -> tuple[MetA
 
 def gradients(
     metaug: MetAug, taken: StepTaken, rates: Rates, minibatch: Minibatch, step: int, parts: int
-) -> tuple[list[Tensor], list[Tensor]]:
-    """Of each part: with v of the whole minibatch, and with v of the same part."""
+) -> list[list[Tensor]]:
+    """Of each part: with v of the whole minibatch, the same with kept activations, and with v of the same part."""
     model = metaug.model
     omega = trained(model.generators)
     sample = metaug.targets.ask(minibatch.indices, step)
-    whole_v, same_v = [], []
-    for same in (False, True):
+    found: list[list[Tensor]] = []
+    for same, kept in ((False, False), (False, True), (True, False)):
+        found.append([])
         for number in range(parts):
+            part = Part(number, parts)
+            step_taken = taken
+            if kept:
+                step_taken = linearize(model, taken, Linearization(model.eager_encoder, part))
             given, keys = minibatch.images, sample
             if same:
                 given = [view.chunk(parts)[number] for view in given]
                 keys = sample.keys(torch.empty(0)).part(number, parts)
             model_gradient(model, given, keys, generators=True)
-            lookahead_gradient(model, taken, rates, part=Part(number, parts))
-            flat = torch.cat([parameter.grad.flatten() for parameter in omega.values()])
-            (same_v if same else whole_v).append(flat)
-    return whole_v, same_v
+            lookahead_gradient(model, step_taken, rates, part=part)
+            found[-1].append(torch.cat([parameter.grad.flatten() for parameter in omega.values()]))
+    return found
 
 
 def main() -> None:
@@ -108,10 +120,10 @@ def main() -> None:
     found = compared(metaug, images, args)
     print(f"resnet18 (half), {len(VIEWS)} views, {SIZE} px, {BATCH} images, {args.steps} steps, {args.seeds} seeds\n")
     print(
-        "| share | cosine | bias | cosine, same part in v | bias, same part in v "
+        "| share | cosine | bias | cosine, kept | bias, kept | cosine, same part in v | bias, same part in v "
         "| L_ori at the end | L_aug at the end |"
     )
-    print("|---|---|---|---|---|---|---|")
+    print("|---|---|---|---|---|---|---|---|---|")
     for parts in SHARES:
         losses = [loss for _, loss in results[parts]]
         ends = [
@@ -122,7 +134,7 @@ def main() -> None:
 
 
 def compared(metaug: MetAug, images: Tensor, args: argparse.Namespace) -> dict[int, list[float]]:
-    """Cosine and bias of each share, with v of all and of the same part."""
+    """Cosine and bias of each share and each way of :func:`gradients`."""
     values: dict[int, list[list[float]]] = {parts: [] for parts in SHARES}
     batches = minibatches(images, 10_000)
     for number in range(args.minibatches):
@@ -132,7 +144,7 @@ def compared(metaug: MetAug, images: Tensor, args: argparse.Namespace) -> dict[i
         kept = metaug.lookahead.take()
         assert kept is not None
         minibatch = next(batches)
-        (whole,), _ = gradients(metaug, *kept, minibatch, step + 1, 1)
+        (whole,), *_ = gradients(metaug, *kept, minibatch, step + 1, 1)
         for parts in SHARES:
             row = []
             for found in gradients(metaug, *kept, minibatch, step + 1, parts):
