@@ -99,7 +99,7 @@ def _decode_image(row, slot, shown):  # type: ignore[no-untyped-def]
     """
     height, width = row[_STORED_HEIGHT], row[_STORED_WIDTH]
     if row[_IS_JPEG]:
-        pixels = np.empty((height, width, 3), np.uint8)
+        pixels = np.zeros((height, width, 3), np.uint8)
         size = np.uint32(height), np.uint32(width)
         c_imdecode(row[_ADDRESS], row[_LENGTH], *size, pixels.ctypes.data, *size, 0, 0, 1, 1, 0, 0)
     else:

@@ -74,7 +74,13 @@ def pretrain(settings: PretrainSettings, supervision: Supervision | None = None)
             allowed.
     """
     manifest = find_manifest(settings.data.beton)
-    check_shards(settings.data.beton, len(manifest.shard_samples), settings.training.batch_size, settings.data.order)
+    batch = settings.training.batch_size
+    if manifest.samples < batch:
+        raise TrainingError(
+            f"training.batch_size: a batch of {batch:,} images is more than the {manifest.samples:,} of "
+            f"{settings.data.beton}; give fewer"
+        )
+    check_shards(settings.data.beton, len(manifest.shard_samples), batch, settings.data.order)
     check_evaluation(settings, manifest)
     folder = RunFolder(settings.storage, settings.name)
     folder.make()

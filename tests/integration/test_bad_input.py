@@ -52,6 +52,8 @@ def test_a_beton_that_is_missing_or_broken(tmp_path: Path, shapes_beton: Path) -
     short.with_name("short.beton.json").write_bytes(shapes_beton.with_name("shapes.beton.json").read_bytes())
     with pytest.raises(DataError, match=r"it is truncated"):
         pretrain(at(tmp_path, short))
+    with pytest.raises(TrainingError, match=r"batch_size: a batch of 128 images is more than the 96 of .*shapes.beton"):
+        pretrain(at(tmp_path, shapes_beton, training={"batch_size": 128}))
     assert not (tmp_path / "runs").exists()
 
 
@@ -175,8 +177,8 @@ def test_what_the_cluster_cannot_hold(
     ray_session: tuple[str, Path], tmp_path: Path, shapes_beton: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     began = time.monotonic()
-    with pytest.raises(ClusterError, match=r"64 workers x 1 CPUs = 64 CPUs, but the cluster has room for"):
-        pretrain(at(tmp_path, shapes_beton, training={"batch_size": 128}, compute={"workers": 64}))
+    with pytest.raises(ClusterError, match=r"48 workers x 1 CPUs = 48 CPUs, but the cluster has room for"):
+        pretrain(at(tmp_path, shapes_beton, training={"batch_size": 96}, compute={"workers": 48}))
     assert time.monotonic() - began < 60  # Ray by itself would try for ever
     # A refused run leaves nothing, neither here nor in MLflow.
     assert not list((tmp_path / "runs").iterdir())
