@@ -60,8 +60,9 @@ class PretrainCommand(PretrainSettings, BaseSettings):
     """Sources beneath the command line and the environment, the strongest first."""
 
     preset: PresetName = "imagenet_resnet50"
-    """starting point: imagenet_resnet50; recommended: CMC with a slow memory bank, the best of a small study; demo:
-    five minutes on two CPU cores, on drawn shapes; others: two crops through one encoder (docs/methods.md)"""
+    """starting point: imagenet_resnet50: the paper's; imagenet_metaug_fast: the same with a cheaper meta step;
+    recommended: CMC with a slow memory bank, the best of a small study; demo: five minutes on two CPU cores, on drawn
+    shapes; others: two crops through one encoder (docs/methods.md)"""
     config: LocalPath | None = None
     """YAML file of settings, such as --print-config writes"""
     print_config: bool = False

@@ -122,7 +122,7 @@ def test_every_field_is_an_option_with_words_and_default() -> None:
         ([], "data.beton: is missing, and has no default"),
         ([*BETON, "--method.unified.beta", "0"], "method.unified.beta: got '0'; expected more than 0"),
         ([*BETON, "--method.unified.beta", "x"], "method.unified.beta: got 'x'; expected a number"),
-        ([*BETON, "--preset", "cifar"], "preset: got 'cifar'; expected 'imagenet_resnet50', 'imagenet_metaug_star',"),
+        ([*BETON, "--preset", "cifar"], "preset: got 'cifar'; expected 'imagenet_resnet50', 'imagenet_metaug_fast',"),
         ([*BETON, "--config", "/nowhere.yaml"], "config: /nowhere.yaml cannot be read"),
         ([*BETON, "--config", "~nobody-here/x.yaml"], "~nobody-here/x.yaml cannot be read"),
     ],

@@ -8,6 +8,7 @@ from pydantic import ValidationError
 from metaug_ray.config import PretrainSettings
 from metaug_ray.config.base import explain
 from metaug_ray.config.presets import PRESETS, PresetName
+from metaug_ray.config.recorded import fixed_settings
 
 BETON = {"data": {"beton": "x.beton"}}
 TWO = {"model": {"views": ("rgb", "rgb.2")}}
@@ -95,6 +96,12 @@ def test_views_are_named_in_their_shortest_form() -> None:
 )
 def test_forms_have_the_papers_names(method: dict[str, Any], name: str) -> None:
     assert read(TWO, {"method": method}).method.variant == name
+
+
+def test_the_fast_preset_differs_from_the_papers_in_its_meta_step_alone() -> None:
+    fast, papers = (fixed_settings(read(PRESETS[name])) for name in ("imagenet_metaug_fast", "imagenet_resnet50"))
+    assert fast["method"].pop("meta") != papers["method"].pop("meta")
+    assert fast | {"name": ""} == papers | {"name": ""}
 
 
 @pytest.mark.parametrize(

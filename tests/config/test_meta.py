@@ -35,7 +35,8 @@ def read(meta: dict[str, Any], **training: Any) -> PretrainSettings:
         (
             {"keep_activations": True},
             {"accumulation": 2},
-            "method.meta.keep_activations: with training.accumulation activations cannot be kept; leave one",
+            "method.meta.keep_activations: with training.accumulation activations cannot be kept; leave "
+            "training.accumulation out, or give --no-method.meta.keep-activations",
         ),
         ({"schedule": "later"}, {}, "method.meta.schedule: got 'later'; expected 'fused', 'separate' or 'lookahead'"),
     ],
