@@ -29,7 +29,7 @@ class MetaSettings(Settings):
     @model_validator(mode="after")
     def _check(self) -> Self:
         if abs(self.parts * self.share - 1) > 1e-2:
-            raise ValueError(f"share: got {self.share:g}; expected one over a whole number, such as {1 / self.parts:g}")
+            raise ValueError(f"share: got {self.share:g}; expected one over a whole number, such as 1, 0.5 or 0.25")
         return self
 
     @property

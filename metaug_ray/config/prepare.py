@@ -75,8 +75,8 @@ class SourceSettings(Settings):
             raise ValueError(f"classes: the source {self.kind!r} has its own; leave them out")
         if self.unlabelled:
             raise ValueError("classes: images without labels have none; leave out classes or unlabelled")
-        if "://" not in self.classes and not Path(self.classes).is_file():
-            raise ValueError(f"classes: {self.classes} is no file; give a beton or a text file")
+        if "://" not in self.classes and not Path(self.classes).exists():
+            raise ValueError(f"classes: there is no {self.classes}; give a beton or a text file")
 
     @property
     def resolved_split(self) -> str | None:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metaug_ray.data.errors import DataError
-from metaug_ray.data.manifest import Manifest, check_size, read_manifest
+from metaug_ray.data.manifest import Manifest, check_shard, read_manifest
 from metaug_ray.data.mapped import MappedBeton, Stored, open_beton
 
 
@@ -77,9 +77,7 @@ class DataSet:
     def _open(self, number: int) -> MappedBeton:
         path, samples = shard_path(self._path, self._manifest, number), self.shards[number]
         if self._manifest.shards:
-            if not path.is_file():
-                raise DataError(f"{path}: this shard is missing; copy it, or prepare the data again")
-            check_size(path.stat().st_size, self._manifest.shards[number], str(path))
+            check_shard(path, self._manifest.shards[number])
         beton = open_beton(path)
         if len(beton) != samples:
             raise DataError(

@@ -176,6 +176,13 @@ def check_size(size: int, manifest: Manifest | Shard, where: str) -> None:
         )
 
 
+def check_shard(path: Path, shard: Shard) -> None:
+    """Raises `DataError` unless a shard lies where it should, in its size."""
+    if not path.is_file():
+        raise DataError(f"{path}: this shard is missing; copy it, or prepare the data again")
+    check_size(path.stat().st_size, shard, str(path))
+
+
 def check_sha256(sha256: str, manifest: Manifest | Shard, where: str) -> None:
     """Raises `DataError` unless the checksum is the manifest's, or what it says of a shard."""
     if sha256 != manifest.sha256:

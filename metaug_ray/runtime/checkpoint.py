@@ -23,7 +23,7 @@ from metaug_ray.private import map_nested
 from metaug_ray.runtime.checkpoint_files import CheckpointFiles
 from metaug_ray.runtime.errors import CheckpointError
 from metaug_ray.runtime.nested import leaves, picked, put
-from metaug_ray.runtime.plain_checkpoint import PlainPlanner, PlainReader, read_index
+from metaug_ray.runtime.plain_checkpoint import GO_BACK, PlainPlanner, PlainReader, read_index
 
 DESCRIPTION: Final = "run.json"
 """File of a checkpoint that says in words what it is of: settings, data, step."""
@@ -217,7 +217,8 @@ def _named(files: CheckpointFiles) -> Iterator[None]:
     # What is no index may raise nearly anything as it is unpickled; torch's own error is no Exception.
     except (CheckpointException, Exception) as error:
         raise CheckpointError(
-            _refusal(error) or f"{files}: the checkpoint does not fit this run or is damaged ({_reason(error)})"
+            _refusal(error)
+            or f"{files}: the checkpoint does not fit this run or is damaged ({_reason(error)}). {GO_BACK}"
         ) from error
 
 

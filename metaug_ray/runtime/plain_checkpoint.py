@@ -9,6 +9,7 @@ import io
 import os
 import pickle
 import re
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -61,6 +62,10 @@ _ADVICE: Final = (
 )
 
 
+GO_BACK: Final = "Restore it from a backup; or delete this folder, and the checkpoint before it counts as the last"
+"""What to do about a checkpoint that cannot be read."""
+
+
 class PlainReader(FileSystemReader):
     """Reads what is asked for of a checkpoint's parts, each from its beginning to its end.
 
@@ -83,7 +88,7 @@ class PlainReader(FileSystemReader):
         """Read the parts.
 
         Raises:
-            CheckpointError: one holds something else than a plain tensor.
+            CheckpointError: one is damaged, or holds something else than a plain tensor.
         """
         ordered = sorted(plan.items, key=lambda item: self.storage_data[item.storage_index].offset)
         try:
@@ -96,10 +101,25 @@ class PlainReader(FileSystemReader):
 
     def _slice_file(self, file: IO[bytes], sinfo: _StorageInfo) -> IO[bytes]:
         if sinfo.length > _LARGE:
-            return super()._slice_file(file, sinfo)
-        # Torch reads a value's end first, and a store would be asked for each piece of it.
-        file.seek(sinfo.offset)
-        return io.BytesIO(file.read(sinfo.length))
+            value = super()._slice_file(file, sinfo)
+        else:
+            # Torch reads a value's end first, and a store would be asked for each piece of it.
+            file.seek(sinfo.offset)
+            value = io.BytesIO(file.read(sinfo.length))
+        self._check(value, sinfo.relative_path)
+        return value
+
+    def _check(self, value: IO[bytes], part: str) -> None:
+        """Whether a value, which torch writes as a zip archive, has the checksums that stand in it; torch looks at
+        none."""
+        try:
+            with zipfile.ZipFile(value) as archive:
+                changed = archive.testzip() is not None
+        except (zipfile.BadZipFile, EOFError, ValueError):
+            changed = True
+        if changed:
+            raise CheckpointError(f"{self._files}: is damaged: {part} holds other bytes than were written. {GO_BACK}")
+        value.seek(0)
 
 
 class _Parts(FileSystem):

@@ -7,13 +7,14 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from metaug_ray.addresses import without_secret
 from metaug_ray.config.pretrain import KNN_ACCURACY, PretrainSettings
 from metaug_ray.config.recorded import fixed_settings, ordered_as_recorded, to_yaml
 from metaug_ray.config.tracking import VARIABLE
-from metaug_ray.data.manifest import Manifest
+from metaug_ray.data.manifest import Manifest, check_shard
 from metaug_ray.data.order import check_shards
 from metaug_ray.data.staging import find_manifest
 from metaug_ray.runtime.cluster import cluster, nodes, warn_if_busy
@@ -80,6 +81,9 @@ def pretrain(settings: PretrainSettings, supervision: Supervision | None = None)
             f"training.batch_size: a batch of {batch:,} images is more than the {manifest.samples:,} of "
             f"{settings.data.beton}; give fewer"
         )
+    if "://" not in settings.data.beton:
+        for shard in manifest.shards:
+            check_shard(Path(settings.data.beton) / shard.name, shard)
     check_shards(settings.data.beton, len(manifest.shard_samples), batch, settings.data.order)
     check_evaluation(settings, manifest)
     folder = RunFolder(settings.storage, settings.name)
@@ -147,7 +151,8 @@ def _pretrain(
             _announce(settings, manifest, placement, folder, tracker)
             _tidy(folder, settings.health.best_metric)
             warn_if_busy(placement)
-            _log.info("starting the workers; the first step follows within a minute")
+            follows = "after some minutes of compiling" if settings.compute.compile else "within a minute"
+            _log.info("starting the workers; the first step follows %s", follows)
             fit(settings, folder, tracker, placement, record, warm_start, supervision)
             folder.remove_unfinished()
             folder.write_record(record | {"finished": time.time()})

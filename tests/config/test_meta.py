@@ -24,7 +24,7 @@ def read(meta: dict[str, Any], **training: Any) -> PretrainSettings:
             "method.meta.virtual_learning_rate: got 0.1, but with schedule lookahead and sgd the virtual step is the "
             "encoders' own (training.encoder.learning_rate); leave it out",
         ),
-        ({"share": 0.3}, {}, "method.meta.share: got 0.3; expected one over a whole number, such as 0.333333"),
+        ({"share": 0.3}, {}, "method.meta.share: got 0.3; expected one over a whole number, such as 1, 0.5 or 0.25"),
         ({"share": 0}, {}, "method.meta.share: got 0; expected more than 0"),
         (
             {"share": 0.25},

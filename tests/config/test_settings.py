@@ -89,7 +89,7 @@ def refusal(model: type[Any], /, **fields: object) -> str:
         (
             SourceSettings,
             {"kind": "parquet", "path": ".", "classes": "/nowhere.txt"},
-            "classes: /nowhere.txt is no file; give a beton or a text file",
+            "classes: there is no /nowhere.txt; give a beton or a text file",
         ),
         (SourceSettings, {"kind": "parquet", "path": ""}, "path: got ''; expected text of at least 1 character"),
         (SourceSettings, {"kind": "webdataset"}, "kind: got 'webdataset'; expected 'imagefolder', 'parquet',"),

@@ -197,6 +197,15 @@ def test_shards_that_the_run_cannot_be_dealt(tmp_path: Path) -> None:
         pretrain(at(tmp_path, dealt))
     with pytest.raises(DataError, match=r"3 shards, of which no worker can sort all images; set data\.order to perm"):
         pretrain(at(tmp_path, dealt, training={"batch_size": 12}, data={"order": "sort"}))
+    shard = dealt / "00001.beton"
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[:-1])
+    with pytest.raises(DataError, match=r"00001\.beton: has .* it is truncated"):
+        pretrain(at(tmp_path, dealt, training={"batch_size": 12}))
+    shard.unlink()
+    with pytest.raises(DataError, match=r"00001\.beton: this shard is missing"):
+        pretrain(at(tmp_path, dealt, training={"batch_size": 12}))
+    shard.write_bytes(whole)
     manifest = dealt.with_name("dealt.beton.json")
     content = json.loads(manifest.read_text())
     content["class_counts"][0] -= 1

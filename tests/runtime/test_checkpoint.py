@@ -175,7 +175,7 @@ def test_all_ranks_refuse_what_the_first_one_cannot_read(tmp_path: Path) -> None
     part.write_bytes(part.read_bytes()[:100])
     messages = run_ranks(2, tmp_path / "readers", refused, folder)
     assert messages[0] == messages[1]
-    assert "checkpoint: the checkpoint does not fit this run or is damaged" in messages[0]
+    assert "checkpoint: is damaged: __0_0.distcp holds other bytes than were written" in messages[0]
 
 
 def left_alone(rank: int, folder: Path, fate: str) -> tuple[str, float] | None:

@@ -69,6 +69,11 @@ def test_a_warm_start_takes_networks_alone(shapes_beton: Path, tmp_path: Path) -
         assert torch.equal(rows, old.metaug.targets.state_dict()["rows"] if bank else fresh)
 
 
+def _flipped(content: bytes, place: int) -> bytes:
+    """With one bit changed, in the midst of numbers that would still be numbers."""
+    return content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
+
+
 def test_a_checkpoint_that_does_not_fit_or_is_damaged_is_named(shapes_beton: Path, tmp_path: Path) -> None:
     _, state = run_plain(0, small_settings(shapes_beton, training={"epochs": 1}))
     folder = tmp_path / "checkpoint"
@@ -80,9 +85,12 @@ def test_a_checkpoint_that_does_not_fit_or_is_damaged_is_named(shapes_beton: Pat
     with pytest.raises(CheckpointError, match="does not fit this run or is damaged"):
         load(adam, folder)
     part = next(folder.glob("*.distcp"))
-    part.write_bytes(part.read_bytes()[: part.stat().st_size // 2])
-    with pytest.raises(CheckpointError, match="does not fit this run or is damaged"):
-        load(state, folder)
+    content = part.read_bytes()
+    load(state, folder)
+    for damaged in (content[: len(content) // 2], _flipped(content, len(content) // 3), _flipped(content, 5000)):
+        part.write_bytes(damaged)
+        with pytest.raises(CheckpointError, match=r"is damaged: __0_0.distcp holds other bytes.* delete this folder"):
+            load(state, folder)
     with pytest.raises(CheckpointError, match="nowhere: the checkpoint does not fit this run or is damaged"):
         load(state, tmp_path / "nowhere")
     with pytest.raises(CheckpointError, match="is no whole checkpoint"):

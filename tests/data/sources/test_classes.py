@@ -3,8 +3,10 @@ from pathlib import Path
 
 import pytest
 
+from metaug_ray.config import EncodingSettings, PrepareSettings, SourceSettings
 from metaug_ray.data.errors import DataError
-from metaug_ray.data.manifest import manifest_path
+from metaug_ray.data.manifest import manifest_path, read_manifest
+from metaug_ray.data.prepare import prepare
 from metaug_ray.data.sources.classes import check_classes, labels_of, other_classes, read_classes
 from tests.data.images import prepare_tree
 
@@ -68,3 +70,13 @@ def test_a_name_is_found_however_its_accents_are_spelled() -> None:
     assert "the first calls class 0 'cafe\u0301' instead of 'caf\u00e9'" in other_classes(
         ["cafe\u0301"], "v.beton", ["caf\u00e9"], "t.beton"
     )
+
+
+def test_a_folder_of_shards_has_classes(tmp_path: Path) -> None:
+    source = SourceSettings(kind="shapes", count=30, size=16)
+    dealt = tmp_path / "dealt.beton"
+    small = EncodingSettings(preset="small")
+    prepare(PrepareSettings(source=source, encoding=small, output=dealt, shards=3, workers=1))
+    given = SourceSettings(kind="imagefolder", path=str(tmp_path), classes=str(dealt)).classes
+    assert given is not None
+    assert read_classes(given) == tuple(read_manifest(dealt).classes)
