@@ -147,7 +147,7 @@ class MetAug:
             raise ValueError(f"clip_norm is {clip_norm}: it must be positive, or None for no clipping")
         if accumulation < 1:
             raise ValueError(f"accumulation is {accumulation}: a minibatch has at least 1 part")
-        if meta.keep_activations and (accumulation > 1 or model.compiled):
+        if model.generators is not None and meta.keep_activations and (accumulation > 1 or model.compiled):
             raise ValueError("keep_activations needs an encoder that is not compiled, and accumulation 1")
         self.model, self.targets, self.meta = model, targets, meta
         self.encoder_optimizer, self.generator_optimizer = encoder_optimizer, generator_optimizer
@@ -194,7 +194,7 @@ class MetAug:
         if not takes_meta_step:
             previous = None
         keeps = self.lookahead is not None and (step + 1) % self.meta.every == 0
-        records = self.meta.keep_activations and (keeps or together)
+        records = self.meta.keep_activations and (together if self.lookahead is None else keeps)
         linearization = self._linearization(step + 1 if keeps else step) if records else None
         output, keys, seen = model_gradient(
             self.model,

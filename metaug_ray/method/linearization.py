@@ -103,7 +103,8 @@ class Linearization:
         """
         tangents = {id(theta[name]): tangent for name, tangent in direction.items()}
         replay = _Replay([*self._images, *_constants(self._encoder)], theta.values(), self._tape, tangents)
-        with torch.no_grad(), fixed_buffers(self._encoder), autocast(self._images[0].device, self._dtype), replay:
+        eager, precision = torch.compiler.set_stance("force_eager"), autocast(self._images[0].device, self._dtype)
+        with torch.no_grad(), fixed_buffers(self._encoder), eager, precision, replay:
             edot: Tensor = functional_call(self._encoder, dict(theta), (self._images,)).features
         replay.check_ended()
         return edot
@@ -162,7 +163,7 @@ class _Mode(TorchFunctionMode):
         tensors = _tensors(*args, *named.values())
         if all(id(tensor) in self._constants for tensor in tensors):
             return self.constant(func(*args, **named))
-        terms = args if func in _SUMS else tensors
+        terms = (*args, *named.values()) if func in _SUMS else tensors
         if func in _LINEAR and all(isinstance(term, Tensor) and self.moves(term) for term in terms):
             return func(*args, **named)
         return self.call(func, args, named, tensors)
@@ -203,6 +204,8 @@ class _Recording(_Mode):
 
     def call(self, function: _Function, args: tuple[Any, ...], named: dict[str, Any], tensors: list[Tensor]) -> Any:
         rule = _RULES.get(function)
+        if rule is not None and any(map(self.moves, tensors[1:])):
+            rule = None  # rules are for weights that are parameters, not made of them
         before = None if rule else [tensor._version for tensor in tensors]
         made = function(*args, **named)
         if not _tensors(made):
@@ -236,7 +239,10 @@ class _Replay(_Mode):
 
     def call(self, function: _Function, args: tuple[Any, ...], named: dict[str, Any], tensors: list[Tensor]) -> Any:
         if function not in self._functions:  # what makes no tensors was not recorded
-            return function(*args, **named)
+            made = function(*args, **named)
+            if _tensors(made):
+                self._refuse(f"{function} was called and not recorded")
+            return made
         recorded = next(self._rest, None)
         if recorded is None or recorded.function != function:
             self._refuse(f"{function} was called where {recorded and recorded.function} was recorded")

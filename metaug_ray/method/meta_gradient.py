@@ -295,10 +295,12 @@ def linearize(model: Model, step: StepTaken, linearization: Linearization) -> St
     now = {name: parameter.detach().clone() for name, parameter in theta.items()}
     precision = autocast(step.features.device, model.autocast)
     _place(theta, step.theta)
-    # With a graph, as then: batch norm tells its statistics there.
-    with torch.enable_grad(), fixed_buffers(encoder), precision, linearization.recording(step.images):
-        encoder(step.images)
-    _place(theta, now)
+    try:
+        # With a graph, as then: batch norm tells its statistics there.
+        with torch.enable_grad(), fixed_buffers(encoder), precision, linearization.recording(step.images):
+            encoder(step.images)
+    finally:
+        _place(theta, now)
     return step._replace(linearization=linearization)
 
 

@@ -62,13 +62,16 @@ def step_memory(settings: PretrainSettings) -> StepMemory:
     if generators is not None:
         fixed += _copies(generators, training.generator, 2)
     views, size = settings.model.parsed_views, settings.data.image_size
-    kept = 2 if method.generators and method.meta.schedule == "lookahead" else 1
-    of_view = kept * sum(view.channels for view in views) * size**2 * torch.float32.itemsize
+    shown = 2 if method.generators and method.meta.schedule == "lookahead" else 1
+    of_view = shown * sum(view.channels for view in views) * size**2 * torch.float32.itemsize
     negatives = settings.bank.negatives if method.targets == "bank" else training.batch_size
     tables = 6 if method.generators else 3  # similarities, and what two passes keep of them
     of_contrast = tables * len(views) * (len(views) - 1) * negatives * torch.float32.itemsize
-    keeps = method.generators and method.meta.keep_activations
-    return StepMemory(fixed, of_image, round(of_image * method.meta.share) if keeps else 0, of_view, of_contrast)
+    kept = method.meta.share if method.generators and method.meta.keep_activations else 0.0
+    # A step that looks back, and is looked back at, holds copies of two steps' shares; wholes are the encoders' own.
+    if method.meta.schedule == "lookahead" and method.meta.every == 1 and kept < 1:
+        kept *= 2
+    return StepMemory(fixed, of_image, round(of_image * kept), of_view, of_contrast)
 
 
 def check_step_memory(settings: PretrainSettings, samples: int, workers: int, device: torch.device) -> None:
@@ -90,8 +93,11 @@ def check_step_memory(settings: PretrainSettings, samples: int, workers: int, de
     )
     advice = next((f"use --training.accumulation {n}, which takes them in {n} parts" for n in fits), None)
     if memory.of_kept:
-        lean = replace(memory, of_kept=0).bytes(images, 1) <= room
-        advice = "leave method.meta.keep_activations out" + ("" if lean or advice is None else f", and {advice}")
+        without = "leave method.meta.keep_activations out"
+        if replace(memory, of_kept=0).bytes(images, 1) <= room:
+            advice = without
+        elif advice is not None:
+            advice = f"{without}, and {advice}"
     raise TrainingError(
         f"training.batch_size: a step of {images} images takes about {needed / _GIB:.1f} GiB on each worker, and its "
         f"GPU has {max(room, 0) / _GIB:.1f} GiB for it; "

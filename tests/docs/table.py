@@ -36,6 +36,7 @@ NOT_RUN: Final[dict[str, str]] = {
     "uv run python -m jobs.studies.worth pack": "It packs what those would make.",
     "uv run python -m jobs.studies.worth run *": "It takes seven minutes of an H200.",
     "uv run python -m tests.gpu": "It needs a GPU; the command before it runs the same checks without one.",
+    "uv run python -m tests.gpu.schedules *": "It trains for an hour.",
     "uv run python -m tests.gpu.images *": "It reads images that not every machine has.",
     "uv run python -m tests.benchmarks.*": "Measurements take minutes, and a machine that does nothing else.",
 }

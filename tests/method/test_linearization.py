@@ -99,6 +99,7 @@ class Unusual(nn.Module):
         super().__init__()
         self.first, self.second = nn.Linear(5, 6), nn.Linear(6, 6)
         self.gain = nn.Parameter(torch.rand(6))
+        self.direction = nn.Parameter(torch.rand(6, 6))
         self.stem = nn.Linear(5, 5).requires_grad_(False)
         self.register_buffer("scale", scale)
         self.other_way = False
@@ -111,8 +112,9 @@ class Unusual(nn.Module):
         joined = torch.cat([gate * value.exp(), value.cos(), hidden[:, 2:]], 1)
         joined = F.layer_norm(joined, (joined.shape[1],)) - joined.mean(0)
         if self.other_way:
-            joined = joined.sin()
-        return Unusual.Output(F.elu(joined[:, :6] * self.gain).unsqueeze(0) - self.first.bias.sin())
+            joined = joined.tanh()
+        joined = F.linear(joined[:, :6], F.normalize(self.direction))  # a weight that is made of a parameter
+        return Unusual.Output(F.elu(joined * self.gain).unsqueeze(0) - self.first.bias.sin())
 
     class Output:
         def __init__(self, features: Tensor) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from metaug_ray.method import meta_gradient as module
+from metaug_ray.method.linearization import Linearization
 from metaug_ray.method.model import Model
 from metaug_ray.method.targets.bank_sample import BankSample
 from tests.gpu.case import Case, make_bank, make_minibatch, make_model
@@ -34,6 +35,9 @@ def meta_gradient(setting: Setting) -> Iterator[Row]:
     error, share = _error(wide, exact), float(second.norm() / exact.norm())
     measured = f"error {error:.1e} (bar {FLOAT64_BAR:.0e}); the second-order part is {share:.1%} of the gradient"
     yield held("fused in float64", measured, error <= FLOAT64_BAR, error=error, second_order_share=share)
+    kept = _error(_fused(replace(case, keep_activations=True), device, torch.float64), exact)
+    measured = f"error {kept:.1e} (bar {FLOAT64_BAR:.0e})"
+    yield held("fused in float64, activations kept", measured, kept <= FLOAT64_BAR, error=kept)
     # PyTorch's default, which we leave: TF32 in convolutions, not in matrix products.
     tf32 = {"TF32 off": (False, False), "TF32 by default": (True, False), "TF32 on": (True, True)}
     for name, switches in tf32.items() if setting.gpu else [("no TF32 here", (False, False))]:
@@ -41,6 +45,9 @@ def meta_gradient(setting: Setting) -> Iterator[Row]:
             yield _judged(f"fused in float32, {name}", case, device, exact, second, switches[0])
     narrow = replace(case, bfloat16=True)
     yield _judged("fused in bfloat16", narrow, device, exact, second, True)
+    yield _judged(
+        "fused in bfloat16, activations kept", replace(narrow, keep_activations=True), device, exact, second, True
+    )
 
     with _tf32(False, False):
         full = _fused(case, device, smooth=False)
@@ -71,8 +78,16 @@ def _fused(case: Case, device: torch.device, dtype: torch.dtype = torch.float32,
     """Our gradient, flat, in float64."""
     model, images, sample = _problem(case, device, dtype, smooth)
     assert model.generators is not None
-    features = module.model_gradient(model, images, sample).output.features
-    module.meta_gradient(model, images, sample, virtual_learning_rate=LEARNING_RATE, features=features)
+    linearization = Linearization(model.eager_encoder, dtype=model.autocast) if case.keep_activations else None
+    features = module.model_gradient(model, images, sample, linearization=linearization).output.features
+    module.meta_gradient(
+        model,
+        images,
+        sample,
+        virtual_learning_rate=LEARNING_RATE,
+        features=features,
+        linearization=linearization,
+    )
     return torch.cat([p.grad.flatten().double() for p in model.generators.parameters() if p.grad is not None])
 
 
@@ -83,7 +98,7 @@ def _first_order(case: Case, device: torch.device, dtype: torch.dtype = torch.fl
         return torch.zeros(len(images), len(images[0]), 1, dtype=dtype, device=device)
 
     with patch.object(module, "_forward_mode", nothing):
-        return _fused(case, device, dtype)
+        return _fused(replace(case, keep_activations=False), device, dtype)
 
 
 def _problem(
