@@ -227,15 +227,15 @@ class PretrainSettings(StorageSettings):
     def _check_meta(self) -> None:
         meta, training = self.method.meta, self.training
         if self.method.generators and meta.keep_activations:
-            refused = {
-                "training.accumulation": training.accumulation > 1,
-                "compute.compile": self.compute.compile,
-            }
-            for name in (name for name, given in refused.items() if given):
-                raise ValueError(
-                    f"method.meta.keep_activations: with {name} activations cannot be kept; leave {name} out, or give "
-                    "--no-method.meta.keep-activations"
-                )
+            for name, given in (
+                ("training.accumulation", training.accumulation > 1),
+                ("compute.compile", self.compute.compile),
+            ):
+                if given:
+                    raise ValueError(
+                        f"method.meta.keep_activations: with {name} activations cannot be kept; leave {name} out, or "
+                        "give --no-method.meta.keep-activations"
+                    )
         if not (self.method.generators and meta.schedule == "lookahead"):
             return
         rate = meta.virtual_learning_rate

@@ -190,6 +190,13 @@ def test_activations_cannot_be_kept_of_parts_or_compiled_encoders() -> None:
             MetAug(compiled, make_bank(), *optimizers, meta)
 
 
+def test_without_generators_there_is_nothing_to_keep() -> None:
+    model = make_model(generators=False)
+    optimizer = torch.optim.SGD(model.encoder.parameters(), lr=0.1)
+    metaug = MetAug(model, make_bank(), optimizer, meta=MetaStep(keep_activations=True), accumulation=2)
+    assert metaug.step(0, minibatches()[0]).applied
+
+
 def test_parts_that_do_not_fit_are_named() -> None:
     model = make_model()
     optimizer = torch.optim.SGD(model.encoder.parameters(), lr=0.1)

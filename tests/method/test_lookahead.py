@@ -225,6 +225,16 @@ def test_nothing_is_kept_of_a_step_that_was_judged() -> None:
     torch.testing.assert_close(metaug.lookahead.state_dict(BATCH), fresh, rtol=0, atol=0)
 
 
+def test_activations_are_kept_of_steps_that_are_looked_back_at_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = make_case("bank")
+    metaug = make_metaug(case, MetaStep("lookahead", every=2, keep_activations=True), sgd(case.model))
+    recorded, record = [], metaug._linearization
+    monkeypatch.setattr(metaug, "_linearization", lambda step: (recorded.append(step), record(step))[1])
+    for step in range(4):
+        metaug.step(step, case.batches[step])
+    assert recorded == [2, 4]  # the steps that judge steps 1 and 3
+
+
 def assert_same_shapes(ours: Any, theirs: Any) -> None:
     """What `torch.distributed.checkpoint` loads into must be of the shapes that were saved."""
     assert ours.keys() == theirs.keys()
