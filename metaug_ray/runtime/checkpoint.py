@@ -21,9 +21,9 @@ from torch.distributed.tensor import DTensor
 from metaug_ray.method import distributed
 from metaug_ray.private import map_nested
 from metaug_ray.runtime.checkpoint_files import CheckpointFiles
-from metaug_ray.runtime.errors import CheckpointError
+from metaug_ray.runtime.errors import GO_BACK, CheckpointError
 from metaug_ray.runtime.nested import leaves, picked, put
-from metaug_ray.runtime.plain_checkpoint import GO_BACK, PlainPlanner, PlainReader, read_index
+from metaug_ray.runtime.plain_checkpoint import PlainPlanner, PlainReader, read_index
 
 DESCRIPTION: Final = "run.json"
 """File of a checkpoint that says in words what it is of: settings, data, step."""
@@ -125,6 +125,7 @@ def load(state: Checkpointed, folder: Path | CheckpointFiles, group: dist.Proces
         group: as for :func:`load_part`.
 
     Raises:
+        DamagedCheckpointError: its files are not those that were written.
         CheckpointError: it cannot be read, or is of other networks, optimisers or data.
     """
     loaded = state.state_dict()
@@ -159,6 +160,7 @@ def load_part(part: dict[str, Any], folder: Path | CheckpointFiles, group: dist.
         group: a group of all ranks that can communicate CPU tensors; None for the default one.
 
     Raises:
+        DamagedCheckpointError: its files are not those that were written.
         CheckpointError: it cannot be read, or is of something else.
     """
     files = _files(folder)
@@ -190,19 +192,19 @@ def _read(part: dict[str, Any], files: CheckpointFiles, index: Metadata, **ranks
 
 def _once(read: Callable[[], _Read], files: CheckpointFiles, group: dist.ProcessGroup | None) -> _Read:
     """What the first rank reads, on all ranks; where it cannot, all fail alike."""
-    outcome: list[Any] = [None, None, None]
+    outcome: list[Any] = [None, None, None, None]
     if distributed.rank(group) == 0:
         try:
             with _named(files):
                 outcome[0] = read()
         except CheckpointError as error:
             # Whether trying again may help depends on the cause.
-            outcome[1:] = [str(error), error.__cause__ if isinstance(error.__cause__, OSError) else None]
+            outcome[1:] = [type(error), str(error), error.__cause__ if isinstance(error.__cause__, OSError) else None]
     if distributed.world_size(group) > 1:
         dist.broadcast_object_list(outcome, group=group, group_src=0)
-    value, failure, cause = outcome
-    if failure is not None:
-        raise CheckpointError(failure) from cause
+    value, kind, message, cause = outcome
+    if kind is not None:
+        raise kind(message) from cause
     read_value: _Read = value
     return read_value
 
@@ -214,18 +216,19 @@ def _named(files: CheckpointFiles) -> Iterator[None]:
         yield
     except CheckpointError:
         raise
-    # What is no index may raise nearly anything as it is unpickled; torch's own error is no Exception.
+    # torch's own error is no Exception.
     except (CheckpointException, Exception) as error:
+        if refused := _refusal(error):
+            raise type(refused)(str(refused)) from error
         raise CheckpointError(
-            _refusal(error)
-            or f"{files}: the checkpoint does not fit this run or is damaged ({_reason(error)}). {GO_BACK}"
+            f"{files}: the checkpoint cannot be read or does not fit this run ({_reason(error)}). {GO_BACK}"
         ) from error
 
 
-def _refusal(error: BaseException) -> str | None:
+def _refusal(error: BaseException) -> CheckpointError | None:
     """What our own reader refused, on whatever rank."""
     failures = error.failures.values() if isinstance(error, CheckpointException) else ()
-    return next((str(failure) for failure, _ in failures if isinstance(failure, CheckpointError)), None)
+    return next((failure for failure, _ in failures if isinstance(failure, CheckpointError)), None)
 
 
 def _reason(error: BaseException) -> str:

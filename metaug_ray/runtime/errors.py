@@ -1,5 +1,7 @@
 """What a cluster or the storage of runs does not allow, in one sentence."""
 
+from typing import Final
+
 from metaug_ray.errors import LostError, UserError
 
 
@@ -17,3 +19,11 @@ class StorageError(UserError):
 
 class CheckpointError(UserError):
     """A checkpoint that cannot be written or read."""
+
+
+GO_BACK: Final = "Restore it from a backup; or delete this folder, and the checkpoint before it counts as the last"
+"""What to do about a checkpoint that cannot be read, where nobody does it for the user."""
+
+
+class DamagedCheckpointError(CheckpointError):
+    """A checkpoint whose files are not those that were written: the one before it may be whole."""

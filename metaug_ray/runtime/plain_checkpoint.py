@@ -25,7 +25,7 @@ from torch.futures import Future
 
 from metaug_ray.names import quoted
 from metaug_ray.runtime.checkpoint_files import CheckpointFiles
-from metaug_ray.runtime.errors import CheckpointError
+from metaug_ray.runtime.errors import GO_BACK, CheckpointError, DamagedCheckpointError
 
 _INDEX: Final = ".metadata"
 _LARGE: Final = 64 * 2**20
@@ -62,10 +62,6 @@ _ADVICE: Final = (
 )
 
 
-GO_BACK: Final = "Restore it from a backup; or delete this folder, and the checkpoint before it counts as the last"
-"""What to do about a checkpoint that cannot be read."""
-
-
 class PlainReader(FileSystemReader):
     """Reads what is asked for of a checkpoint's parts, each from its beginning to its end.
 
@@ -88,7 +84,8 @@ class PlainReader(FileSystemReader):
         """Read the parts.
 
         Raises:
-            CheckpointError: one is damaged, or holds something else than a plain tensor.
+            DamagedCheckpointError: one is missing, or holds other bytes than were written.
+            CheckpointError: one holds something else than a plain tensor.
         """
         ordered = sorted(plan.items, key=lambda item: self.storage_data[item.storage_index].offset)
         try:
@@ -118,7 +115,9 @@ class PlainReader(FileSystemReader):
         except (zipfile.BadZipFile, EOFError, ValueError):
             changed = True
         if changed:
-            raise CheckpointError(f"{self._files}: is damaged: {part} holds other bytes than were written. {GO_BACK}")
+            raise DamagedCheckpointError(
+                f"{self._files}: is damaged: {part} holds other bytes than were written. {GO_BACK}"
+            )
         value.seek(0)
 
 
@@ -130,8 +129,12 @@ class _Parts(FileSystem):
 
     @contextmanager
     def create_stream(self, path: str | os.PathLike[str], mode: str) -> Iterator[Any]:
-        with self._files.open(Path(path).name) as file:
-            yield file
+        name = Path(path).name
+        try:
+            with self._files.open(name) as file:
+                yield file
+        except FileNotFoundError as error:
+            raise DamagedCheckpointError(f"{self._files}: is damaged: {name} is missing. {GO_BACK}") from error
 
 
 class PlainPlanner(DefaultLoadPlanner):
@@ -175,20 +178,27 @@ def read_index(files: CheckpointFiles) -> Metadata:
     """The index of a checkpoint.
 
     Raises:
+        DamagedCheckpointError: it is missing, or is none.
         CheckpointError: it names what no index needs, or a part that does not lie in this folder.
-        Exception: it is missing or damaged.
+        OSError: the storage cannot be reached.
     """
     path = f"{files}/{_INDEX}"
-    with files.open(_INDEX) as file:
-        try:
-            index = _Unpickler(file).load()
-        except _NamedError as error:
-            raise CheckpointError(
-                f"{path}: names code that no checkpoint needs ({error}) and that loading it would run; nothing was "
-                f"run. {_ADVICE}"
-            ) from error
+    try:
+        with files.open(_INDEX) as file:
+            content = file.read()
+    except FileNotFoundError as error:
+        raise DamagedCheckpointError(f"{files}: is damaged or no checkpoint: it has no {_INDEX}. {GO_BACK}") from error
+    try:
+        index = _Unpickler(io.BytesIO(content)).load()
+    except _NamedError as error:
+        raise CheckpointError(
+            f"{path}: names code that no checkpoint needs ({error}) and that loading it would run; nothing was "
+            f"run. {_ADVICE}"
+        ) from error
+    except Exception as error:  # what is no pickle may raise nearly anything as it is read
+        raise DamagedCheckpointError(f"{files}: is damaged: {_INDEX} cannot be read ({error}). {GO_BACK}") from error
     if not (isinstance(index, Metadata) and isinstance(index.storage_data, dict)):
-        raise ValueError(f"{path} is no index of a checkpoint")
+        raise DamagedCheckpointError(f"{files}: is damaged: {_INDEX} is no index of a checkpoint. {GO_BACK}")
     for part in {str(getattr(place, "relative_path", "")) for place in index.storage_data.values()}:
         if not _PART.fullmatch(part) or not files.has_inside(part):
             raise CheckpointError(

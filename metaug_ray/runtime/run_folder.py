@@ -4,7 +4,7 @@ import math
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -23,6 +23,7 @@ SWEEP: Final = "sweep.json"
 _BEST: Final = "best"
 _STARTS: Final = "starts.json"
 _PREFIX: Final = "checkpoint_"
+_DAMAGED: Final = "damaged_"
 
 
 def checkpoint_name(step: int) -> str:
@@ -79,8 +80,42 @@ class RunFolder(StoredFolder):
         self.write_json(_RECORD, record)
 
     def checkpoints(self) -> list[str]:
-        """Names of the whole checkpoints, oldest first."""
-        return sorted(result["checkpoint_dir_name"] for result in self._listed())
+        """Names of the whole checkpoints, oldest first; not of those that somebody took away."""
+        there = self._folders()
+        return sorted(name for result in self._listed() if (name := result["checkpoint_dir_name"]) in there)
+
+    def forget(self, names: Collection[str]) -> None:
+        """Take checkpoints off Ray's list, which goes on from no other than the last one on it, and from none where
+        one is missing."""
+        snapshot = self.read_json(_SNAPSHOT) or {}
+        kept = [
+            (result, index)
+            for result, index in zip(snapshot["checkpoint_results"], snapshot["checkpoint_report_indices"], strict=True)
+            if result["checkpoint_dir_name"] not in names
+        ]
+        results = [result for result, _ in kept]
+        last = max(results, key=lambda result: str(result["checkpoint_dir_name"]), default=None)
+        snapshot |= {
+            "checkpoint_results": results,
+            "checkpoint_report_indices": [index for _, index in kept],
+            "latest_checkpoint_result": last,
+        }
+        self.write_json(_SNAPSHOT, snapshot)
+
+    def missing(self) -> list[str]:
+        """Names of those on Ray's list that somebody took away, oldest first."""
+        there = self._folders()
+        return sorted(name for result in self._listed() if (name := result["checkpoint_dir_name"]) not in there)
+
+    def set_aside(self, name: str) -> str:
+        """Let a damaged checkpoint no longer count; returns the name that its folder has from now on."""
+        aside = f"{_DAMAGED}{name}"
+        self._files.create_dir(f"{self._root}/{aside}")
+        places = {"source_filesystem": self._files, "destination_filesystem": self._files}
+        pyarrow.fs.copy_files(f"{self._root}/{name}", f"{self._root}/{aside}", **places)
+        self.forget([name])
+        self._files.delete_dir(f"{self._root}/{name}")
+        return aside
 
     def metrics(self, name: str) -> dict[str, Any]:
         """What was measured for a whole checkpoint, or for the best one."""
@@ -146,11 +181,7 @@ class RunFolder(StoredFolder):
 
     def remove_unfinished(self) -> list[str]:
         """Remove what an interrupted writer left of checkpoints; returns their names."""
-        whole = set(self.checkpoints())
-        selector = pyarrow.fs.FileSelector(self._root, allow_not_found=True)
-        names = [info.base_name for info in self._files.get_file_info(selector)]
-        left = sorted(name for name in names if name.startswith(_PREFIX) and name not in whole)
-        left = [name for name in left if not name.endswith(".json")]
+        left = sorted(self._folders() - set(self.checkpoints()))
         for name in left:
             self._files.delete_dir(f"{self._root}/{name}")
         return left
@@ -158,6 +189,12 @@ class RunFolder(StoredFolder):
     def files(self, name: str) -> CheckpointFiles:
         """The files of a checkpoint."""
         return CheckpointFiles(f"{self._root}/{name}", self._files)
+
+    def _folders(self) -> set[str]:
+        """Names of the checkpoints' folders that are there, whole or not."""
+        selector = pyarrow.fs.FileSelector(self._root, allow_not_found=True)
+        found = [info.base_name for info in self._files.get_file_info(selector)]
+        return {name for name in found if name.startswith(_PREFIX) and not name.endswith(".json")}
 
     def _listed(self) -> list[dict[str, Any]]:
         """What Ray's list says of each whole checkpoint.

@@ -19,10 +19,10 @@ from metaug_ray.runtime.words import counted, duration
 from metaug_ray.runtime.workers import torch_trainer
 from metaug_ray.tracking.runs import RunTracker
 from metaug_ray.training.controller import ControllerMessages
-from metaug_ray.training.errors import RunLostError, TrainingError
+from metaug_ray.training.errors import DamagedError, RunLostError, TrainingError
 from metaug_ray.training.monitor import Monitor
 from metaug_ray.training.supervision import Supervision
-from metaug_ray.training.task import WorkerTask, run_worker
+from metaug_ray.training.task import Stopped, WorkerTask, run_worker
 from metaug_ray.training.warm_start import WarmStart
 
 _log = logging.getLogger(__name__)
@@ -50,6 +50,7 @@ def fit(
 
     Raises:
         SystemExit: it was stopped.
+        DamagedError: the checkpoint that they were to go on from cannot be read.
         TrainingError: workers failed more often than allowed, or said that trying again would not help.
     """
     grace = settings.checkpoint.grace_seconds
@@ -85,9 +86,10 @@ def fit(
             f"Ray lost the run ({type(error).__name__}: {str(error).splitlines()[0]}); the same command goes on from "
             "the last checkpoint"
         ) from error
-    stopped: str | None = result.return_value
+    stopped: Stopped | None = result.return_value
     if stopped is not None:
-        raise TrainingError(f"{stopped}; the last failure: {monitor.failure}" if monitor.failure else stopped)
+        reason = f"{stopped.reason}; the last failure: {monitor.failure}" if monitor.failure else stopped.reason
+        raise TrainingError(reason) if stopped.damaged is None else DamagedError(reason, stopped.damaged)
     _log.info("run %r is finished after %s", settings.name, duration(time.monotonic() - began))
 
 

@@ -23,7 +23,16 @@ from metaug_ray.training.state import TrainingState
 
 
 class StoppedError(Exception):
-    """The run cannot go on, and trying again would not help. Raised on all ranks alike."""
+    """The run cannot go on, and trying again would not help. Raised on all ranks alike.
+
+    Args:
+        reason: why.
+        damaged: the checkpoint cannot be read: an earlier one may help.
+    """
+
+    def __init__(self, reason: str, *, damaged: bool = False) -> None:
+        super().__init__(reason)
+        self.damaged = damaged
 
 
 class Observer(Protocol):

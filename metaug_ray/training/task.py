@@ -29,14 +29,27 @@ class WorkerTask:
     warm_start: WarmStart | None
 
 
-def run_worker(config: dict[str, WorkerTask]) -> str | None:
+@dataclass(frozen=True)
+class Stopped:
+    """Why trying again would not help.
+
+    Attributes:
+        reason: in words.
+        damaged: name of the checkpoint that cannot be read; None where that is not the reason.
+    """
+
+    reason: str
+    damaged: str | None = None
+
+
+def run_worker(config: dict[str, WorkerTask]) -> Stopped | None:
     """Train on this worker to the end of the run. Called by Ray Train on all workers.
 
     Args:
         config: the `task`.
 
     Returns:
-        Why trying again would not help; None where the run is finished.
+        None where the run is finished.
     """
     # Of numba, which is imported next: it makes as many threads as the machine has CPUs, whatever a worker's share is.
     os.environ["NUMBA_NUM_THREADS"] = str(config["task"].cpus)

@@ -18,6 +18,7 @@ from metaug_ray.data.manifest import Manifest, check_shard
 from metaug_ray.data.order import check_shards
 from metaug_ray.data.staging import find_manifest
 from metaug_ray.runtime.cluster import cluster, nodes, warn_if_busy
+from metaug_ray.runtime.errors import GO_BACK
 from metaug_ray.runtime.placement import Placement
 from metaug_ray.runtime.run_folder import SWEEP, RunFolder
 from metaug_ray.runtime.tracked import open_tracker, told_at_the_end
@@ -26,7 +27,7 @@ from metaug_ray.tracking.connection import check_tracking
 from metaug_ray.tracking.records import RunStatus
 from metaug_ray.tracking.runs import RunTracker
 from metaug_ray.training.capacity import place
-from metaug_ray.training.errors import TrainingError
+from metaug_ray.training.errors import DamagedError, TrainingError
 from metaug_ray.training.online_checks import check_evaluation
 from metaug_ray.training.resume import check_resumable, lengthened
 from metaug_ray.training.supervision import Supervision
@@ -114,6 +115,7 @@ def _pretrain(
     if record is None:
         record = _new_record(settings, manifest)
     else:
+        _forget_missing(folder)
         settings = ordered_as_recorded(settings, record["fixed"])
         check_resumable(record, settings, manifest.sha256, folder.checkpoints())
         if "finished" in record:
@@ -153,7 +155,12 @@ def _pretrain(
             warn_if_busy(placement)
             follows = "after some minutes of compiling" if settings.compute.compile else "within a minute"
             _log.info("starting the workers; the first step follows %s", follows)
-            fit(settings, folder, tracker, placement, record, warm_start, supervision)
+            while True:
+                try:
+                    fit(settings, folder, tracker, placement, record, warm_start, supervision)
+                    break
+                except DamagedError as error:
+                    _go_back(folder, error)
             folder.remove_unfinished()
             folder.write_record(record | {"finished": time.time()})
             tracker.curves()
@@ -218,6 +225,28 @@ def _tidy(folder: RunFolder, best_metric: str) -> None:
         _log.info("removed %s, which was not written to its end", name)
     folder.keep_best_of_all(best_metric)
     folder.count_start(None)
+
+
+def _forget_missing(folder: RunFolder) -> None:
+    """Go on from the last checkpoint that is there, where somebody took away later ones."""
+    if not (missing := folder.missing()):
+        return
+    if not folder.checkpoints():
+        raise TrainingError(
+            f"name: all checkpoints of run {folder.name!r} ({', '.join(missing)}) are missing in {folder.location}; "
+            "restore one from a backup, or begin anew under another --name"
+        )
+    _log.warning("%s: missing in %s, and no longer counted", ", ".join(missing), folder.location)
+    folder.forget(missing)
+
+
+def _go_back(folder: RunFolder, error: DamagedError) -> None:
+    """Let the checkpoint before a damaged one count as the last, if there is one."""
+    before = [name for name in folder.checkpoints() if name < error.checkpoint]
+    if not before:
+        raise error
+    aside, what = folder.set_aside(error.checkpoint), str(error).replace(f". {GO_BACK}", "")
+    _log.warning("%s; it is kept as %s, and the run goes on from %s", what, aside, before[-1])
 
 
 @dataclass

@@ -21,7 +21,7 @@ from metaug_ray.data.order import training_shards
 from metaug_ray.data.staging import staged
 from metaug_ray.errors import LostError, UserError
 from metaug_ray.runtime.device import prepare_device
-from metaug_ray.runtime.errors import StorageError
+from metaug_ray.runtime.errors import DamagedCheckpointError, StorageError
 from metaug_ray.runtime.notices import announced
 from metaug_ray.training.batches import Batches
 from metaug_ray.training.beton_batches import open_batches
@@ -32,16 +32,16 @@ from metaug_ray.training.online_evaluation import OnlineEvaluation, open_evaluat
 from metaug_ray.training.ray_observer import RayObserver
 from metaug_ray.training.resume import check_progress, restore
 from metaug_ray.training.state import TrainingState, build_state
-from metaug_ray.training.task import WorkerTask
+from metaug_ray.training.task import Stopped, WorkerTask
 
 _LONGEST_WAIT: Final = timedelta(hours=12)
 
 
-def work(task: WorkerTask) -> str | None:
+def work(task: WorkerTask) -> Stopped | None:
     """Train on this worker to the end of the run.
 
     Returns:
-        Why trying again would not help; None where the run is finished.
+        None where the run is finished.
     """
     settings = task.settings
     gpu_share = settings.compute.gpus_per_worker
@@ -60,7 +60,8 @@ def work(task: WorkerTask) -> str | None:
         evaluate = None if online is None else partial(online.measure, state.metaug.model)
         train(settings, state, inputs.batches, observer, device=device, evaluate=evaluate, notice=announced)
     except StoppedError as error:
-        return str(error)
+        checkpoint = ray.train.get_checkpoint() if error.damaged else None
+        return Stopped(str(error), None if checkpoint is None else Path(checkpoint.path).name)
     finally:
         observer.flush()
     return None
@@ -77,13 +78,14 @@ def _agreed(group: dist.ProcessGroup) -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        failure = (_may_pass(error), f"worker {dist.get_rank()} on {os.uname().nodename}: {error}")
-    failures: list[tuple[bool, str] | None] = [None] * dist.get_world_size()
+        place = f"worker {dist.get_rank()} on {os.uname().nodename}"
+        failure = (_may_pass(error), f"{place}: {error}", isinstance(error, DamagedCheckpointError))
+    failures: list[tuple[bool, str, bool] | None] = [None] * dist.get_world_size()
     dist.all_gather_object(failures, failure, group)
     found = sorted(failure for failure in failures if failure is not None)
     if found:
-        passing, message = found[0]
-        raise _PassingError(message) if passing else StoppedError(message)
+        passing, message, damaged = found[0]
+        raise _PassingError(message) if passing else StoppedError(message, damaged=damaged)
 
 
 def _may_pass(error: UserError) -> bool:

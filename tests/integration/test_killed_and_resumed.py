@@ -4,6 +4,7 @@ Another number of workers goes on with a run in `tests/training/test_resuming.py
 random, nodes and heads too.
 """
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -104,14 +105,23 @@ def test_a_worker_is_killed_then_the_driver_with_all_workers_then_the_job_is_sto
     stopped = int(whole[-1].removeprefix("checkpoint_"))
     assert stopped >= 24  # written as it was asked to end
 
+    # While nobody trains, the last checkpoint loses a bit, and the one before the one before it is taken away.
+    run = cluster.folder / "killed"
+    part = max((run / whole[-1]).glob("*.distcp"), key=lambda file: file.stat().st_size)
+    content = part.read_bytes()
+    part.write_bytes(content[:5000] + bytes([content[5000] ^ 1]) + content[5001:])
+    for name in whole[:-2]:
+        shutil.rmtree(run / name)
     again = cluster.start(settings)
     assert again.finish() == 0, again.output
-    assert f"goes on from step {stopped}" in again.output
+    assert f"{part.name} holds other bytes than were written; it is kept as damaged_{whole[-1]}" in again.output
+    assert f"goes on from step {int(whole[-2].removeprefix('checkpoint_'))}" in again.output
+    assert all(f"{name}: missing in {run}, and no longer counted" in again.output for name in whole[:-2])
+    assert (run / f"damaged_{whole[-1]}" / part.name).exists()
     assert RunFolder(str(cluster.folder), "killed").checkpoints()[-2:] == [
         f"checkpoint_{step:09d}" for step in (70, STEPS)
     ]
     expected, checkpoint = uninterrupted
-    run = cluster.folder / "killed"
     assert logged_losses(run) == pytest.approx(expected, rel=1e-6)
     assert list(logged_losses(run)) == list(range(1, STEPS + 1))
     check_same(tensors_of(run / checkpoint.name, tmp_path / "ours"), tensors_of(checkpoint, tmp_path / "theirs"))

@@ -3,6 +3,7 @@ import math
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,8 +20,18 @@ def make(tmp_path: Path, *whole: int, unfinished: tuple[int, ...] = ()) -> RunFo
         path.mkdir()
         (path / "part").write_text(str(step))
     results = [{"checkpoint_dir_name": checkpoint_name(step), "metrics": {}} for step in whole]
-    (tmp_path / "run/checkpoint_manager_snapshot.json").write_text(json.dumps({"checkpoint_results": results}))
+    list_checkpoints(tmp_path, results)
     return folder
+
+
+def list_checkpoints(tmp_path: Path, results: list[dict[str, Any]]) -> None:
+    """As Ray does."""
+    snapshot = {
+        "checkpoint_results": results,
+        "checkpoint_report_indices": [*range(len(results))],
+        "latest_checkpoint_result": results[-1] if results else None,
+    }
+    (tmp_path / "run/checkpoint_manager_snapshot.json").write_text(json.dumps(snapshot))
 
 
 def test_what_is_not_listed_does_not_count_and_goes(tmp_path: Path) -> None:
@@ -29,6 +40,25 @@ def test_what_is_not_listed_does_not_count_and_goes(tmp_path: Path) -> None:
     assert folder.remove_unfinished() == [checkpoint_name(30)]
     assert folder.remove_unfinished() == []
     assert sorted(path.name for path in (tmp_path / "run").glob("checkpoint_0*")) == folder.checkpoints()
+
+
+def test_one_that_is_damaged_is_kept_and_counts_no_longer(tmp_path: Path) -> None:
+    folder = make(tmp_path, 10, 20, 30)
+    assert folder.set_aside(checkpoint_name(30)) == "damaged_checkpoint_000000030"
+    assert (tmp_path / "run/damaged_checkpoint_000000030/part").read_text() == "30"
+    assert not (tmp_path / "run" / checkpoint_name(30)).exists()
+    shutil.rmtree(tmp_path / "run" / checkpoint_name(10))
+    assert (folder.checkpoints(), folder.missing()) == ([checkpoint_name(20)], [checkpoint_name(10)])
+    folder.forget(folder.missing())
+    assert (folder.checkpoints(), folder.missing()) == ([checkpoint_name(20)], [])
+    listed = {"checkpoint_dir_name": checkpoint_name(20), "metrics": {}}
+    assert folder.read_json("checkpoint_manager_snapshot.json") == {
+        "checkpoint_results": [listed],
+        "checkpoint_report_indices": [1],
+        "latest_checkpoint_result": listed,
+    }
+    assert folder.remove_unfinished() == []
+    assert (tmp_path / "run/damaged_checkpoint_000000030").exists()
 
 
 def test_the_best_stays_when_ray_removes_it(tmp_path: Path) -> None:
@@ -59,7 +89,7 @@ def test_the_best_is_found_again_after_a_driver_died(tmp_path: Path) -> None:
     folder = make(tmp_path, 10, 20)
     scores = {10: {"knn/accuracy": 0.4, "step": 10}, 20: {"step": 20}}
     results = [{"checkpoint_dir_name": checkpoint_name(step), "metrics": metrics} for step, metrics in scores.items()]
-    (tmp_path / "run/checkpoint_manager_snapshot.json").write_text(json.dumps({"checkpoint_results": results}))
+    list_checkpoints(tmp_path, results)
     folder.keep_best_of_all("rankme/mean")
     assert folder.best() is None
     folder.keep_best_of_all("knn/accuracy")

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from metaug_ray.runtime.checkpoint import describe, load, snapshot, write
-from metaug_ray.runtime.errors import CheckpointError
+from metaug_ray.runtime.errors import CheckpointError, DamagedCheckpointError
 from metaug_ray.training.state import build_state
 from metaug_ray.training.warm_start import WarmStart
 from tests.training.small import run_plain, small_settings
@@ -79,19 +79,28 @@ def test_a_checkpoint_that_does_not_fit_or_is_damaged_is_named(shapes_beton: Pat
     folder = tmp_path / "checkpoint"
     write(snapshot(state), folder, {})
     other = build_state(small_settings(shapes_beton, model={"feature_size": 8}), 96, CPU)
-    with pytest.raises(CheckpointError, match="does not fit this run or is damaged"):
+    with pytest.raises(CheckpointError, match="cannot be read or does not fit this run") as caught:
         load(other, folder)
+    assert not isinstance(caught.value, DamagedCheckpointError)
     adam = build_state(small_settings(shapes_beton, training={"encoder": {"kind": "adam"}}), 96, CPU)
-    with pytest.raises(CheckpointError, match="does not fit this run or is damaged"):
+    with pytest.raises(CheckpointError, match="cannot be read or does not fit this run"):
         load(adam, folder)
     part = next(folder.glob("*.distcp"))
     content = part.read_bytes()
     load(state, folder)
     for damaged in (content[: len(content) // 2], _flipped(content, len(content) // 3), _flipped(content, 5000)):
         part.write_bytes(damaged)
-        with pytest.raises(CheckpointError, match=r"is damaged: __0_0.distcp holds other bytes.* delete this folder"):
+        with pytest.raises(DamagedCheckpointError, match=r": __0_0.distcp holds other bytes.* delete this folder"):
             load(state, folder)
-    with pytest.raises(CheckpointError, match="nowhere: the checkpoint does not fit this run or is damaged"):
+    part.unlink()
+    with pytest.raises(DamagedCheckpointError, match=r"is damaged: __0_0.distcp is missing"):
+        load(state, folder)
+    index = folder / ".metadata"
+    for damaged in (index.read_bytes()[:50], b"", bytes(50)):
+        index.write_bytes(damaged)
+        with pytest.raises(DamagedCheckpointError, match=r"is damaged: .metadata cannot be read"):
+            load(state, folder)
+    with pytest.raises(DamagedCheckpointError, match=r"nowhere: is damaged or no checkpoint: it has no .metadata"):
         load(state, tmp_path / "nowhere")
     with pytest.raises(CheckpointError, match="is no whole checkpoint"):
         describe(tmp_path / "nowhere")
