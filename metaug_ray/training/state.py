@@ -17,6 +17,7 @@ from metaug_ray.method.algorithm import MetaStep, MetAug
 from metaug_ray.method.batch_norm import synchronize_batch_norm
 from metaug_ray.method.compiled_tangents import CompiledTangents
 from metaug_ray.method.encoders import MultiViewEncoder
+from metaug_ray.method.linearization_check import check_linearization
 from metaug_ray.method.model import Model
 from metaug_ray.method.objective import Objective
 from metaug_ray.method.targets import BatchTargets, MemoryBank, NeighbourTargets, Targets
@@ -24,7 +25,9 @@ from metaug_ray.method.targets.support_set import SupportSet
 from metaug_ray.runtime.device import autocast_dtype
 from metaug_ray.runtime.networks import build_networks
 from metaug_ray.training.contrasts import make_contrast
+from metaug_ray.training.errors import TrainingError
 from metaug_ray.training.optimizers import make_optimizer
+from metaug_ray.view_names import parse_views
 
 
 @dataclass
@@ -121,6 +124,9 @@ def build_state(
         samples: N, images in the data set.
         device: of this rank.
         group: ranks that train together; None for the default group, or for this process alone where there is none.
+
+    Raises:
+        TrainingError: no tangents can be made of what these encoders keep of their forward pass.
     """
     chosen, training = settings.model, settings.training
     networks, generators = build_networks(settings)
@@ -147,9 +153,24 @@ def build_state(
         clip_norm=training.clip_norm,
         accumulation=training.accumulation,
     )
+    if settings.method.meta.keep_activations and generators is not None:
+        _check_linearization(settings, networks, device)
     rates = {name: getattr(training, name).learning_rate for name in ("encoder", "head", "generator")}
     images = training.batch_size // distributed.world_size(group)
     return TrainingState(metaug, base_rates=rates, images_per_rank=images)
+
+
+def _check_linearization(settings: PretrainSettings, networks: MultiViewEncoder, device: torch.device) -> None:
+    size, random = settings.data.image_size, torch.Generator().manual_seed(0)
+    channels = [view.channels for view in parse_views(settings.model.views)]
+    images = [torch.randn(8, count, size, size, generator=random).to(device) for count in channels]
+    try:
+        check_linearization(networks, images, parts=settings.method.meta.share < 1)
+    except NotImplementedError as error:
+        raise TrainingError(
+            f"method.meta.keep_activations: encoder {settings.model.encoder!r} does what tangents cannot be made of "
+            f"from kept activations ({error}); use --no-method.meta.keep-activations"
+        ) from error
 
 
 def _objective(settings: MethodSettings, views: int, group: dist.ProcessGroup | None) -> Objective:
