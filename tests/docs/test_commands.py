@@ -78,7 +78,7 @@ class Session:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 text=True,
-                timeout=300,
+                timeout=500,  # the README's block takes 100 s on a quiet machine, 280 beside all other tests
             )
         except subprocess.TimeoutExpired as error:
             said = error.output.decode() if isinstance(error.output, bytes) else error.output
