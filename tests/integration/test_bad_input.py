@@ -154,6 +154,7 @@ def test_a_fork_of_what_is_no_run_or_of_other_networks(tmp_path: Path, shapes_be
     begun(tmp_path, old, "0" * 64)
     listed = '{"checkpoint_results": [{"checkpoint_dir_name": "checkpoint_000000001"}]}'
     (tmp_path / "runs/old/checkpoint_manager_snapshot.json").write_text(listed)
+    (tmp_path / "runs/old/checkpoint_000000001").mkdir()
     with pytest.raises(
         TrainingError,
         match=r"fork: the networks of 'old' are others:\n  model.feature_size: 8 -> .*\nKeep these as they were",
