@@ -6,13 +6,12 @@ from contextlib import contextmanager
 from typing import Final
 
 import torch
-import torch.autograd.forward_ad as forward_ad
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from metaug_ray.method.buffers import fixed_buffers
 from metaug_ray.method.linearization import WHOLE, Linearization, Part
-from metaug_ray.method.tangents import FusedTangents
+from metaug_ray.method.meta_gradient import trained
+from metaug_ray.method.tangents import forward_mode
 
 _TOLERANCE: Final = 0.02
 """Of a tangent's norm: float32 and TF32 stay below, and what is forgotten or taken twice is more."""
@@ -31,7 +30,7 @@ def check_linearization(encoder: nn.Module, images: Sequence[Tensor], *, parts: 
         NotImplementedError: it cannot be recorded, or comes out otherwise.
     """
     random = torch.Generator(images[0].device).manual_seed(0)
-    theta = {name: each.detach() for name, each in encoder.named_parameters() if each.requires_grad}
+    theta = {name: each.detach() for name, each in trained(encoder).items()}
     direction = {
         name: torch.randn(each.shape, generator=random, device=each.device, dtype=each.dtype)
         * each.std(correction=0).clamp(0.01)
@@ -58,10 +57,9 @@ def _compare(
         found = linearization.tangent(theta, direction)
     except RuntimeError as error:
         raise NotImplementedError(str(error)) from error
-    with torch.no_grad(), fixed_buffers(encoder), forward_ad.dual_level(), FusedTangents():
-        duals = {name: forward_ad.make_dual(theta[name], tangent) for name, tangent in direction.items()}
-        features = forward_ad.unpack_dual(functional_call(encoder, duals, (images,)).features).tangent
-    expected: Tensor = features[:, part.rows(features.shape[1])]
+    with fixed_buffers(encoder):
+        expected = forward_mode(encoder, images, theta, direction)
+    expected = expected[:, part.rows(expected.shape[1])]
     wrong = float((found - expected).norm() / expected.norm()) if found.shape == expected.shape else float("inf")
     if not wrong <= _TOLERANCE:
         what = "a part of the images" if part.of > 1 else "all images"

@@ -18,10 +18,8 @@ from functools import partial
 from typing import NamedTuple
 
 import torch
-import torch.autograd.forward_ad as forward_ad
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from metaug_ray.method import distributed
 from metaug_ray.method.buffers import fixed_buffers
@@ -30,7 +28,7 @@ from metaug_ray.method.generators import Generators
 from metaug_ray.method.linearization import WHOLE, Linearization, Part
 from metaug_ray.method.model import Comparison, Model
 from metaug_ray.method.precision import autocast
-from metaug_ray.method.tangents import FusedTangents
+from metaug_ray.method.tangents import forward_mode
 from metaug_ray.method.targets.targets import Keys, Sample
 
 
@@ -312,14 +310,11 @@ def parts_of(images: Sequence[Tensor], count: int) -> list[list[Tensor]]:
 def _forward_mode(
     model: Model, images: Sequence[Tensor], theta: dict[str, Tensor], direction: dict[str, Tensor]
 ) -> Tensor:
-    """The tangent J_theta e . direction, [V, B, D], in one pass of forward mode, without a graph."""
+    """The tangent J_theta e . direction, [V, B, D], in the model's precision, compiled if it is."""
     if model.compiled_tangents is not None:
         return model.compiled_tangents(images, theta, direction)
-    encoder, precision = model.eager_encoder, autocast(images[0].device, model.autocast)
-    with torch.no_grad(), forward_ad.dual_level(), FusedTangents(), torch.compiler.set_stance("force_eager"), precision:
-        duals = {name: forward_ad.make_dual(theta[name], tangent) for name, tangent in direction.items()}
-        edot: Tensor = forward_ad.unpack_dual(functional_call(encoder, duals, (images,)).features).tangent
-    return edot
+    with autocast(images[0].device, model.autocast):
+        return forward_mode(model.eager_encoder, images, theta, direction)
 
 
 def _generators(model: Model) -> Generators:

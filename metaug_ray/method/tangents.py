@@ -6,13 +6,14 @@ one kernel of the backward pass, fused in every precision and memory format, giv
 add is an affine map of the input, channel by channel.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 import torch.autograd.forward_ad as forward_ad
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
 
 
@@ -32,6 +33,23 @@ class FusedTangents(TorchFunctionMode):
         if func is F.batch_norm:
             return _batch_norm(*args, **(kwargs or {}))
         return func(*args, **(kwargs or {}))
+
+
+def forward_mode(
+    encoder: nn.Module, images: Sequence[Tensor], theta: Mapping[str, Tensor], direction: Mapping[str, Tensor]
+) -> Tensor:
+    """The tangent J_theta e . direction of an encoder's features e, [V, B, D], in one pass, without a graph.
+
+    Args:
+        encoder: called with the images; eager, also where it is compiled.
+        images: one tensor [B, C_v, H, W] per view.
+        theta: its trained parameters, by name.
+        direction: tangents of these.
+    """
+    with torch.no_grad(), forward_ad.dual_level(), FusedTangents(), torch.compiler.set_stance("force_eager"):
+        duals = {name: forward_ad.make_dual(theta[name], tangent) for name, tangent in direction.items()}
+        edot: Tensor = forward_ad.unpack_dual(functional_call(encoder, duals, (images,)).features).tangent
+    return edot
 
 
 def _batch_norm(

@@ -81,8 +81,11 @@ class RunFolder(StoredFolder):
 
     def checkpoints(self) -> list[str]:
         """Names of the whole checkpoints, oldest first; not of those that somebody took away."""
-        there = self._folders()
-        return sorted(name for result in self._listed() if (name := result["checkpoint_dir_name"]) in there)
+        return sorted(self._names() & self._folders())
+
+    def missing(self) -> list[str]:
+        """Names of those on Ray's list that somebody took away, oldest first."""
+        return sorted(self._names() - self._folders())
 
     def forget(self, names: Collection[str]) -> None:
         """Take checkpoints off Ray's list, which goes on from no other than the last one on it, and from none where
@@ -102,19 +105,17 @@ class RunFolder(StoredFolder):
         }
         self.write_json(_SNAPSHOT, snapshot)
 
-    def missing(self) -> list[str]:
-        """Names of those on Ray's list that somebody took away, oldest first."""
-        there = self._folders()
-        return sorted(name for result in self._listed() if (name := result["checkpoint_dir_name"]) not in there)
-
     def set_aside(self, name: str) -> str:
         """Let a damaged checkpoint no longer count; returns the name that its folder has from now on."""
         aside = f"{_DAMAGED}{name}"
-        self._files.create_dir(f"{self._root}/{aside}")
-        places = {"source_filesystem": self._files, "destination_filesystem": self._files}
-        pyarrow.fs.copy_files(f"{self._root}/{name}", f"{self._root}/{aside}", **places)
+        source, target = f"{self._root}/{name}", f"{self._root}/{aside}"
+        if isinstance(self._files, pyarrow.fs.LocalFileSystem):
+            shutil.rmtree(target, ignore_errors=True)
+            self._files.move(source, target)
+        else:
+            self._copy(source, target)
+            self._files.delete_dir(source)
         self.forget([name])
-        self._files.delete_dir(f"{self._root}/{name}")
         return aside
 
     def metrics(self, name: str) -> dict[str, Any]:
@@ -158,8 +159,7 @@ class RunFolder(StoredFolder):
             shutil.rmtree(target, ignore_errors=True)
             shutil.copytree(source, target, copy_function=_link)
         else:
-            self._files.create_dir(target)
-            pyarrow.fs.copy_files(source, target, source_filesystem=self._files, destination_filesystem=self._files)
+            self._copy(source, target)
         self.write_json(f"{_BEST}/best.json", {"name": name, "step": step, "metric": by, "metrics": dict(metrics)})
         if best is not None and best.name != name:
             self._files.delete_dir(f"{self._root}/{_BEST}/{best.name}")
@@ -189,6 +189,15 @@ class RunFolder(StoredFolder):
     def files(self, name: str) -> CheckpointFiles:
         """The files of a checkpoint."""
         return CheckpointFiles(f"{self._root}/{name}", self._files)
+
+    def _copy(self, source: str, target: str) -> None:
+        """A store copies by itself."""
+        self._files.create_dir(target)
+        pyarrow.fs.copy_files(source, target, source_filesystem=self._files, destination_filesystem=self._files)
+
+    def _names(self) -> set[str]:
+        """Names of the checkpoints on Ray's list."""
+        return {result["checkpoint_dir_name"] for result in self._listed()}
 
     def _folders(self) -> set[str]:
         """Names of the checkpoints' folders that are there, whole or not."""

@@ -83,7 +83,7 @@ def test_a_new_run_begins_with_its_weights(left: Path) -> None:
     assert not find_warm_start(other, "old-1", manifest.model_copy(update={"sha256": "0" * 64})).generators
 
 
-def test_an_interrupted_run_goes_on_as_it_would_have(ray_session: tuple[str, Path], left: Path, tmp_path: Path) -> None:
+def test_an_interrupted_run_goes_on_as_it_would_have(ray_session: tuple[str, Path], left: Path) -> None:
     expected = json.loads((left / "expected.json").read_text())
     settings = again(left)
     checkpoints = settings.checkpoint.model_copy(update={"every_steps": 25, "keep": 4})
