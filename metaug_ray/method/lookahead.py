@@ -23,10 +23,15 @@ class _Kept(NamedTuple):
     """e, [V, B, D]."""
     rows: Tensor | None
     """What the keys are found again from (:meth:`~metaug_ray.method.targets.targets.Targets.recall`)."""
-    rates: Tensor
-    """l of each parameter of the encoder that is trained, float64 [P]."""
-    others: list[int]
-    """Which of them are not the greatest, where the host knows that without asking the device."""
+    rates: list[float]
+    """l of each parameter of the encoder that is trained, but for `shrink`."""
+    shrink: Tensor | None
+    """A factor of all rates, a scalar that only the device knows; None where there is none."""
+
+    def scaled(self, rate: float) -> Tensor:
+        """A rate with that factor, a float64 scalar on the device, which nobody waits for."""
+        made = torch.full((), rate, dtype=torch.float64, device=self.features.device)
+        return made if self.shrink is None else made * self.shrink
 
 
 class Lookahead:
@@ -84,11 +89,7 @@ class Lookahead:
         torch._foreach_copy_(
             list(self._theta.values()), [parameter.detach() for parameter in self._parameters.values()]
         )
-        known = self._rates()
-        rates = torch.tensor(known, dtype=torch.float64, device=features.device)
-        greatest = max(known)
-        others = [number for number, rate in enumerate(known) if rate != greatest]
-        self._kept = _Kept(keys, features, keys.rows, rates if shrink is None else rates * shrink, others)
+        self._kept = _Kept(keys, features, keys.rows, self._rates(), shrink)
         self._images, self._linearization = list(images), linearization
 
     def take(self) -> tuple[StepTaken, Rates] | None:
@@ -104,8 +105,11 @@ class Lookahead:
         if images is None or kept.keys is None:
             raise RuntimeError("the step that a checkpoint kept lacks its images: recall them first")
         step = StepTaken(images, kept.keys, kept.features, self._theta, linearization)
-        names, greatest = list(self._parameters), kept.rates.max()
-        return step, Rates(greatest, {names[number]: kept.rates[number] / greatest for number in kept.others})
+        greatest = max(kept.rates)
+        others = {
+            name: rate / greatest for name, rate in zip(self._parameters, kept.rates, strict=True) if rate != greatest
+        }
+        return step, Rates(kept.scaled(greatest), others)
 
     def recall(self, images: Iterable[Tensor], indices: Tensor, step: int) -> None:
         """Complete a step that came from a checkpoint. A collective call.
@@ -128,7 +132,8 @@ class Lookahead:
         kept = self._kept or self._nothing(batch)
         # Where there is none, what the last one left behind must not tell two runs apart.
         theta = self._theta if self.keeps else {name: torch.zeros_like(copy) for name, copy in self._theta.items()}
-        state: dict[str, Any] = {"keeps": torch.tensor(self.keeps), "theta": dict(theta), "rates": kept.rates}
+        rates = torch.tensor(kept.rates, dtype=torch.float64, device=kept.features.device) * kept.scaled(1.0)
+        state: dict[str, Any] = {"keeps": torch.tensor(self.keeps), "theta": dict(theta), "rates": rates}
         state["features"] = distributed.sharded(kept.features, 1, self._model.group)
         if kept.rows is not None:
             state["rows"] = distributed.sharded(kept.rows, 1, self._model.group)
@@ -142,14 +147,12 @@ class Lookahead:
         torch._foreach_copy_(list(self._theta.values()), [state["theta"][name] for name in self._theta])
         features, rows = (distributed.local_part(state.get(name)) for name in ("features", "rows"))
         assert features is not None
-        rates = state["rates"]
-        self._kept = _Kept(None, features, rows, rates, (rates != rates.max()).nonzero().flatten().tolist())
+        self._kept = _Kept(None, features, rows, state["rates"].tolist(), None)
 
     def _nothing(self, batch: int) -> _Kept:
         like = next(iter(self._theta.values()))
         features = like.new_zeros(self._targets.views, batch, self._targets.feature_size)
-        rates = like.new_zeros(len(self._theta), dtype=torch.float64)
-        return _Kept(None, features, self._targets.empty_rows(batch), rates, [])
+        return _Kept(None, features, self._targets.empty_rows(batch), [0.0] * len(self._theta), None)
 
     def _rates(self) -> list[float]:
         """The derivative of each parameter's update by its gradient, but for the sign."""

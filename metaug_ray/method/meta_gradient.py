@@ -52,8 +52,8 @@ class Rates(NamedTuple):
 
     greatest: Tensor
     """A scalar."""
-    others: dict[str, Tensor]
-    """Of those that are not moved by that, what they are moved by, relative to it; scalars by name."""
+    others: dict[str, float]
+    """Of those that are not moved by that, what they are moved by, relative to it, by name."""
 
 
 class ModelGradient(NamedTuple):

@@ -1,13 +1,15 @@
-"""Forward-mode differentiation of batch norm in a few passes, where PyTorch's own makes some eighteen.
+"""Forward-mode differentiation of batch norm in three passes, where PyTorch's own makes some eighteen.
 
-The Jacobian of batch norm in its input, per channel gamma r (I - 1 1^T / n - x^ x^T / n) with x^ = (x - mu) r, is
-symmetric. So the tangent that an input's tangent makes is what the backward pass would make of it as a gradient, and
-one kernel of the backward pass, fused in every precision and memory format, gives it. What tangents of gamma and beta
-add is an affine map of the input, channel by channel.
+With x^ = (x - mu) r, the tangent of y = gamma x^ + beta is, in each channel,
+
+    gamma r (xdot - mean(xdot) - x^ mean(x^ xdot)) + gammadot x^ + betadot:
+
+two sums, which the backward pass makes too, if xdot is taken for its gradient, and then an affine map of x and xdot.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from functools import lru_cache
+from typing import Any, Final
 
 import torch
 import torch.autograd.forward_ad as forward_ad
@@ -97,25 +99,70 @@ def batch_norm_tangent(
         eps: that is in r.
     """
     of_inputs, of_gamma, of_beta = tangents
-    shape = (1, -1, *(1,) * (inputs.ndim - 2))
-    parts = []
-    if of_inputs is not None and training:
-        (made, *_) = torch.ops.aten.native_batch_norm_backward(
-            of_inputs.to(inputs.dtype), inputs, gamma, None, None, mean, reciprocal, True, eps, [True, False, False]
-        )
-        parts.append(made)
-    elif of_inputs is not None:
-        scale = reciprocal if gamma is None else gamma * reciprocal
-        parts.append((of_inputs * scale.view(shape)).to(inputs.dtype))
-    if of_gamma is not None or of_beta is not None:
-        scale = torch.zeros_like(mean) if of_gamma is None else of_gamma * reciprocal
-        shift = -mean * scale if of_beta is None else of_beta - mean * scale
-        # In the precision of the statistics: where a channel's mean is large, both terms are, and cancel.
-        parts.append(torch.addcmul(shift.view(shape), inputs, scale.view(shape)))
-    if not parts:
+    if all(tangent is None for tangent in tangents):
         return None
-    tangent: Tensor = parts[0] if len(parts) == 1 else parts[0].add_(parts[1])
+    if of_inputs is not None:
+        of_inputs = of_inputs.to(inputs.dtype)
+        if training and inputs.is_cuda:
+            return _cuda_tangent(inputs, gamma, (of_inputs, of_gamma, of_beta), mean, reciprocal)
+    slope = torch.zeros_like(mean) if of_gamma is None else of_gamma * reciprocal
+    shift = torch.zeros_like(mean) if of_beta is None else of_beta
+    scale = reciprocal if gamma is None else gamma * reciprocal
+    if of_inputs is not None and training:
+        _, products, sums = torch.ops.aten.native_batch_norm_backward(
+            of_inputs, inputs, None, None, None, mean, reciprocal, True, eps, [False, True, True]
+        )
+        count = inputs.numel() // inputs.shape[1]
+        slope = slope - scale * reciprocal * products / count
+        shift = shift - scale * sums / count
+    # In the precision of the statistics: where a channel's mean is large, both terms are, and cancel.
+    shift = shift - mean * slope
+    tangent = torch.addcmul(_by_channel(shift, inputs), inputs, _by_channel(slope, inputs))
+    if of_inputs is not None:
+        tangent.addcmul_(of_inputs, _by_channel(scale, inputs))
     return tangent.to(inputs.dtype)
+
+
+_LEAST: Final = 1e-20
+"""Stands for a weight of 0, which a division needs; times what it divides, it is lost in rounding."""
+
+
+def _cuda_tangent(
+    inputs: Tensor,
+    gamma: Tensor | None,
+    tangents: tuple[Tensor, Tensor | None, Tensor | None],
+    mean: Tensor,
+    reciprocal: Tensor,
+) -> Tensor:
+    """The same by the two kernels of the backward pass, of which the second makes
+
+        gamma r (xdot - sums / n - (x - mu) r^2 products / n),
+
+    with gammadot and betadot in the sums: one pass over x, with no copies of it in higher precision."""
+    of_inputs, of_gamma, of_beta = tangents
+    sums, products, *_ = torch.batch_norm_backward_reduce(
+        of_inputs, inputs, mean, reciprocal, gamma, True, False, False
+    )
+    count = inputs.numel() // inputs.shape[1]
+    if gamma is not None:
+        gamma = gamma.masked_fill(gamma == 0, _LEAST)
+        scale = gamma * reciprocal
+        if of_beta is not None:
+            sums = torch.addcdiv(sums, of_beta, scale, value=-count)
+        if of_gamma is not None:
+            products = torch.addcdiv(products, of_gamma, scale * reciprocal, value=-count)
+    counts = _one_number(count, inputs.device)
+    made: Tensor = torch.batch_norm_backward_elemt(of_inputs, inputs, mean, reciprocal, gamma, sums, products, counts)
+    return made
+
+
+@lru_cache(maxsize=64)
+def _one_number(number: int, device: torch.device) -> Tensor:
+    return torch.full((1,), number, dtype=torch.int32, device=device)
+
+
+def _by_channel(values: Tensor, inputs: Tensor) -> Tensor:
+    return values.view(1, -1, *(1,) * (inputs.ndim - 2))
 
 
 def _unpacked(parameter: Tensor | None) -> tuple[Tensor | None, Tensor | None]:

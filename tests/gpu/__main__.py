@@ -10,6 +10,7 @@ import torch
 import torchvision
 
 from tests.gpu import BEGAN
+from tests.gpu.checks.batch_norm import batch_norm
 from tests.gpu.checks.ceilings import ceilings
 from tests.gpu.checks.compiled import compiled_step, compiled_steps, compiled_tangent, start_compiling
 from tests.gpu.checks.learning import learning
@@ -28,6 +29,7 @@ from tests.gpu.setting import Setting
 # What measures time and memory comes first: from "compiling" on, three processes compile beside the checks.
 CHECKS: Final = (
     Check("ceilings", ceilings),
+    Check("batch-norm", batch_norm),
     Check("meta-gradient", meta_gradient),
     Check("passes", passes, tuned=True),
     Check("memory", memory, tuned=True),

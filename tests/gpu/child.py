@@ -40,8 +40,8 @@ class Child:
                 stderr=file,
                 text=True,
                 cwd=ROOT,
-                # Two compile at a time, and the checks beside them need a core too.
-                env=os.environ | {"TORCHINDUCTOR_COMPILE_THREADS": "6"},
+                # Some compile at a time, and the checks beside them need a core too.
+                env=os.environ | {"TORCHINDUCTOR_COMPILE_THREADS": "4"},
                 # A group of its own, so that the processes that it compiles in end with it.
                 start_new_session=True,
             )

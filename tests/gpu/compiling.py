@@ -1,4 +1,4 @@
-"""What takes long to compile, in a process of its own: `python -m tests.gpu.compiling tangent|step|steps`.
+"""What takes long to compile, in a process of its own: `python -m tests.gpu.compiling NAME`.
 
 It compiles, answers on standard output, waits for a line on standard input, measures, and answers again. So it may
 compile while other checks run, and measures alone.
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch._dynamo.utils import counters
 
-from metaug_ray.method.algorithm import MetAug
+from metaug_ray.method.algorithm import MetAug, Minibatch
 from metaug_ray.method.meta_gradient import _forward_mode, trained
 from tests.gpu.case import make_bank, make_metaug, make_minibatch, make_model
 from tests.gpu.child import ANSWER
@@ -79,30 +79,37 @@ def step(setting: Setting, backend: str) -> Answers:
 
 
 def steps(setting: Setting, backend: str) -> Answers:
-    """Steps of all kinds, as `checks/passes.py` measures them without compilation."""
+    """Steps of some kinds, as `checks/passes.py` measures them without compilation."""
     case, device = setting.sizes.large, setting.device
     model = make_model(case, device, backend=backend)
     bank, minibatch = make_bank(case, device), make_minibatch(case, device)
-    quarter = replace(case, schedule="lookahead", share=0.25)
     kinds = {
         "plain": make_metaug(case, device, bank=bank, model=replace(model, generators=None)),
         "fused": make_metaug(case, device, bank=bank, model=model),
         "lookahead": make_metaug(replace(case, schedule="lookahead"), device, bank=bank, model=model),
-        "lookahead, a quarter": make_metaug(quarter, device, bank=bank, model=model),
     }
+    yield from _timed(kinds, minibatch, setting)
 
-    def make(metaug: MetAug) -> None:
-        metaug.step(0, minibatch)
 
+def quarter(setting: Setting, backend: str) -> Answers:
+    """A lookahead step with tangents of a quarter of the images: another shape, which is compiled for itself."""
+    case = replace(setting.sizes.large, schedule="lookahead", share=0.25)
+    metaug = make_metaug(case, setting.device, model=make_model(case, setting.device, backend=backend))
+    yield from _timed({"lookahead, a quarter": metaug}, make_minibatch(case, setting.device), setting)
+
+
+def _timed(kinds: dict[str, MetAug], minibatch: Minibatch, setting: Setting) -> Answers:
     began = time.monotonic()
-    for metaug in kinds.values():
+    for name, metaug in kinds.items():
         # The second one of `lookahead` has a meta step.
         for _ in range(2):
-            make(metaug)
-    synchronize(device)
+            metaug.step(0, minibatch)
+        synchronize(setting.device)
+        print(f"{name} compiled after {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
     yield {"compiling": time.monotonic() - began, "graphs": counters["stats"]["unique_graphs"]}
     yield {
-        name: median_seconds(lambda its=its: make(its), device, setting.sizes.repeats) for name, its in kinds.items()
+        name: median_seconds(lambda its=its: its.step(0, minibatch), setting.device, setting.sizes.repeats)
+        for name, its in kinds.items()
     }
 
 
@@ -110,9 +117,12 @@ def _error(ours: Tensor, exact: Tensor) -> float:
     return float((ours.double() - exact.double()).norm() / exact.double().norm())
 
 
+MEASURED = {"tangent": tangent, "step": step, "steps": steps, "quarter": quarter}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("name", choices=("tangent", "step", "steps"))
+    parser.add_argument("name", choices=MEASURED)
     parser.add_argument("--device", required=True)
     parser.add_argument("--quick", action="store_true")
     options = parser.parse_args()
@@ -121,7 +131,7 @@ def main() -> None:
     backend = "inductor" if setting.gpu else "aot_eager"
     # As in training; `tests.gpu.runner` does so for what is eager.
     torch.backends.cudnn.benchmark = True
-    for answer in {"tangent": tangent, "step": step, "steps": steps}[options.name](setting, backend):
+    for answer in MEASURED[options.name](setting, backend):
         print(ANSWER + json.dumps(answer), flush=True)
         sys.stdin.readline()
 

@@ -48,6 +48,7 @@ SUBSETS = [
     ("weight",),
     ("bias",),
     ("inputs", "weight"),
+    ("inputs", "bias"),
     ("inputs", "weight", "bias"),
     (),
 ]

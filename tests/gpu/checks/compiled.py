@@ -13,16 +13,16 @@ MEASURING = 8.0
 
 
 def start_compiling(setting: Setting) -> Iterator[Row]:
-    """Begin in the background. From here on, no check but these three measures time."""
-    names = ("tangent", "step", "steps") if setting.gpu else ("tangent", "step")
+    """Begin in the background. From here on, no check but these measures time."""
+    names = ("tangent", "step", "steps", "quarter") if setting.gpu else ("tangent", "step")
     for name in names:
         _child(setting, name)
     yield Row("begun", f"{len(names)} processes compile beside the next checks")
 
 
 def compiled_tangent(setting: Setting) -> Iterator[Row]:
-    # What is left after it is for the next check.
-    seconds = setting.left - 3 * MEASURING
+    # What is left after it is for the next checks.
+    seconds = setting.left - 4 * MEASURING
     compiled, measured = yield from _answers(setting, "tangent", "tangents, compiled", seconds)
     if compiled is None:
         return
@@ -47,7 +47,7 @@ def compiled_tangent(setting: Setting) -> Iterator[Row]:
 
 def compiled_step(setting: Setting) -> Iterator[Row]:
     what = f"fused, batch {setting.sizes.small_batch}, compiled"
-    compiled, measured = yield from _answers(setting, "step", what, setting.left - 2 * MEASURING)
+    compiled, measured = yield from _answers(setting, "step", what, setting.left - 3 * MEASURING)
     if compiled is None or measured is None:
         return
     said = f"{1e3 * measured['seconds']:.1f} ms; compiled in {compiled['compiling']:.0f} s"
@@ -57,18 +57,22 @@ def compiled_step(setting: Setting) -> Iterator[Row]:
 
 
 def compiled_steps(setting: Setting) -> Iterator[Row]:
-    what = f"steps, batch {setting.sizes.large.batch}, compiled"
+    batch = setting.sizes.large.batch
     if not setting.gpu:
-        yield skipped(what, "only a GPU's times tell anything")
+        yield skipped(f"steps, batch {batch}, compiled", "only a GPU's times tell anything")
         return
-    compiled, measured = yield from _answers(setting, "steps", what, setting.left - MEASURING)
-    if compiled is None or measured is None:
-        return
-    yield Row(what, f"compiled in {compiled['compiling']:.0f} s, {compiled['graphs']} graphs", numbers=compiled)
-    for name, seconds in measured.items():
-        speed = setting.sizes.large.batch / seconds
-        said = f"{1e3 * seconds:.1f} ms, {seconds / measured['plain']:.2f} x plain, {speed:.0f} images/s"
-        yield Row(f"step {name}, compiled", said, numbers={"seconds": seconds})
+    plain: float | None = None
+    for number, child in enumerate(("steps", "quarter")):
+        what = f"{child}, batch {batch}, compiled"
+        compiled, measured = yield from _answers(setting, child, what, setting.left - (2 - number) * MEASURING)
+        if compiled is None or measured is None:
+            continue
+        yield Row(what, f"compiled in {compiled['compiling']:.0f} s, {compiled['graphs']} graphs", numbers=compiled)
+        plain = measured.get("plain", plain)
+        for name, seconds in measured.items():
+            ratio = "" if plain is None else f"{seconds / plain:.2f} x plain, "
+            said = f"{1e3 * seconds:.1f} ms, {ratio}{batch / seconds:.0f} images/s"
+            yield Row(f"step {name}, compiled", said, numbers={"seconds": seconds})
 
 
 def _answers(setting: Setting, name: str, what: str, seconds: float) -> Generator[Row, None, tuple[Answer, Answer]]:

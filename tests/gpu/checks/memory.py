@@ -19,9 +19,17 @@ SECONDS_NEEDED = 15.0
 def memory(setting: Setting) -> Iterator[Row]:
     large = setting.sizes.large
     bank = make_bank(large, setting.device)
+    kinds = {
+        "plain": large.plain(),
+        "fused": large,
+        "fused, activations kept": replace(large, keep_activations=True),
+        "lookahead, activations kept": replace(large, schedule="lookahead", keep_activations=True),
+    }
     too_large: set[str] = set()
     for batch, accumulation in setting.sizes.memory:
-        for name, kind in (("plain", large.plain()), ("fused", large)):
+        for name, kind in kinds.items():
+            if accumulation > 1 and kind.keep_activations:
+                continue
             case = replace(kind, batch=batch, accumulation=accumulation)
             what = f"{name}, batch {batch}" + (f" in {accumulation} parts" if accumulation > 1 else "")
             if setting.left < SECONDS_NEEDED:
@@ -51,8 +59,10 @@ def _row(what: str, setting: Setting, speed: float) -> Row:
 def _seconds_of_a_step(case: Case, setting: Setting, bank: MemoryBank) -> float:
     metaug = make_metaug(case, setting.device, bank=bank)
     step = partial(metaug.step, 0, make_minibatch(case, setting.device))
-    step()
+    # The second one of `lookahead` has a meta step.
+    for _ in range(2):
+        step()
     if setting.gpu:
-        # The first step's peak is that of cuDNN, which tries algorithms. What is reserved still shows it.
+        # The first steps' peak is that of cuDNN, which tries algorithms. What is reserved still shows it.
         torch.cuda.reset_peak_memory_stats(setting.device)
     return median_seconds(step, setting.device, repeats=2, warm_up=0)

@@ -8,6 +8,7 @@ from unittest.mock import patch
 
 from metaug_ray.method import algorithm
 from metaug_ray.method import meta_gradient as module
+from metaug_ray.method.linearization import Linearization
 from metaug_ray.method.model import Model
 from metaug_ray.method.targets.memory_bank import MemoryBank
 from metaug_ray.method.views import split_views
@@ -45,9 +46,12 @@ def passes(setting: Setting) -> Iterator[Row]:
         case = replace(case, batch=case.batch // 2)
         seconds = _parts_of_a_step(case, setting, bank)
     free_memory()
-    whole = sum(seconds.values())
-    for name, its in sorted(seconds.items(), key=lambda item: -item[1]):
-        yield Row(f"fused: {name}", f"{1e3 * its:.1f} ms, {its / whole:.1%}", numbers={"seconds": its})
+    yield from _rows_of_parts("fused", seconds)
+    kept = replace(case, schedule="lookahead", keep_activations=True)
+    seconds = unless_out_of_memory(lambda: _parts_of_a_step(kept, setting, bank))
+    free_memory()
+    if seconds is not None:
+        yield from _rows_of_parts("lookahead, kept", seconds)
     images = make_images(case, setting.device, case.batch)
     its = median_seconds(lambda: split_views(images, VIEWS), setting.device, setting.sizes.repeats)
     yield Row("views of a batch (not in the step)", f"{1e3 * its:.1f} ms", numbers={"seconds": its})
@@ -82,6 +86,12 @@ def passes(setting: Setting) -> Iterator[Row]:
         yield Row(f"step {name}, batch {case.batch}", measured, numbers=numbers)
 
 
+def _rows_of_parts(kind: str, seconds: dict[str, float]) -> Iterator[Row]:
+    whole = sum(seconds.values())
+    for name, its in sorted(seconds.items(), key=lambda item: -item[1]):
+        yield Row(f"{kind}: {name}", f"{1e3 * its:.1f} ms, {its / whole:.1%}", numbers={"seconds": its})
+
+
 def _seconds_of_a_step(case: Case, setting: Setting, bank: MemoryBank, steps: int) -> float:
     """Mean seconds over `steps` steps, median over several times as many."""
     metaug = make_metaug(case, setting.device, bank=bank)
@@ -100,7 +110,7 @@ def _seconds_of_a_step(case: Case, setting: Setting, bank: MemoryBank, steps: in
 
 
 def _parts_of_a_step(case: Case, setting: Setting, bank: MemoryBank) -> dict[str, float]:
-    """Seconds of each part of a fused step."""
+    """Seconds of each part of a step."""
     watch = Stopwatch(setting.device)
     metaug = make_metaug(case, setting.device, bank=bank)
     minibatch = make_minibatch(case, setting.device)
@@ -112,6 +122,7 @@ def _parts_of_a_step(case: Case, setting: Setting, bank: MemoryBank) -> dict[str
             (algorithm, "model_gradient", "regular forward and backward"),
             (module, "_virtual_gradient", "virtual step, forward and backward"),
             (module, "_forward_mode", "tangent (jvp)"),
+            (Linearization, "tangent", "tangent of what was kept"),
             (module, "_second_order", "second order of the contrast"),
             (Model, "compare", "contrast, forward"),
             (MemoryBank, "ask", "bank: rows read"),

@@ -16,9 +16,14 @@ def schedules(setting: Setting) -> Iterator[Row]:
         return
     output = setting.folder / "schedules.json"
     command = [sys.executable, "-m", "tests.gpu.schedules", "--images", str(setting.images), "--output", str(output)]
-    toy = ["--seeds", "2", "--epochs", "1", "--count", "512"] if setting.quick else []
+    toy = ["--seeds", "2", "--epochs", "1", "--count", "512"]
+    some = ["--seeds", "4", "--epochs", "8", "--kinds", "fused", "lookahead", "lookahead, a quarter, kept"]
     made = subprocess.run(
-        [*command, "--device", setting.device.type, *toy], cwd=ROOT, capture_output=True, text=True, check=False
+        [*command, "--device", setting.device.type, *(toy if setting.quick else some)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     setting.log(made.stdout + made.stderr)
     if made.returncode:
