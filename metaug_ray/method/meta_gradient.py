@@ -115,7 +115,8 @@ def meta_gradient(
         _place(theta, start)
         step = StepTaken(images, keys, features, {name: start[name] for name in theta}, linearization)
         second_order = _second_order(model, step, v, accumulation, part)
-        gradients = torch._foreach_add(list(_gradients(omega).values()), second_order, alpha=-virtual_learning_rate)
+    gradients = list(_gradients(omega).values())
+    torch._foreach_add_(gradients, second_order, alpha=-virtual_learning_rate)
     _write_average(model, omega, gradients)
 
 
@@ -141,7 +142,9 @@ def lookahead_gradient(model: Model, step: StepTaken, rates: Rates, accumulation
     with fixed_buffers(model.eager_encoder, model.generators), autocast(step.features.device, None):
         second_order = _second_order(model, step, v, accumulation, part)
     torch._foreach_mul_(second_order, rates.greatest.to(second_order[0].dtype))
-    _write_average(model, omega, torch._foreach_sub(list(_gradients(omega).values()), second_order))
+    gradients = list(_gradients(omega).values())
+    torch._foreach_sub_(gradients, second_order)
+    _write_average(model, omega, gradients)
 
 
 def model_gradient(
@@ -258,15 +261,18 @@ def _backward_from_features(
 
 def _second_order(model: Model, step: StepTaken, v: dict[str, Tensor], accumulation: int, part: Part) -> list[Tensor]:
     """(partial/partial omega) <grad_e L(e, omega), edot> of this rank's part, at the features e of the step."""
-    total = [torch.zeros_like(parameter) for parameter in trained(_generators(model)).values()]
+    total: list[Tensor] = []
     tangents = _tangents(model, step, v, accumulation, part)
     pieces = accumulation if step.keys.divisible else 1
     both = zip(step.features.detach().chunk(pieces, 1), tangents.chunk(pieces, 1), strict=True)
     for number, (e, edot) in enumerate(both):
         loss = model.compare(e.requires_grad_(), step.keys.part(number, pieces)).losses.total / pieces
         (gradient,) = torch.autograd.grad(loss, e, create_graph=True)
-        omega = list(trained(_generators(model)).values())
-        torch._foreach_add_(total, torch.autograd.grad((gradient * edot).sum(), omega))
+        made = torch.autograd.grad((gradient * edot).sum(), list(trained(_generators(model)).values()))
+        if total:
+            torch._foreach_add_(total, made)
+        else:
+            total = list(made)
     return total
 
 
