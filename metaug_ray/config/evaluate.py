@@ -86,7 +86,7 @@ class EvaluateSettings(StorageSettings):
     """linear probe"""
     augmented_probe: AugmentedProbeSettings | None = None
     """full linear evaluation; off by default"""
-    memory: Positive = 8.0
+    memory: float = Field(8.0, ge=0.01, allow_inf_nan=False)
     """GiB of representations that a classifier may hold, on its GPU where it has one; more are read from the cache
     again for each epoch, in a less random order"""
     plots: bool = True

@@ -1,7 +1,8 @@
 """Classifiers on stored representations, as tasks of a Ray cluster."""
 
 import logging
-from collections.abc import Sequence
+import time
+from collections.abc import Generator, Sequence
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -15,20 +16,21 @@ from metaug_ray.config.knn import KnnSettings
 from metaug_ray.config.references import EARLIER
 from metaug_ray.evaluation.accuracy import right_in_top
 from metaug_ray.evaluation.errors import EvaluationError
-from metaug_ray.evaluation.linear_probe import train_probe_on
+from metaug_ray.evaluation.linear_probe import Probe, probe_steps, probe_training
 from metaug_ray.evaluation.probe_rows import InMemory, Rows, Streamed
 from metaug_ray.evaluation.stored import ROWS_AT_A_TIME, Labelled, in_parts
 from metaug_ray.knn import nearest_neighbours, nearest_of, vote
 from metaug_ray.runtime.cluster import remote
 from metaug_ray.runtime.device import prepare_task
 from metaug_ray.runtime.placement import Placement
-from metaug_ray.runtime.words import first_line
+from metaug_ray.runtime.words import duration, first_line
 
 NOT_FINITE: Final = (
     "encoder: its representations are not finite numbers, so that nothing can be told by them: its training diverged; "
     f"{EARLIER}, or --precision float32, or train again with lower learning rates"
 )
 _PATIENCE = 30
+"""Seconds between two lines of progress."""
 _log = logging.getLogger(__name__)
 
 
@@ -54,7 +56,7 @@ class Classifiers:
     def __init__(self, train: Labelled, test: Labelled, classes: int, placement: Placement, memory: float) -> None:
         self._train, self._labels, self._classes = train, torch.tensor(train.labels), classes
         self._placement = placement
-        self._shared = ray.put(_Task(train, test, classes, memory * 2**30, placement))
+        self._shared = ray.put(_Task(train, test, classes, memory * 2**30, placement, _PATIENCE))
 
     def knn(self, settings: KnnSettings) -> NDArray[np.int64]:
         """Predictions [N] for the test images; they do not depend on how many tasks share the others.
@@ -91,17 +93,14 @@ class Classifiers:
         Raises:
             EvaluationError: a task failed, or there are too few labels.
         """
-        task = remote(_probe, self._placement)
-        started = {
-            share: [
-                task.remote(self._shared, settings, share, seed)
-                # A share of the labels is another choice for each seed, and all of them another order.
-                for seed in range(settings.seeds)
-            ]
+        task = remote(_probe, self._placement, num_returns="streaming")
+        # A share of the labels is another choice for each seed, and all of them another order.
+        wanted = [(share, seed) for share in shares for seed in range(settings.seeds)]
+        found = _followed([task.remote(self._shared, settings, share, seed) for share, seed in wanted])
+        return {
+            share: [outcome for (its, _), outcome in zip(wanted, found, strict=True) if its == share]
             for share in shares
         }
-        _wait([task for tasks in started.values() for task in tasks])
-        return {share: _gathered(tasks) for share, tasks in started.items()}
 
 
 def choose_share(labels: NDArray[np.int64], share: float, seed: int) -> NDArray[np.int64]:
@@ -133,6 +132,8 @@ class _Task(NamedTuple):
     classes: int
     memory: float
     placement: Placement
+    patience: float
+    """Seconds between two words on how far it is."""
 
     def rows(self, labelled: Labelled) -> int:
         """How many rows a task holds at a time: as each is copied once while it is worked with, half the memory's."""
@@ -163,7 +164,10 @@ def _split(cosines: Tensor, places: Tensor) -> list[tuple[Tensor, Tensor]]:
     return list(zip(cosines.split(ROWS_AT_A_TIME), places.split(ROWS_AT_A_TIME), strict=True))
 
 
-def _probe(task: _Task, settings: ProbeSettings, share: float, seed: int) -> ProbeOutcome:
+def _probe(
+    task: _Task, settings: ProbeSettings, share: float, seed: int
+) -> Generator[float | ProbeOutcome, None, None]:
+    """Tells from time to time which share of its steps is made, and in the end what came of it."""
     device = prepare_task(task.placement)
     train, test = task.train, task.test
     chosen = choose_share(train.labels, share, seed)
@@ -173,7 +177,8 @@ def _probe(task: _Task, settings: ProbeSettings, share: float, seed: int) -> Pro
         rows = InMemory(train.load(chosen, torch.empty(len(chosen), train.size, device=device)), labels)
     else:
         rows = Streamed(train, chosen, labels, task.rows(train))
-    probe = train_probe_on(rows, task.classes, settings, seed)
+    training = probe_training(rows, task.classes, settings, seed)
+    probe = yield from _told(training, probe_steps(len(chosen), settings), task.patience)
     predictions, top1, top5 = [], 0, 0
     blocks = test.blocks(np.arange(len(test.labels)), device)
     for block, expected in zip(blocks, torch.tensor(test.labels).split(ROWS_AT_A_TIME), strict=True):
@@ -183,7 +188,7 @@ def _probe(task: _Task, settings: ProbeSettings, share: float, seed: int) -> Pro
         predictions.append(logits.argmax(1))
         top1 += int(right_in_top(logits, expected, 1).sum())
         top5 += int(right_in_top(logits, expected, 5).sum())
-    return ProbeOutcome(
+    yield ProbeOutcome(
         top1 / len(test.labels),
         top5 / len(test.labels),
         torch.cat(predictions).numpy(),
@@ -191,14 +196,44 @@ def _probe(task: _Task, settings: ProbeSettings, share: float, seed: int) -> Pro
     )
 
 
-def _wait(tasks: list[Any]) -> None:
-    """Say from time to time how many are done."""
-    left = list(tasks)
-    while left:
-        # Failures come to light when results are taken.
-        _, left = ray.wait(left, num_returns=len(left), timeout=_PATIENCE, fetch_local=False)
-        if left:
-            _log.info("linear probes: %d of %d are trained", len(tasks) - len(left), len(tasks))
+def _told(training: Generator[None, None, Probe], steps: int, patience: float) -> Generator[float, None, Probe]:
+    made, told = 0, time.monotonic()
+    while True:
+        try:
+            next(training)
+        except StopIteration as end:
+            probe: Probe = end.value
+            return probe
+        made += 1
+        if time.monotonic() >= told + patience / 2:
+            told = time.monotonic()
+            yield made / steps
+
+
+def _followed(tasks: list[Any]) -> list[ProbeOutcome]:
+    """What came of each; says from time to time how far they are."""
+    numbers = {task: number for number, task in enumerate(tasks)}
+    shares, found = [0.0] * len(tasks), dict[int, ProbeOutcome]()
+    began = told = time.monotonic()
+    while numbers:
+        ready, _ = ray.wait(list(numbers), timeout=_PATIENCE, fetch_local=False)
+        for task in ready:
+            try:
+                (value,) = _gathered([next(task)])
+            except StopIteration:
+                del numbers[task]
+                continue
+            if isinstance(value, ProbeOutcome):
+                found[numbers[task]], value = value, 1.0
+            shares[numbers[task]] = value
+        now, share = time.monotonic(), sum(shares) / len(shares)
+        if numbers and now >= told + _PATIENCE:
+            told = now
+            left = f", {duration((now - began) * (1 - share) / share)} left" if share else ""
+            _log.info(
+                "linear probes: %d of %d are trained, %.0f %% of all steps%s", len(found), len(tasks), 100 * share, left
+            )
+    return [found[number] for number in range(len(tasks))]
 
 
 def _gathered(tasks: list[Any]) -> list[Any]:

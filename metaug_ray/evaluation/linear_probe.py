@@ -1,5 +1,6 @@
 """The linear probe: a linear classifier on frozen representations (paper, appendix B.1)."""
 
+from collections.abc import Generator
 from dataclasses import dataclass
 from itertools import chain, count, islice
 
@@ -41,6 +42,17 @@ def train_probe(representations: Tensor, labels: Tensor, classes: int, settings:
 
 
 def train_probe_on(rows: Rows, classes: int, settings: ProbeSettings, seed: int) -> Probe:
+    """:func:`probe_training` to its end."""
+    training = probe_training(rows, classes, settings, seed)
+    while True:
+        try:
+            next(training)
+        except StopIteration as end:
+            probe: Probe = end.value
+            return probe
+
+
+def probe_training(rows: Rows, classes: int, settings: ProbeSettings, seed: int) -> Generator[None, None, Probe]:
     """Train classifiers with all learning rates and weight decays side by side, and the best one again on everything.
 
     The sweep sees nine tenths of the representations, and is judged on the rest. Every classifier sees the
@@ -52,6 +64,9 @@ def train_probe_on(rows: Rows, classes: int, settings: ProbeSettings, seed: int)
         settings: of the probe.
         seed: of the order and of what is held out.
 
+    Yields:
+        After each of :func:`probe_steps`.
+
     Raises:
         ValueError: fewer than ten representations.
     """
@@ -60,10 +75,10 @@ def train_probe_on(rows: Rows, classes: int, settings: ProbeSettings, seed: int)
         raise ValueError(f"the probe needs at least ten labelled images, and has {images}")
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(images, generator=generator).to(device)
-    held_out, rest = order[: images // 10], order[images // 10 :]
+    held_out, rest = order[: _held_out(images)], order[_held_out(images) :]
     rates = [(rate, decay) for rate in settings.learning_rates for decay in settings.weight_decays]
     mean, scale = _standardisation(rows, rest)
-    weights, biases = _train(rows, rest, classes, rates, settings, generator, mean, scale)
+    weights, biases = yield from _train(rows, rest, classes, rates, settings, generator, mean, scale)
     right = torch.zeros(len(rates), dtype=torch.int64, device=device)
     for representations, labels in rows.each(held_out):
         features = (representations - mean) * scale
@@ -71,9 +86,26 @@ def train_probe_on(rows: Rows, classes: int, settings: ProbeSettings, seed: int)
         right += (logits.argmax(2) == labels).sum(1)
     best = int(right.argmax())
     mean, scale = _standardisation(rows, order)
-    weights, biases = _train(rows, order, classes, [rates[best]], settings, generator, mean, scale)
+    weights, biases = yield from _train(rows, order, classes, [rates[best]], settings, generator, mean, scale)
     weight = weights[0] * scale
     return Probe(weight, biases[0] - weight @ mean, *rates[best], int(right[best]) / len(held_out))
+
+
+def probe_steps(images: int, settings: ProbeSettings) -> int:
+    """How many steps a probe of so many images takes, in the sweep and on everything."""
+    return _steps(images - _held_out(images), settings) + _steps(images, settings)
+
+
+def _held_out(images: int) -> int:
+    return images // 10
+
+
+def _steps(images: int, settings: ProbeSettings) -> int:
+    return max(settings.epochs * (images // _batch(images, settings)), settings.least_steps)
+
+
+def _batch(images: int, settings: ProbeSettings) -> int:
+    return min(settings.batch_size, images)
 
 
 def _standardisation(rows: Rows, chosen: Tensor) -> tuple[Tensor, Tensor]:
@@ -91,10 +123,9 @@ def _train(
     generator: torch.Generator,
     mean: Tensor,
     scale: Tensor,
-) -> tuple[Tensor, Tensor]:
+) -> Generator[None, None, tuple[Tensor, Tensor]]:
     """Adam with decoupled weight decay and a cosine schedule, for G settings: weights [G, C, H] and biases [G, C]."""
-    batch = min(settings.batch_size, len(chosen))
-    steps = max(settings.epochs * (len(chosen) // batch), settings.least_steps)
+    batch, steps = _batch(len(chosen), settings), _steps(len(chosen), settings)
     device = mean.device
     weights = [torch.zeros(classes, rows.size, device=device, requires_grad=True) for _ in rates]
     biases = [torch.zeros(classes, device=device, requires_grad=True) for _ in rates]
@@ -113,4 +144,5 @@ def _train(
         loss.backward()
         optimizer.step()
         schedule.step()
+        yield
     return torch.stack([w.detach() for w in weights]), torch.stack([b.detach() for b in biases])

@@ -1,5 +1,6 @@
 """From a finished run to an evaluated, registered encoder, on a Ray cluster of three CPUs."""
 
+import re
 import signal
 import subprocess
 import sys
@@ -130,7 +131,10 @@ def test_an_interrupted_extraction_is_made_again(
 
 
 @pytest.mark.parametrize("seen", [True, False], ids=["the file is seen", "it is on another node alone"])
-def test_representations_in_parts_are_classified_as_in_one(cluster: Path, tmp_path: Path, seen: bool) -> None:
+def test_representations_in_parts_are_classified_as_in_one(
+    cluster: Path, tmp_path: Path, seen: bool, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(classify, "_PATIENCE", 0)
     generator = np.random.default_rng(0)
     labels, judged = generator.integers(3, size=9000), generator.integers(3, size=41)
     centres = generator.normal(size=(3, 2, 3))
@@ -163,6 +167,8 @@ def test_representations_in_parts_are_classified_as_in_one(cluster: Path, tmp_pa
             )
             assert outcome.predictions.tolist() == probe.logits(whole[1]).argmax(1).tolist()
             assert outcome.top1 == np.mean(outcome.predictions == judged)
+    progress = [re.match(r"linear probes: [01] of 2 are trained, (\d+) % of all steps", line) for line in log.messages]
+    assert len({int(line[1]) for line in progress if line}) > 20
     settings = settings.model_copy(update={"learning_rates": (2e37,), "seeds": 1})
     with pytest.raises(EvaluationError, match=r"outputs are not finite numbers: probe.learning_rates are too high"):
         classifiers(9000).probes(settings, (0.3,))
