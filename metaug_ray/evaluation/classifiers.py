@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Generator, Sequence
+from itertools import count
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -19,7 +20,7 @@ from metaug_ray.evaluation.errors import EvaluationError
 from metaug_ray.evaluation.linear_probe import Probe, probe_steps, probe_training
 from metaug_ray.evaluation.probe_rows import InMemory, Rows, Streamed
 from metaug_ray.evaluation.stored import ROWS_AT_A_TIME, Labelled, in_parts
-from metaug_ray.knn import nearest_neighbours, nearest_of, vote
+from metaug_ray.knn import Neighbours, nearest_neighbours, nearest_of, vote
 from metaug_ray.runtime.cluster import remote
 from metaug_ray.runtime.device import prepare_task
 from metaug_ray.runtime.placement import Placement
@@ -69,12 +70,13 @@ class Classifiers:
         """
         blocks = in_parts(np.arange(len(self._labels)))
         shares = np.array_split(np.arange(len(blocks)), min(self._placement.workers, len(blocks)))
-        task = remote(_neighbours, self._placement)
-        parts = _gathered(
+        task = remote(_neighbours, self._placement, num_returns="streaming")
+        parts: list[Neighbours] = _followed(
+            "kNN",
             [
                 task.remote(self._shared, int(blocks[share[0]][0]), int(blocks[share[-1]][-1]) + 1, settings.neighbours)
                 for share in shares
-            ]
+            ],
         )
         votes = [
             vote(*nearest_of(found, settings.neighbours), self._labels, self._classes, settings.temperature)
@@ -96,7 +98,9 @@ class Classifiers:
         task = remote(_probe, self._placement, num_returns="streaming")
         # A share of the labels is another choice for each seed, and all of them another order.
         wanted = [(share, seed) for share in shares for seed in range(settings.seeds)]
-        found = _followed([task.remote(self._shared, settings, share, seed) for share, seed in wanted])
+        found: list[ProbeOutcome] = _followed(
+            "linear probes", [task.remote(self._shared, settings, share, seed) for share, seed in wanted]
+        )
         return {
             share: [outcome for (its, _), outcome in zip(wanted, found, strict=True) if its == share]
             for share in shares
@@ -140,18 +144,25 @@ class _Task(NamedTuple):
         return labelled.rows_within(self.memory / 2)
 
 
-def _neighbours(task: _Task, start: int, stop: int, k: int) -> tuple[Tensor, Tensor]:
-    """The nearest ones of each test image among the rows from `start` to `stop`: cosines and rows, [N, k]."""
-    device = prepare_task(task.placement)
+def _neighbours(task: _Task, start: int, stop: int, k: int) -> Generator[float | Neighbours, None, None]:
+    """The nearest ones of each test image among the rows from `start` to `stop`, and before them from time to time the
+    share of the work that is done."""
+    device, clock = prepare_task(task.placement), _Clock(task.patience)
     test, found = np.arange(len(task.test.labels)), []
     for first in range(0, len(test), task.rows(task.test)):
         asked = test[first : first + task.rows(task.test)]
         queries = _finite(task.test.load(asked, torch.empty(len(asked), task.test.size, device=device)))
-        references = (_finite(block) for block in task.train.blocks(np.arange(start, stop), device))
-        cosines, places = nearest_neighbours(references, queries, k)
-        found.append((cosines.cpu(), places.cpu() + start))
-    cosines, places = (torch.cat(parts) for parts in zip(*found, strict=True))
-    return cosines, places
+        nearest, place = None, start
+        for block in task.train.blocks(np.arange(start, stop), device):
+            cosines, places = nearest_neighbours([_finite(block)], queries, k)
+            its = cosines, places + place
+            nearest = its if nearest is None else nearest_of([nearest, its], k)
+            place += len(block)
+            if clock.strikes():
+                yield (first + len(asked) * (place - start) / (stop - start)) / len(test)
+        assert nearest is not None
+        found.append(nearest)
+    yield torch.cat([cosines.cpu() for cosines, _ in found]), torch.cat([places.cpu() for _, places in found])
 
 
 def _finite(block: Tensor) -> Tensor:
@@ -178,7 +189,7 @@ def _probe(
     else:
         rows = Streamed(train, chosen, labels, task.rows(train))
     training = probe_training(rows, task.classes, settings, seed)
-    probe = yield from _told(training, probe_steps(len(chosen), settings), task.patience)
+    probe = yield from _told(training, probe_steps(len(chosen), settings), _Clock(task.patience))
     predictions, top1, top5 = [], 0, 0
     blocks = test.blocks(np.arange(len(test.labels)), device)
     for block, expected in zip(blocks, torch.tensor(test.labels).split(ROWS_AT_A_TIME), strict=True):
@@ -196,25 +207,37 @@ def _probe(
     )
 
 
-def _told(training: Generator[None, None, Probe], steps: int, patience: float) -> Generator[float, None, Probe]:
-    made, told = 0, time.monotonic()
-    while True:
+def _told(training: Generator[None, None, Probe], steps: int, clock: "_Clock") -> Generator[float, None, Probe]:
+    for made in count(1):
         try:
             next(training)
         except StopIteration as end:
             probe: Probe = end.value
-            return probe
-        made += 1
-        if time.monotonic() >= told + patience / 2:
-            told = time.monotonic()
+            break
+        if clock.strikes():
             yield made / steps
+    return probe
 
 
-def _followed(tasks: list[Any]) -> list[ProbeOutcome]:
-    """What came of each; says from time to time how far they are."""
+class _Clock:
+    """Strikes when so many seconds have gone by."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds, self._last = seconds, time.monotonic()
+
+    def strikes(self) -> bool:
+        struck = time.monotonic() >= self._last + self._seconds
+        if struck:
+            self._last = time.monotonic()
+        return struck
+
+
+def _followed(what: str, tasks: list[Any]) -> list[Any]:
+    """What came of tasks that yield shares of their work until they yield that; says from time to time how far they
+    are."""
     numbers = {task: number for number, task in enumerate(tasks)}
-    shares, found = [0.0] * len(tasks), dict[int, ProbeOutcome]()
-    began = told = time.monotonic()
+    shares, found = [0.0] * len(tasks), dict[int, Any]()
+    began, clock = time.monotonic(), _Clock(_PATIENCE)
     while numbers:
         ready, _ = ray.wait(list(numbers), timeout=_PATIENCE, fetch_local=False)
         for task in ready:
@@ -223,16 +246,13 @@ def _followed(tasks: list[Any]) -> list[ProbeOutcome]:
             except StopIteration:
                 del numbers[task]
                 continue
-            if isinstance(value, ProbeOutcome):
+            if not isinstance(value, float):
                 found[numbers[task]], value = value, 1.0
             shares[numbers[task]] = value
-        now, share = time.monotonic(), sum(shares) / len(shares)
-        if numbers and now >= told + _PATIENCE:
-            told = now
-            left = f", {duration((now - began) * (1 - share) / share)} left" if share else ""
-            _log.info(
-                "linear probes: %d of %d are trained, %.0f %% of all steps%s", len(found), len(tasks), 100 * share, left
-            )
+        if numbers and clock.strikes():
+            share = sum(shares) / len(shares)
+            left = f", {duration((time.monotonic() - began) * (1 - share) / share)} left" if share else ""
+            _log.info("%s: %.0f %% done%s", what, 100 * share, left)
     return [found[number] for number in range(len(tasks))]
 
 

@@ -167,8 +167,9 @@ def test_representations_in_parts_are_classified_as_in_one(
             )
             assert outcome.predictions.tolist() == probe.logits(whole[1]).argmax(1).tolist()
             assert outcome.top1 == np.mean(outcome.predictions == judged)
-    progress = [re.match(r"linear probes: [01] of 2 are trained, (\d+) % of all steps", line) for line in log.messages]
-    assert len({int(line[1]) for line in progress if line}) > 20
+    for what, least in (("linear probes", 20), ("kNN", 2)):
+        progress = [re.match(rf"{what}: (\d+) % done", line) for line in log.messages]
+        assert len({int(line[1]) for line in progress if line}) > least
     settings = settings.model_copy(update={"learning_rates": (2e37,), "seeds": 1})
     with pytest.raises(EvaluationError, match=r"outputs are not finite numbers: probe.learning_rates are too high"):
         classifiers(9000).probes(settings, (0.3,))
