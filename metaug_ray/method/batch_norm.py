@@ -69,7 +69,7 @@ class SynchronizedBatchNorm(_BatchNorm):
             scale = scale * self.weight
         shift = self.bias - mean * scale if self.affine else -mean * scale
         # The input is all that is kept for the backward pass, as it is.
-        output = torch.addcmul(_by_channel(shift, input), input, _by_channel(scale, input)).to(input.dtype)
+        output = torch.addcmul(by_channel(shift, input), input, by_channel(scale, input)).to(input.dtype)
         return Normalized(output, mean, reciprocal)
 
     def tangent(
@@ -83,19 +83,19 @@ class SynchronizedBatchNorm(_BatchNorm):
         """The tangent of that output, as :func:`~metaug_ray.method.tangents.batch_norm_tangent` has it, with means over
         all ranks in the place of its own. A collective call."""
         of_inputs, of_weight, of_bias = tangents
-        normed = (_widened(inputs) - _by_channel(mean, inputs)) * _by_channel(reciprocal, inputs)
+        normed = (_widened(inputs) - by_channel(mean, inputs)) * by_channel(reciprocal, inputs)
         made = torch.zeros_like(normed)
         if of_inputs is not None:
             others, moved = _others(inputs), _widened(of_inputs)
             means = torch.stack([moved.mean(others), (normed * moved).mean(others)])
             distributed.average([means], self.group)
             scale = reciprocal if weight is None else reciprocal * weight
-            centered = moved - _by_channel(means[0], inputs) - normed * _by_channel(means[1], inputs)
-            made = centered * _by_channel(scale, inputs)
+            centered = moved - by_channel(means[0], inputs) - normed * by_channel(means[1], inputs)
+            made = centered * by_channel(scale, inputs)
         if of_weight is not None:
-            made = made + normed * _by_channel(of_weight, inputs)
+            made = made + normed * by_channel(of_weight, inputs)
         if of_bias is not None:
-            made = made + _by_channel(of_bias, inputs)
+            made = made + by_channel(of_bias, inputs)
         return made.to(inputs.dtype)
 
     def _move_statistics(self, mean: Tensor, variance: Tensor, count: int) -> None:
@@ -153,7 +153,7 @@ class _Moments(Function):
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
         inputs, made = ctx.saved_tensors
         by_mean, by_variance = (gradients[0] / (inputs.numel() // inputs.shape[1])).unbind()
-        of_all = _by_channel(by_mean, inputs) + 2 * _by_channel(by_variance, inputs) * _centered(inputs, made)
+        of_all = by_channel(by_mean, inputs) + 2 * by_channel(by_variance, inputs) * _centered(inputs, made)
         return of_all.to(inputs.dtype)
 
     @staticmethod
@@ -182,12 +182,13 @@ def _others(inputs: Tensor) -> list[int]:
     return [dimension for dimension in range(inputs.ndim) if dimension != 1]
 
 
-def _by_channel(values: Tensor, inputs: Tensor) -> Tensor:
+def by_channel(values: Tensor, inputs: Tensor) -> Tensor:
+    """Values [C] that broadcast against inputs [B, C, ...]."""
     return values.view(1, -1, *(1,) * (inputs.ndim - 2))
 
 
 def _centered(inputs: Tensor, made: Tensor) -> Tensor:
-    return _widened(inputs) - _by_channel(made[0], inputs)
+    return _widened(inputs) - by_channel(made[0], inputs)
 
 
 def synchronize_batch_norm(module: nn.Module, group: dist.ProcessGroup | None = None) -> None:

@@ -315,7 +315,7 @@ def _batch_norm(
         **__: Any,
     ) -> Tensor:
         tangents = replay.of(inputs), replay.of(weight), replay.of(bias)
-        tangent = batch_norm_tangent(kept.get(), weight, tangents, mean, reciprocal, training=training, eps=eps)
+        tangent = batch_norm_tangent(kept.get(), weight, tangents, mean, reciprocal, training=training)
         assert tangent is not None
         return tangent
 

@@ -8,6 +8,7 @@ two sums, which the backward pass makes too, if xdot is taken for its gradient, 
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from functools import lru_cache
 from typing import Any, Final
 
@@ -17,6 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
+
+from metaug_ray.method.batch_norm import by_channel
 
 
 class FusedTangents(TorchFunctionMode):
@@ -38,7 +41,12 @@ class FusedTangents(TorchFunctionMode):
 
 
 def forward_mode(
-    encoder: nn.Module, images: Sequence[Tensor], theta: Mapping[str, Tensor], direction: Mapping[str, Tensor]
+    encoder: nn.Module,
+    images: Sequence[Tensor],
+    theta: Mapping[str, Tensor],
+    direction: Mapping[str, Tensor],
+    *,
+    fused: bool = True,
 ) -> Tensor:
     """The tangent J_theta e . direction of an encoder's features e, [V, B, D], in one pass, without a graph.
 
@@ -47,8 +55,10 @@ def forward_mode(
         images: one tensor [B, C_v, H, W] per view.
         theta: its trained parameters, by name.
         direction: tangents of these.
+        fused: batch norm's by :class:`FusedTangents`, or by PyTorch itself.
     """
-    with torch.no_grad(), forward_ad.dual_level(), FusedTangents(), torch.compiler.set_stance("force_eager"):
+    norms = FusedTangents() if fused else nullcontext()
+    with torch.no_grad(), forward_ad.dual_level(), norms, torch.compiler.set_stance("force_eager"):
         duals = {name: forward_ad.make_dual(theta[name], tangent) for name, tangent in direction.items()}
         edot: Tensor = forward_ad.unpack_dual(functional_call(encoder, duals, (images,)).features).tangent
     return edot
@@ -70,7 +80,7 @@ def _batch_norm(
     y, mean, reciprocal = torch.native_batch_norm(x, gamma, beta, running_mean, running_var, training, momentum, eps)
     if not training and running_mean is not None and running_var is not None:
         mean, reciprocal = running_mean, (running_var + eps).rsqrt()
-    made = batch_norm_tangent(x, gamma, (tangent, gamma_dot, beta_dot), mean, reciprocal, training=training, eps=eps)
+    made = batch_norm_tangent(x, gamma, (tangent, gamma_dot, beta_dot), mean, reciprocal, training=training)
     if made is None:
         return y
     dual: Tensor = forward_ad.make_dual(y, made)
@@ -85,7 +95,6 @@ def batch_norm_tangent(
     reciprocal: Tensor,
     *,
     training: bool,
-    eps: float,
 ) -> Tensor | None:
     """The tangent of batch norm's output; None where nothing moves.
 
@@ -96,7 +105,6 @@ def batch_norm_tangent(
         mean: of each channel, [C].
         reciprocal: r of each channel's deviation, [C].
         training: whether these are x's own, and move with it.
-        eps: that is in r.
     """
     of_inputs, of_gamma, of_beta = tangents
     if all(tangent is None for tangent in tangents):
@@ -109,22 +117,23 @@ def batch_norm_tangent(
     shift = torch.zeros_like(mean) if of_beta is None else of_beta
     scale = reciprocal if gamma is None else gamma * reciprocal
     if of_inputs is not None and training:
+        # Of epsilon it takes no notice: it is in r.
         _, products, sums = torch.ops.aten.native_batch_norm_backward(
-            of_inputs, inputs, None, None, None, mean, reciprocal, True, eps, [False, True, True]
+            of_inputs, inputs, None, None, None, mean, reciprocal, True, 0.0, [False, True, True]
         )
         count = inputs.numel() // inputs.shape[1]
         slope = slope - scale * reciprocal * products / count
         shift = shift - scale * sums / count
     # In the precision of the statistics: where a channel's mean is large, both terms are, and cancel.
     shift = shift - mean * slope
-    tangent = torch.addcmul(_by_channel(shift, inputs), inputs, _by_channel(slope, inputs))
+    tangent = torch.addcmul(by_channel(shift, inputs), inputs, by_channel(slope, inputs))
     if of_inputs is not None:
-        tangent.addcmul_(of_inputs, _by_channel(scale, inputs))
+        tangent.addcmul_(of_inputs, by_channel(scale, inputs))
     return tangent.to(inputs.dtype)
 
 
 _LEAST: Final = 1e-20
-"""Stands for a weight of 0, which a division needs; times what it divides, it is lost in rounding."""
+"""Stands for a weight of 0, which would be divided by; times what it divides, it is lost in rounding."""
 
 
 def _cuda_tangent(
@@ -144,8 +153,10 @@ def _cuda_tangent(
         of_inputs, inputs, mean, reciprocal, gamma, True, False, False
     )
     count = inputs.numel() // inputs.shape[1]
+    if gamma is None and of_beta is not None:
+        gamma = torch.ones_like(mean)
     if gamma is not None:
-        gamma = gamma.masked_fill(gamma == 0, _LEAST)
+        gamma = gamma.masked_fill(gamma.abs() < _LEAST, _LEAST)
         scale = gamma * reciprocal
         if of_beta is not None:
             sums = torch.addcdiv(sums, of_beta, scale, value=-count)
@@ -159,10 +170,6 @@ def _cuda_tangent(
 @lru_cache(maxsize=64)
 def _one_number(number: int, device: torch.device) -> Tensor:
     return torch.full((1,), number, dtype=torch.int32, device=device)
-
-
-def _by_channel(values: Tensor, inputs: Tensor) -> Tensor:
-    return values.view(1, -1, *(1,) * (inputs.ndim - 2))
 
 
 def _unpacked(parameter: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
