@@ -21,7 +21,7 @@ from torch.distributed.tensor import DTensor
 from metaug_ray.method import distributed
 from metaug_ray.private import map_nested
 from metaug_ray.runtime.checkpoint_files import CheckpointFiles
-from metaug_ray.runtime.errors import GO_BACK, CheckpointError
+from metaug_ray.runtime.errors import RESTORE, CheckpointError
 from metaug_ray.runtime.nested import leaves, picked, put
 from metaug_ray.runtime.plain_checkpoint import PlainPlanner, PlainReader, read_index
 
@@ -199,12 +199,12 @@ def _once(read: Callable[[], _Read], files: CheckpointFiles, group: dist.Process
                 outcome[0] = read()
         except CheckpointError as error:
             # Whether trying again may help depends on the cause.
-            outcome[1:] = [type(error), str(error), error.__cause__ if isinstance(error.__cause__, OSError) else None]
+            outcome[1:] = [type(error), error.args, error.__cause__ if isinstance(error.__cause__, OSError) else None]
     if distributed.world_size(group) > 1:
         dist.broadcast_object_list(outcome, group=group, group_src=0)
-    value, kind, message, cause = outcome
+    value, kind, arguments, cause = outcome
     if kind is not None:
-        raise kind(message) from cause
+        raise kind(*arguments) from cause
     read_value: _Read = value
     return read_value
 
@@ -219,9 +219,9 @@ def _named(files: CheckpointFiles) -> Iterator[None]:
     # torch's own error is no Exception.
     except (CheckpointException, Exception) as error:
         if refused := _refusal(error):
-            raise type(refused)(str(refused)) from error
+            raise type(refused)(*refused.args) from error
         raise CheckpointError(
-            f"{files}: the checkpoint cannot be read or does not fit this run ({_reason(error)}). {GO_BACK}"
+            f"{files}: the checkpoint cannot be read or does not fit this run ({_reason(error)}). {RESTORE}"
         ) from error
 
 

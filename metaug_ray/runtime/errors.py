@@ -21,9 +21,20 @@ class CheckpointError(UserError):
     """A checkpoint that cannot be written or read."""
 
 
-GO_BACK: Final = "Restore it from a backup; or delete this folder, and the checkpoint before it counts as the last"
+RESTORE: Final = "Restore it from a backup, or use an earlier checkpoint"
 """What to do about a checkpoint that cannot be read, where nobody does it for the user."""
 
 
 class DamagedCheckpointError(CheckpointError):
-    """A checkpoint whose files are not those that were written: the one before it may be whole."""
+    """A checkpoint whose files are not those that were written: an earlier one may be whole.
+
+    Args:
+        what: its folder, and what is wrong with it.
+    """
+
+    def __init__(self, what: str) -> None:
+        super().__init__(what)
+        self.what = what
+
+    def __str__(self) -> str:
+        return f"{self.what}. {RESTORE}"

@@ -25,7 +25,7 @@ from torch.futures import Future
 
 from metaug_ray.names import quoted
 from metaug_ray.runtime.checkpoint_files import CheckpointFiles
-from metaug_ray.runtime.errors import GO_BACK, CheckpointError, DamagedCheckpointError
+from metaug_ray.runtime.errors import CheckpointError, DamagedCheckpointError
 
 _INDEX: Final = ".metadata"
 _LARGE: Final = 64 * 2**20
@@ -50,8 +50,8 @@ _NAMES: Final = frozenset(
         ("torch.distributed.checkpoint.filesystem", "_StorageInfo"),
         ("torch.serialization", "_get_layout"),
         ("torch", "Size"),
-        # Where the checkpoint was written; Python 3.13 has it in a module of its own.
-        *((module, "PosixPath") for module in ("pathlib", "pathlib._local")),
+        # Where the checkpoint was written.
+        ("pathlib", "PosixPath"),
     }
 )
 """What an index consists of: modules and names."""
@@ -90,6 +90,11 @@ class PlainReader(FileSystemReader):
         ordered = sorted(plan.items, key=lambda item: self.storage_data[item.storage_index].offset)
         try:
             return super().read_data(replace(plan, items=ordered), planner)
+        except RuntimeError as error:
+            # What its archives' checksums do not show, torch may find as it unpacks them.
+            if "PytorchStreamReader" not in str(error):
+                raise
+            raise DamagedCheckpointError(f"{self._files}: is damaged: one of its parts cannot be unpacked") from error
         except pickle.UnpicklingError as error:
             raise CheckpointError(
                 f"{self._files}: one of its parts is damaged or names code that loading it would run; nothing was "
@@ -107,18 +112,39 @@ class PlainReader(FileSystemReader):
         return value
 
     def _check(self, value: IO[bytes], part: str) -> None:
-        """Whether a value, which torch writes as a zip archive, has the checksums that stand in it; torch looks at
-        none."""
-        try:
-            with zipfile.ZipFile(value) as archive:
-                changed = archive.testzip() is not None
-        except (zipfile.BadZipFile, EOFError, ValueError):
-            changed = True
-        if changed:
-            raise DamagedCheckpointError(
-                f"{self._files}: is damaged: {part} holds other bytes than were written. {GO_BACK}"
-            )
+        if not _has_its_checksums(value):
+            raise DamagedCheckpointError(f"{self._files}: is damaged: {part} holds other bytes than were written")
         value.seek(0)
+
+
+def _has_its_checksums(value: IO[bytes]) -> bool:
+    """Whether a value, which torch writes as a zip archive, has those that stand in it; torch looks at none."""
+    try:
+        with zipfile.ZipFile(value) as archive:
+            return archive.testzip() is None
+    # What flipped bits make of flags and methods of compression are the last two.
+    except (zipfile.BadZipFile, EOFError, ValueError, RuntimeError, NotImplementedError):
+        return False
+
+
+def damage(files: CheckpointFiles) -> str | None:
+    """What is wrong with a checkpoint's files as they are seen here; None where all are whole. Reads all of them.
+
+    Raises:
+        CheckpointError: its index names what no index needs.
+        OSError: the storage cannot be reached.
+    """
+    try:
+        index = read_index(files)
+        reader = PlainReader(files, index)
+        for place in index.storage_data.values():
+            with files.open(place.relative_path) as file:
+                reader._slice_file(file, place)
+    except FileNotFoundError as error:
+        return f"{files}: is damaged: {error}"
+    except DamagedCheckpointError as error:
+        return error.what
+    return None
 
 
 class _Parts(FileSystem):
@@ -134,7 +160,7 @@ class _Parts(FileSystem):
             with self._files.open(name) as file:
                 yield file
         except FileNotFoundError as error:
-            raise DamagedCheckpointError(f"{self._files}: is damaged: {name} is missing. {GO_BACK}") from error
+            raise DamagedCheckpointError(f"{self._files}: is damaged: {name} is missing") from error
 
 
 class PlainPlanner(DefaultLoadPlanner):
@@ -168,6 +194,8 @@ class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) == ("builtins", "getattr"):
             return _member
+        # Where Python 3.13 has the path of the folder that it was written to.
+        module = "pathlib" if module == "pathlib._local" else module
         is_type = module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)
         if is_type or (module, name) in _NAMES:
             return super().find_class(module, name)
@@ -187,18 +215,23 @@ def read_index(files: CheckpointFiles) -> Metadata:
         with files.open(_INDEX) as file:
             content = file.read()
     except FileNotFoundError as error:
-        raise DamagedCheckpointError(f"{files}: is damaged or no checkpoint: it has no {_INDEX}. {GO_BACK}") from error
+        raise DamagedCheckpointError(f"{files}: is damaged or no checkpoint: it has no {_INDEX}") from error
     try:
         index = _Unpickler(io.BytesIO(content)).load()
     except _NamedError as error:
         raise CheckpointError(
-            f"{path}: names code that no checkpoint needs ({error}) and that loading it would run; nothing was "
-            f"run. {_ADVICE}"
+            f"{path}: is damaged, or names code that no checkpoint needs ({error}) and that loading it would run; "
+            f"nothing was run. {_ADVICE}"
+        ) from error
+    except (ImportError, AttributeError) as error:
+        raise CheckpointError(
+            f"{path}: cannot be read by this Python and PyTorch {torch.__version__} ({error}); go on with the versions "
+            "that wrote it"
         ) from error
     except Exception as error:  # what is no pickle may raise nearly anything as it is read
-        raise DamagedCheckpointError(f"{files}: is damaged: {_INDEX} cannot be read ({error}). {GO_BACK}") from error
+        raise DamagedCheckpointError(f"{files}: is damaged: {_INDEX} cannot be read ({error})") from error
     if not (isinstance(index, Metadata) and isinstance(index.storage_data, dict)):
-        raise DamagedCheckpointError(f"{files}: is damaged: {_INDEX} is no index of a checkpoint. {GO_BACK}")
+        raise DamagedCheckpointError(f"{files}: is damaged: {_INDEX} is no index of a checkpoint")
     for part in {str(getattr(place, "relative_path", "")) for place in index.storage_data.values()}:
         if not _PART.fullmatch(part) or not files.has_inside(part):
             raise CheckpointError(

@@ -4,7 +4,7 @@ import math
 import os
 import re
 import shutil
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -23,6 +23,7 @@ SWEEP: Final = "sweep.json"
 _BEST: Final = "best"
 _STARTS: Final = "starts.json"
 _PREFIX: Final = "checkpoint_"
+_CHECKPOINT: Final = rf"{_PREFIX}\d+"
 _DAMAGED: Final = "damaged_"
 
 
@@ -106,7 +107,8 @@ class RunFolder(StoredFolder):
         self.write_json(_SNAPSHOT, snapshot)
 
     def set_aside(self, name: str) -> str:
-        """Let a damaged checkpoint no longer count; returns the name that its folder has from now on."""
+        """Let a damaged checkpoint no longer count, neither as the best; returns the name that its folder has from now
+        on."""
         aside = f"{_DAMAGED}{name}"
         source, target = f"{self._root}/{name}", f"{self._root}/{aside}"
         if isinstance(self._files, pyarrow.fs.LocalFileSystem):
@@ -116,6 +118,11 @@ class RunFolder(StoredFolder):
             self._copy(source, target)
             self._files.delete_dir(source)
         self.forget([name])
+        best = self.best()
+        if best is not None and best.name == name:
+            # On a disk its files are the same.
+            self._files.delete_file(f"{self._root}/{_BEST}/best.json")
+            self._files.delete_dir(f"{self._root}/{_BEST}/{name}")
         return aside
 
     def metrics(self, name: str) -> dict[str, Any]:
@@ -151,9 +158,9 @@ class RunFolder(StoredFolder):
             by: the metric that is compared. Where it was not measured, or is not finite, nothing is kept; a best one
                 by another metric is replaced, as the two cannot be compared.
         """
-        best, value = self.best(), metrics.get(by, math.nan)
-        if not math.isfinite(value) or (best is not None and best.metric == by and best.value >= value):
+        if not self._is_better(metrics, by):
             return
+        best = self.best()
         source, target = f"{self._root}/{name}", f"{self._root}/{_BEST}/{name}"
         if isinstance(self._files, pyarrow.fs.LocalFileSystem):
             shutil.rmtree(target, ignore_errors=True)
@@ -164,12 +171,22 @@ class RunFolder(StoredFolder):
         if best is not None and best.name != name:
             self._files.delete_dir(f"{self._root}/{_BEST}/{best.name}")
 
-    def keep_best_of_all(self, by: str) -> None:
-        """Do so for all checkpoints that are there: a driver may have died before it could."""
+    def keep_best_of_all(self, by: str, whole: Callable[[CheckpointFiles], bool]) -> None:
+        """Do so for all checkpoints that are there: a driver may have died before it could.
+
+        Args:
+            by: the metric.
+            whole: whether a checkpoint is; asked of those alone that would be kept.
+        """
+        there = self._folders()
         for result in self._listed():
-            metrics = result.get("metrics", {})
-            if "step" in metrics:
-                self.keep_best(result["checkpoint_dir_name"], metrics["step"], metrics, by)
+            name, metrics = result["checkpoint_dir_name"], result.get("metrics", {})
+            if name in there and "step" in metrics and self._is_better(metrics, by) and whole(self.files(name)):
+                self.keep_best(name, metrics["step"], metrics, by)
+
+    def _is_better(self, metrics: Mapping[str, float], by: str) -> bool:
+        best, value = self.best(), metrics.get(by, math.nan)
+        return math.isfinite(value) and not (best is not None and best.metric == by and best.value >= value)
 
     def count_start(self, checkpoint: str | None) -> int:
         """Count a start of the workers from a checkpoint; returns how many there were from this one in a row. None
@@ -181,7 +198,7 @@ class RunFolder(StoredFolder):
 
     def remove_unfinished(self) -> list[str]:
         """Remove what an interrupted writer left of checkpoints; returns their names."""
-        left = sorted(self._folders() - set(self.checkpoints()))
+        left = sorted(self._folders() - self._names())
         for name in left:
             self._files.delete_dir(f"{self._root}/{name}")
         return left
@@ -202,8 +219,9 @@ class RunFolder(StoredFolder):
     def _folders(self) -> set[str]:
         """Names of the checkpoints' folders that are there, whole or not."""
         selector = pyarrow.fs.FileSelector(self._root, allow_not_found=True)
-        found = [info.base_name for info in self._files.get_file_info(selector)]
-        return {name for name in found if name.startswith(_PREFIX) and not name.endswith(".json")}
+        found = self._files.get_file_info(selector)
+        folders = {info.base_name for info in found if info.type == pyarrow.fs.FileType.Directory}
+        return {name for name in folders if re.fullmatch(_CHECKPOINT, name)}
 
     def _listed(self) -> list[dict[str, Any]]:
         """What Ray's list says of each whole checkpoint.
@@ -218,7 +236,7 @@ class RunFolder(StoredFolder):
 
     def _check_inside(self, name: str, where: str) -> None:
         """Refuse to read, copy or remove what lies elsewhere."""
-        if not re.fullmatch(rf"{_PREFIX}\d+", name):
+        if not re.fullmatch(_CHECKPOINT, name):
             raise StorageError(
                 f"{self.location}/{where}: names {quoted(str(name))}, which is no checkpoint of this run; somebody "
                 "changed it: restore it from a backup, or begin anew under another name"

@@ -106,8 +106,11 @@ class StoredFolder:
             if self.local:
                 path = Path(self._root, name)
                 partial = path.with_suffix(".partial")
-                partial.write_text(text, encoding="utf-8")
-                partial.replace(path)
+                try:
+                    partial.write_text(text, encoding="utf-8")
+                    partial.replace(path)
+                finally:
+                    partial.unlink(missing_ok=True)
             else:
                 with self._files.open_output_stream(f"{self._root}/{name}") as file:
                     file.write(text.encode())

@@ -15,7 +15,7 @@ class DamagedError(TrainingError):
         checkpoint: its name.
     """
 
-    def __init__(self, message: str, checkpoint: str) -> None:
+    def __init__(self, message: str, checkpoint: str = "") -> None:
         super().__init__(message)
         self.checkpoint = checkpoint
 

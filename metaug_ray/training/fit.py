@@ -35,6 +35,7 @@ def fit(
     placement: Placement,
     record: dict[str, Any],
     warm_start: WarmStart | None,
+    stopping: Stopping,
     supervision: Supervision | None = None,
 ) -> None:
     """Train to the end of the run on a cluster that this process is part of.
@@ -46,6 +47,7 @@ def fit(
         placement: of the workers.
         record: of the run, which each checkpoint carries.
         warm_start: where a new run finds its weights; None without.
+        stopping: how it is told to end.
         supervision: by whoever started it.
 
     Raises:
@@ -53,12 +55,10 @@ def fit(
         DamagedError: the checkpoint that they were to go on from cannot be read.
         TrainingError: workers failed more often than allowed, or said that trying again would not help.
     """
-    grace = settings.checkpoint.grace_seconds
-    stopping = Stopping(grace) if supervision is None else Stopping(grace, supervision.stop)
     monitor = Monitor(settings, tracker, folder, stopping, None if supervision is None else supervision.measured)
     began = time.monotonic()
     try:
-        with listening(monitor.take) as queue, stopping.by_sigterm():
+        with listening(monitor.take) as queue:
             task = WorkerTask(settings, placement.cpus, queue, record, warm_start)
             make_trainer = partial(
                 torch_trainer,

@@ -17,10 +17,11 @@ from metaug_ray.config.tracking import VARIABLE
 from metaug_ray.data.manifest import Manifest, check_shard
 from metaug_ray.data.order import check_shards
 from metaug_ray.data.staging import find_manifest
+from metaug_ray.runtime.checkpoint_files import CheckpointFiles
 from metaug_ray.runtime.cluster import cluster, nodes, warn_if_busy
-from metaug_ray.runtime.errors import GO_BACK
 from metaug_ray.runtime.placement import Placement
 from metaug_ray.runtime.run_folder import SWEEP, RunFolder
+from metaug_ray.runtime.stopping import Stopping
 from metaug_ray.runtime.tracked import open_tracker, told_at_the_end
 from metaug_ray.runtime.words import counted
 from metaug_ray.tracking.connection import check_tracking
@@ -115,12 +116,13 @@ def _pretrain(
     if record is None:
         record = _new_record(settings, manifest)
     else:
-        _forget_missing(folder)
         settings = ordered_as_recorded(settings, record["fixed"])
         check_resumable(record, settings, manifest.sha256, folder.checkpoints())
         if "finished" in record:
             _check_has_checkpoint(folder)
         record = lengthened(record, settings)
+        if "finished" not in record:
+            _check_not_all_missing(folder)
     settings = _tracked_as_before(settings, record)
     # Before a cluster is joined or started for nothing.
     tracking = settings.tracking
@@ -155,12 +157,15 @@ def _pretrain(
             warn_if_busy(placement)
             follows = "after some minutes of compiling" if settings.compute.compile else "within a minute"
             _log.info("starting the workers; the first step follows %s", follows)
-            while True:
-                try:
-                    fit(settings, folder, tracker, placement, record, warm_start, supervision)
-                    break
-                except DamagedError as error:
-                    _go_back(folder, error)
+            grace = settings.checkpoint.grace_seconds
+            stopping = Stopping(grace) if supervision is None else Stopping(grace, supervision.stop)
+            with stopping.by_sigterm():
+                while True:
+                    try:
+                        fit(settings, folder, tracker, placement, record, warm_start, stopping, supervision)
+                        break
+                    except DamagedError as error:
+                        _go_back(folder, error, settings.health.best_metric)
             folder.remove_unfinished()
             folder.write_record(record | {"finished": time.time()})
             tracker.curves()
@@ -192,7 +197,7 @@ def _supervised(tracker: RunTracker, supervision: Supervision | None) -> None:
 
 
 def _check_has_checkpoint(folder: RunFolder) -> None:
-    if not folder.checkpoints():
+    if not folder.checkpoints() and not folder.missing():
         raise TrainingError(
             f"name: run {folder.name!r} has ended without a checkpoint in {folder.location}: no step had a finite "
             "loss, or its checkpoints were deleted; train again under a new --name"
@@ -221,32 +226,47 @@ def _new_record(settings: PretrainSettings, manifest: Manifest) -> dict[str, Any
 
 def _tidy(folder: RunFolder, best_metric: str) -> None:
     """Bring the folder into the state that an earlier start of the run may not have left it in."""
+    if missing := folder.missing():
+        _log.warning("%s: missing in %s, and no longer counted", ", ".join(missing), folder.location)
+        folder.forget(missing)
     for name in folder.remove_unfinished():
         _log.info("removed %s, which was not written to its end", name)
-    folder.keep_best_of_all(best_metric)
+    folder.keep_best_of_all(best_metric, _is_whole)
     folder.count_start(None)
 
 
-def _forget_missing(folder: RunFolder) -> None:
-    """Go on from the last checkpoint that is there, where somebody took away later ones."""
-    if not (missing := folder.missing()):
-        return
-    if not folder.checkpoints():
+def _check_not_all_missing(folder: RunFolder) -> None:
+    """A run goes on from the last checkpoint that is there, where somebody took away later ones."""
+    if folder.missing() and not folder.checkpoints():
         raise TrainingError(
-            f"name: all checkpoints of run {folder.name!r} ({', '.join(missing)}) are missing in {folder.location}; "
-            "restore one from a backup, or begin anew under another --name"
+            f"name: all checkpoints of run {folder.name!r} ({', '.join(folder.missing())}) are missing in "
+            f"{folder.location}; restore one from a backup, or begin anew under another --name"
         )
-    _log.warning("%s: missing in %s, and no longer counted", ", ".join(missing), folder.location)
-    folder.forget(missing)
 
 
-def _go_back(folder: RunFolder, error: DamagedError) -> None:
+def _go_back(folder: RunFolder, error: DamagedError, best_metric: str) -> None:
     """Let the checkpoint before a damaged one count as the last, if there is one."""
+    if _is_whole(folder.files(error.checkpoint)):
+        raise TrainingError(
+            f"{error}, but is whole as this machine sees it: look at that machine's mounts and network, and at "
+            f"{folder.location} from there; nothing was changed, and the same command goes on"
+        )
     before = [name for name in folder.checkpoints() if name < error.checkpoint]
     if not before:
-        raise error
-    aside, what = folder.set_aside(error.checkpoint), str(error).replace(f". {GO_BACK}", "")
-    _log.warning("%s; it is kept as %s, and the run goes on from %s", what, aside, before[-1])
+        raise DamagedError(
+            f"{error}; no earlier checkpoint is left: restore one from a backup, or begin anew under another --name",
+            error.checkpoint,
+        )
+    aside = folder.set_aside(error.checkpoint)
+    folder.keep_best_of_all(best_metric, _is_whole)
+    _log.warning("%s; it is kept as %s, and the run goes on from %s", error, aside, before[-1])
+
+
+def _is_whole(files: CheckpointFiles) -> bool:
+    # Torch takes seconds to import.
+    from metaug_ray.runtime.plain_checkpoint import damage
+
+    return damage(files) is None
 
 
 @dataclass

@@ -21,7 +21,7 @@ from metaug_ray.data.order import training_shards
 from metaug_ray.data.staging import staged
 from metaug_ray.errors import LostError, UserError
 from metaug_ray.runtime.device import prepare_device
-from metaug_ray.runtime.errors import DamagedCheckpointError, StorageError
+from metaug_ray.runtime.errors import RESTORE, DamagedCheckpointError, StorageError
 from metaug_ray.runtime.notices import announced
 from metaug_ray.training.batches import Batches
 from metaug_ray.training.beton_batches import open_batches
@@ -60,8 +60,11 @@ def work(task: WorkerTask) -> Stopped | None:
         evaluate = None if online is None else partial(online.measure, state.metaug.model)
         train(settings, state, inputs.batches, observer, device=device, evaluate=evaluate, notice=announced)
     except StoppedError as error:
-        checkpoint = ray.train.get_checkpoint() if error.damaged else None
-        return Stopped(str(error), None if checkpoint is None else Path(checkpoint.path).name)
+        if not error.damaged:
+            return Stopped(str(error))
+        checkpoint = ray.train.get_checkpoint()
+        # Of a run that another one's checkpoint is the beginning of, there is none before it.
+        return Stopped(f"{error}. {RESTORE}") if checkpoint is None else Stopped(str(error), Path(checkpoint.path).name)
     finally:
         observer.flush()
     return None
@@ -79,7 +82,9 @@ def _agreed(group: dist.ProcessGroup) -> Iterator[None]:
         yield
     except UserError as error:
         place = f"worker {dist.get_rank()} on {os.uname().nodename}"
-        failure = (_may_pass(error), f"{place}: {error}", isinstance(error, DamagedCheckpointError))
+        damaged = isinstance(error, DamagedCheckpointError)
+        what = error.what if isinstance(error, DamagedCheckpointError) else str(error)
+        failure = (_may_pass(error), f"{place}: {what}", damaged)
     failures: list[tuple[bool, str, bool] | None] = [None] * dist.get_world_size()
     dist.all_gather_object(failures, failure, group)
     found = sorted(failure for failure in failures if failure is not None)

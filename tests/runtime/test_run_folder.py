@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from metaug_ray.runtime.checkpoint_files import CheckpointFiles
 from metaug_ray.runtime.errors import StorageError
 from metaug_ray.runtime.run_folder import Best, RunFolder, _link, checkpoint_name
 from tests.data.nobody import as_nobody, needs_root
@@ -61,6 +62,52 @@ def test_one_that_is_damaged_is_kept_and_counts_no_longer(tmp_path: Path) -> Non
     assert (tmp_path / "run/damaged_checkpoint_000000030").exists()
 
 
+def test_a_damaged_one_is_no_longer_the_best(tmp_path: Path) -> None:
+    """On a disk the best one's files are its own."""
+    folder = make(tmp_path, 10, 20, 30)
+    scores = {10: 0.3, 20: 0.4, 30: 0.5}
+    results = [
+        {"checkpoint_dir_name": checkpoint_name(step), "metrics": {"knn/accuracy": score, "step": step}}
+        for step, score in scores.items()
+    ]
+    list_checkpoints(tmp_path, results)
+    folder.keep_best_of_all("knn/accuracy", lambda _: True)
+    best = folder.best()
+    assert best is not None
+    assert best.step == 30
+    folder.set_aside(best.name)
+    assert folder.best() is None
+    asked = []
+
+    def whole(files: CheckpointFiles) -> bool:
+        asked.append(files.folder.name)
+        return files.folder.name != checkpoint_name(20)
+
+    folder.keep_best_of_all("knn/accuracy", whole)
+    best = folder.best()
+    assert best is not None
+    assert best.step == 10
+    assert asked == [checkpoint_name(10), checkpoint_name(20)]
+    assert [path.name for path in (tmp_path / "run/best").iterdir() if path.is_dir()] == [checkpoint_name(10)]
+
+
+def test_what_a_full_disk_left_of_rays_list_is_no_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = make(tmp_path, 10, 20)
+    left = tmp_path / "run/checkpoint_manager_snapshot.partial"
+    left.write_text("half of i")
+    assert folder.remove_unfinished() == []
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", full)
+        with pytest.raises(StorageError, match="No space left on device"):
+            folder.forget([checkpoint_name(10)])
+    assert not left.exists()
+    assert folder.checkpoints() == [checkpoint_name(10), checkpoint_name(20)]
+
+
 def test_the_best_stays_when_ray_removes_it(tmp_path: Path) -> None:
     folder = make(tmp_path, 10, 20, 30)
     assert folder.best() is None
@@ -90,9 +137,9 @@ def test_the_best_is_found_again_after_a_driver_died(tmp_path: Path) -> None:
     scores = {10: {"knn/accuracy": 0.4, "step": 10}, 20: {"step": 20}}
     results = [{"checkpoint_dir_name": checkpoint_name(step), "metrics": metrics} for step, metrics in scores.items()]
     list_checkpoints(tmp_path, results)
-    folder.keep_best_of_all("rankme/mean")
+    folder.keep_best_of_all("rankme/mean", lambda _: True)
     assert folder.best() is None
-    folder.keep_best_of_all("knn/accuracy")
+    folder.keep_best_of_all("knn/accuracy", lambda _: True)
     assert folder.best() == Best(checkpoint_name(10), 10, "knn/accuracy", scores[10])
 
 

@@ -59,12 +59,14 @@ def test_what_was_written_is_read(checkpoint: Path) -> None:
 
 def test_an_index_that_runs_code(checkpoint: Path, tmp_path: Path) -> None:
     (checkpoint / ".metadata").write_bytes(Poison(tmp_path / "mark").pickled())
-    with refused(tmp_path / "mark", CheckpointError, str(checkpoint), ".metadata: names code", f"{os.name}.mkdir"):
+    with refused(
+        tmp_path / "mark", CheckpointError, str(checkpoint), ".metadata: is damaged, or names code", f"{os.name}.mkdir"
+    ):
         load_part(state(0.0), checkpoint)
     # Beside what an index may name.
     change_index_to = pickle.dumps(Metadata({}, storage_data={0: Poison(tmp_path / "mark")}))
     (checkpoint / ".metadata").write_bytes(change_index_to)
-    with refused(tmp_path / "mark", CheckpointError, ".metadata: names code"):
+    with refused(tmp_path / "mark", CheckpointError, ".metadata: is damaged, or names code"):
         load_part(state(0.0), checkpoint)
 
 
@@ -87,7 +89,9 @@ def test_what_debian_12s_python_wrote_is_read_and_no_other_attribute(checkpoint:
     assert torch.equal(loaded["encoder"]["weight"], state(1.0)["encoder"]["weight"])
     for attribute in ("__class__", "mro"):
         path.write_bytes(pickle.dumps(Metadata({}, storage_data={0: _Attribute(attribute)})))
-        with refused(tmp_path / "mark", CheckpointError, ".metadata: names code", f"getattr of Size.{attribute}"):
+        with refused(
+            tmp_path / "mark", CheckpointError, ".metadata: is damaged, or names code", f"getattr of Size.{attribute}"
+        ):
             load_part(state(0.0), checkpoint)
 
 
@@ -104,7 +108,7 @@ class _Attribute:
 )
 def test_names_near_those_of_an_index(checkpoint: Path, tmp_path: Path, name: str) -> None:
     (checkpoint / ".metadata").write_bytes(b"\x80\x02c" + name.encode() + b"\n.")
-    with refused(tmp_path / "mark", CheckpointError, ".metadata: names code", name.replace("\n", ".")):
+    with refused(tmp_path / "mark", CheckpointError, ".metadata: is damaged, or names code", name.replace("\n", ".")):
         load_part(state(0.0), checkpoint)
 
 

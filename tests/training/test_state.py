@@ -1,10 +1,13 @@
+import pickle
 from pathlib import Path
 
 import pytest
 import torch
 
 from metaug_ray.runtime.checkpoint import describe, load, snapshot, write
+from metaug_ray.runtime.checkpoint_files import CheckpointFiles
 from metaug_ray.runtime.errors import CheckpointError, DamagedCheckpointError
+from metaug_ray.runtime.plain_checkpoint import damage, read_index
 from metaug_ray.training.state import build_state
 from metaug_ray.training.warm_start import WarmStart
 from tests.training.small import run_plain, small_settings
@@ -88,14 +91,24 @@ def test_a_checkpoint_that_does_not_fit_or_is_damaged_is_named(shapes_beton: Pat
     part = next(folder.glob("*.distcp"))
     content = part.read_bytes()
     load(state, folder)
+    assert damage(CheckpointFiles(folder)) is None
     for damaged in (content[: len(content) // 2], _flipped(content, len(content) // 3), _flipped(content, 5000)):
         part.write_bytes(damaged)
-        with pytest.raises(DamagedCheckpointError, match=r": __0_0.distcp holds other bytes.* delete this folder"):
+        with pytest.raises(DamagedCheckpointError, match=r": __0_0.distcp holds other bytes.* an earlier checkpoint"):
             load(state, folder)
+        assert (
+            damage(CheckpointFiles(folder)) == f"{folder}: is damaged: __0_0.distcp holds other bytes than were written"
+        )
     part.unlink()
+    assert "is damaged" in str(damage(CheckpointFiles(folder)))
     with pytest.raises(DamagedCheckpointError, match=r"is damaged: __0_0.distcp is missing"):
         load(state, folder)
     index = folder / ".metadata"
+    # As Python 3.13 names the path that it was written to.
+    written = pickle.dumps(pickle.loads(index.read_bytes()), protocol=2)
+    assert b"cpathlib\n" in written
+    index.write_bytes(written.replace(b"cpathlib\n", b"cpathlib._local\n"))
+    assert read_index(CheckpointFiles(folder)).storage_data
     for damaged in (index.read_bytes()[:50], b"", bytes(50)):
         index.write_bytes(damaged)
         with pytest.raises(DamagedCheckpointError, match=r"is damaged: .metadata cannot be read"):
