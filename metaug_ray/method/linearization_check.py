@@ -32,8 +32,7 @@ def check_linearization(encoder: nn.Module, images: Sequence[Tensor], *, parts: 
     random = torch.Generator(images[0].device).manual_seed(0)
     theta = {name: each.detach() for name, each in trained(encoder).items()}
     direction = {
-        name: torch.randn(each.shape, generator=random, device=each.device, dtype=each.dtype)
-        * each.std(correction=0).clamp(0.01)
+        name: torch.randn(each.shape, generator=random, device=each.device, dtype=each.dtype) * _size(each)
         for name, each in theta.items()
     }
     _compare(encoder, images, theta, direction, WHOLE)
@@ -41,6 +40,12 @@ def check_linearization(encoder: nn.Module, images: Sequence[Tensor], *, parts: 
         # In training mode a part's tangents of batch norm's statistics are not those of the whole minibatch.
         with _evaluating(encoder):
             _compare(encoder, images, theta, direction, Part(1, 2))
+
+
+def _size(parameter: Tensor) -> Tensor:
+    """As it moves by its own size, none counts for next to nothing: that of its numbers, or 1 where all are 0."""
+    size = parameter.square().mean().sqrt()
+    return torch.where(size > 0, size, 1)
 
 
 def _compare(

@@ -1,6 +1,6 @@
 """Time and peak memory of one training step: without a meta step, with ours, and with the textbook's.
 
-Run `uv run python -m tests.benchmarks.meta_step` (about ten minutes on two cores; `--help` for sizes). Every variant
+Run `uv run python -m tests.benchmarks.meta_step` (half an hour on two cores; `--help` for sizes). Every variant
 runs in a process of its own, alone, which measures its peak resident memory over the memory before the first step. All
 variants have their turn in each of some rounds, so that a slow minute of the machine hits all of them: a new process
 each time, as one that waits for the others has its memory taken, and its steps slow down. "double back-propagation" is

@@ -26,7 +26,7 @@ from tests.gpu.checks.synchronisations import synchronisations
 from tests.gpu.runner import Check, run_checks, table
 from tests.gpu.setting import Setting
 
-# What measures time and memory comes first: from "compiling" on, three processes compile beside the checks.
+# What measures time and memory comes first: from "compiling" on, four processes compile beside the checks.
 CHECKS: Final = (
     Check("ceilings", ceilings),
     Check("batch-norm", batch_norm),

@@ -2,7 +2,9 @@
 
 from collections.abc import Callable
 from copy import deepcopy
+from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -10,9 +12,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd import Function
 
+from metaug_ray.method import linearization, tangents
+from metaug_ray.method.batch_norm import synchronize_batch_norm
 from metaug_ray.method.encoders import MultiViewEncoder
 from metaug_ray.method.linearization_check import check_linearization
+from metaug_ray.method.tangents import batch_norm_tangent
 from tests.method.test_compiled_tangents import drawn
+from tests.ranks import run_ranks
 
 
 class Small(nn.Module):
@@ -66,6 +72,7 @@ REFUSED: dict[str, Callable[[Small, Tensor], Tensor]] = {
     "in place and ignored": relu_for_nothing,
     "written into": written_into,
     "a function of its own": lambda network, x: network.second(Twice.apply(network.first(x).sin()).sin()),
+    "by keywords": lambda network, x: F.linear(input=network.first(x).sin(), weight=network.second.weight),
     "read as a number": lambda network, x: network.second(network.first(x)) * network.first(x).sum().item(),
 }
 
@@ -100,6 +107,20 @@ def test_what_mixes_images_is_refused_on_parts_alone(name: str) -> None:
         check(REFUSED_ON_PARTS[name])
 
 
+def test_batch_norm_is_held_against_pytorchs_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not against the same lines of ours."""
+
+    def forgets_weights(
+        inputs: Tensor, gamma: Tensor, tangents: tuple[Tensor, ...], *rest: Tensor, training: bool
+    ) -> Any:
+        return batch_norm_tangent(inputs, gamma, (tangents[0], None, None), *rest, training=training)
+
+    for module in (linearization, tangents):
+        monkeypatch.setattr(module, "batch_norm_tangent", forgets_weights)
+    with pytest.raises(NotImplementedError, match="tangents of all images come out wrong"):
+        check(TAKEN["batch norm"])
+
+
 @pytest.mark.parametrize("name", TAKEN)
 def test_what_can_be_recorded_is_taken(name: str) -> None:
     check(TAKEN[name])
@@ -114,3 +135,16 @@ def test_the_encoder_stays_as_it_was() -> None:
     assert all(torch.equal(value, before[name]) for name, value in encoder.state_dict().items())
     assert all(parameter.grad is None for parameter in encoder.parameters())
     assert torch.equal(torch.get_rng_state(), random)
+
+
+def test_synchronised_batch_norm_is_taken(tmp_path: Path) -> None:
+    """Each rank has images of its own."""
+    run_ranks(2, tmp_path, _check_synchronised)
+
+
+def _check_synchronised(rank: int) -> None:
+    torch.manual_seed(0)
+    encoder = MultiViewEncoder(("l", "ab"), "resnet18", width=0.5, small_images=True)
+    synchronize_batch_norm(encoder)
+    images = [drawn(8, c, 16, 16, seed=10 * rank + c, dtype=torch.float32) for c in (1, 2)]
+    check_linearization(encoder, images, parts=True)
