@@ -5,7 +5,9 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain, count
 from typing import Any, Final
 
 import pyarrow.fs
@@ -109,10 +111,11 @@ class RunFolder(StoredFolder):
     def set_aside(self, name: str) -> str:
         """Let a damaged checkpoint no longer count, neither as the best; returns the name that its folder has from now
         on."""
-        aside = f"{_DAMAGED}{name}"
+        there = {info.base_name for info in self._files.get_file_info(pyarrow.fs.FileSelector(self._root))}
+        names = chain([f"{_DAMAGED}{name}"], (f"{_DAMAGED}{name}_{number}" for number in count(2)))
+        aside = next(each for each in names if each not in there)
         source, target = f"{self._root}/{name}", f"{self._root}/{aside}"
         if isinstance(self._files, pyarrow.fs.LocalFileSystem):
-            shutil.rmtree(target, ignore_errors=True)
             self._files.move(source, target)
         else:
             self._copy(source, target)
@@ -122,7 +125,8 @@ class RunFolder(StoredFolder):
         if best is not None and best.name == name:
             # On a disk its files are the same.
             self._files.delete_file(f"{self._root}/{_BEST}/best.json")
-            self._files.delete_dir(f"{self._root}/{_BEST}/{name}")
+            with suppress(FileNotFoundError):
+                self._files.delete_dir(f"{self._root}/{_BEST}/{name}")
         return aside
 
     def metrics(self, name: str) -> dict[str, Any]:
@@ -169,7 +173,8 @@ class RunFolder(StoredFolder):
             self._copy(source, target)
         self.write_json(f"{_BEST}/best.json", {"name": name, "step": step, "metric": by, "metrics": dict(metrics)})
         if best is not None and best.name != name:
-            self._files.delete_dir(f"{self._root}/{_BEST}/{best.name}")
+            with suppress(FileNotFoundError):  # somebody took it away
+                self._files.delete_dir(f"{self._root}/{_BEST}/{best.name}")
 
     def keep_best_of_all(self, by: str, whole: Callable[[CheckpointFiles], bool]) -> None:
         """Do so for all checkpoints that are there: a driver may have died before it could.

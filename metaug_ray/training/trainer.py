@@ -121,6 +121,10 @@ def _pretrain(
         if "finished" in record:
             _check_has_checkpoint(folder)
         record = lengthened(record, settings)
+        there, missing = folder.checkpoints(), folder.missing()
+        if "finished" in record and there and missing and missing[-1] > there[-1]:
+            _log.warning("run %r was finished, but its last checkpoint, %s, is gone", folder.name, missing[-1])
+            record = {name: value for name, value in record.items() if name != "finished"}
         if "finished" not in record:
             _check_not_all_missing(folder)
     settings = _tracked_as_before(settings, record)
@@ -240,8 +244,15 @@ def _check_not_all_missing(folder: RunFolder) -> None:
     if folder.missing() and not folder.checkpoints():
         raise TrainingError(
             f"name: all checkpoints of run {folder.name!r} ({', '.join(folder.missing())}) are missing in "
-            f"{folder.location}; restore one from a backup, or begin anew under another --name"
+            f"{folder.location}; {_what_is_left(folder)}"
         )
+
+
+def _what_is_left(folder: RunFolder) -> str:
+    """What to do where no checkpoint is."""
+    best = folder.best()
+    still = "" if best is None else f"; its best one, of step {best.step:,}, is still run:{folder.name}@best"
+    return f"restore one under its own name from a backup, or begin anew under another --name{still}"
 
 
 def _go_back(folder: RunFolder, error: DamagedError, best_metric: str) -> None:
@@ -253,10 +264,7 @@ def _go_back(folder: RunFolder, error: DamagedError, best_metric: str) -> None:
         )
     before = [name for name in folder.checkpoints() if name < error.checkpoint]
     if not before:
-        raise DamagedError(
-            f"{error}; no earlier checkpoint is left: restore one from a backup, or begin anew under another --name",
-            error.checkpoint,
-        )
+        raise DamagedError(f"{error}; no earlier checkpoint is left: {_what_is_left(folder)}", error.checkpoint)
     aside = folder.set_aside(error.checkpoint)
     folder.keep_best_of_all(best_metric, _is_whole)
     _log.warning("%s; it is kept as %s, and the run goes on from %s", error, aside, before[-1])

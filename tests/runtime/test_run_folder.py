@@ -60,6 +60,11 @@ def test_one_that_is_damaged_is_kept_and_counts_no_longer(tmp_path: Path) -> Non
     }
     assert folder.remove_unfinished() == []
     assert (tmp_path / "run/damaged_checkpoint_000000030").exists()
+    # Made again, and damaged again.
+    (tmp_path / "run" / checkpoint_name(30)).mkdir()
+    list_checkpoints(tmp_path, [listed, {"checkpoint_dir_name": checkpoint_name(30), "metrics": {}}])
+    assert folder.set_aside(checkpoint_name(30)) == "damaged_checkpoint_000000030_2"
+    assert (tmp_path / "run/damaged_checkpoint_000000030").exists()
 
 
 def test_a_damaged_one_is_no_longer_the_best(tmp_path: Path) -> None:

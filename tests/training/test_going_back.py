@@ -77,3 +77,8 @@ def test_nothing_begins_anew_where_all_are_gone(folder: RunFolder) -> None:
         TrainingError, match=rf"all checkpoints of run 'run' \({checkpoint_name(10)}, .* are missing in"
     ):
         _check_not_all_missing(folder)
+    best = Path(folder.location, "best")
+    best.mkdir()
+    (best / "best.json").write_text(json.dumps({"name": checkpoint_name(10), "accuracy": 0.6, "step": 10}))
+    with pytest.raises(TrainingError, match=r"under another --name; its best one, of step 10, is still run:run@best$"):
+        _check_not_all_missing(folder)
