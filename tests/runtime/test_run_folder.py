@@ -5,6 +5,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import pyarrow.fs
 import pytest
 
 from metaug_ray.runtime.checkpoint_files import CheckpointFiles
@@ -65,6 +66,15 @@ def test_one_that_is_damaged_is_kept_and_counts_no_longer(tmp_path: Path) -> Non
     list_checkpoints(tmp_path, [listed, {"checkpoint_dir_name": checkpoint_name(30), "metrics": {}}])
     assert folder.set_aside(checkpoint_name(30)) == "damaged_checkpoint_000000030_2"
     assert (tmp_path / "run/damaged_checkpoint_000000030").exists()
+
+
+def test_on_a_store_it_is_copied(tmp_path: Path) -> None:
+    folder = make(tmp_path, 10, 20)
+    folder._files = pyarrow.fs.SubTreeFileSystem("/", pyarrow.fs.LocalFileSystem())
+    assert folder.set_aside(checkpoint_name(20)) == "damaged_checkpoint_000000020"
+    assert (tmp_path / "run/damaged_checkpoint_000000020/part").read_text() == "20"
+    assert not (tmp_path / "run" / checkpoint_name(20)).exists()
+    assert (folder.checkpoints(), folder.missing()) == ([checkpoint_name(10)], [])
 
 
 def test_a_damaged_one_is_no_longer_the_best(tmp_path: Path) -> None:

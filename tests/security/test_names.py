@@ -42,7 +42,11 @@ def test_a_checkpoint_of_such_a_name(tmp_path: Path, name: str) -> None:
     (tmp_path / "other").mkdir()
     listed = {"checkpoint_results": [{"checkpoint_dir_name": name, "metrics": {"step": 1, "knn/accuracy": 0.5}}]}
     (tmp_path / "run/checkpoint_manager_snapshot.json").write_text(json.dumps(listed))
-    for look in (folder.checkpoints, lambda: folder.metrics("x"), lambda: folder.keep_best_of_all("knn/accuracy")):
+    for look in (
+        folder.checkpoints,
+        lambda: folder.metrics("x"),
+        lambda: folder.keep_best_of_all("knn/accuracy", lambda _: True),
+    ):
         with refused(tmp_path / "mark", StorageError, "snapshot.json: names", "is no checkpoint of this run"):
             look()
     (tmp_path / "run/checkpoint_manager_snapshot.json").unlink()
