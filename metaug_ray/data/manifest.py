@@ -177,10 +177,22 @@ def check_size(size: int, manifest: Manifest | Shard, where: str) -> None:
 
 
 def check_shard(path: Path, shard: Shard) -> None:
-    """Raises `DataError` unless a shard lies where it should, in its size."""
+    """Raises `DataError` unless a shard lies where it should, in its size, and its own manifest tells of it."""
     if not path.is_file():
         raise DataError(f"{path}: this shard is missing; copy it, or prepare the data again")
     check_size(path.stat().st_size, shard, str(path))
+    if manifest_path(path).is_file():
+        check_own_manifest(read_manifest(path), shard, str(path))
+
+
+def check_own_manifest(own: Manifest, shard: Shard, where: str) -> None:
+    """Raises `DataError` unless a shard's manifest tells of the beton that the data set's does."""
+    if own.sha256 != shard.sha256:
+        raise DataError(
+            f"{where}: its manifest tells of a beton of SHA-256 {own.sha256[:12]}..., and that of the data set of "
+            f"{shard.sha256[:12]}...; shards were exchanged, or are of another data set: copy all of it again, or "
+            "prepare the data again"
+        )
 
 
 def check_sha256(sha256: str, manifest: Manifest | Shard, where: str) -> None:

@@ -19,6 +19,7 @@ from metaug_ray.data.checksum import sha256_of_stream
 from metaug_ray.data.errors import DataError
 from metaug_ray.data.manifest import (
     Manifest,
+    check_own_manifest,
     check_sha256,
     check_size,
     manifest_path,
@@ -72,7 +73,7 @@ def stage(beton: str | Path, directory: Path, needed: Needed | None = None) -> P
             shard = manifest.shards[number]
             source = within(beton, shard.name)
             own = fetch_manifest(source)
-            check_sha256(own.sha256, shard, f"{source}: its manifest")
+            check_own_manifest(own, shard, str(source))
             _bring(source, target / shard.name, own)
         _write_manifest(manifest, target)
     # fsspec raises ValueError and OSError for what happens on the way.
