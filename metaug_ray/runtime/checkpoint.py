@@ -23,7 +23,7 @@ from metaug_ray.private import map_nested
 from metaug_ray.runtime.checkpoint_files import CheckpointFiles
 from metaug_ray.runtime.errors import RESTORE, CheckpointError
 from metaug_ray.runtime.nested import leaves, picked, put
-from metaug_ray.runtime.plain_checkpoint import PlainPlanner, PlainReader, read_index
+from metaug_ray.runtime.plain_checkpoint import PlainPlanner, PlainReader, read_index, write_index_sum
 
 DESCRIPTION: Final = "run.json"
 """File of a checkpoint that says in words what it is of: settings, data, step."""
@@ -103,6 +103,7 @@ def write(
             warnings.filterwarnings("ignore", "torch.distributed is disabled")
             dcp_save(copied, checkpoint_id=folder, process_group=group)
         if rank == 0:
+            write_index_sum(folder)
             (folder / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
     # torch's own error is no Exception, and would end a thread without a word.
     except (CheckpointException, OSError) as error:

@@ -5,6 +5,7 @@ them. Here the index may name the few classes that it consists of, values are nu
 lie in the checkpoint's own folder.
 """
 
+import hashlib
 import io
 import os
 import pickle
@@ -28,6 +29,8 @@ from metaug_ray.runtime.checkpoint_files import CheckpointFiles
 from metaug_ray.runtime.errors import CheckpointError, DamagedCheckpointError
 
 _INDEX: Final = ".metadata"
+_INDEX_SUM: Final = ".metadata.sha256"
+"""Holds the index's checksum, as `sha256sum` prints it. Earlier versions wrote none."""
 _LARGE: Final = 64 * 2**20
 """Bytes of a value beyond which it is not held twice in memory as it is read."""
 _PART: Final = re.compile(r"__\d+_\d+\.distcp")
@@ -202,6 +205,22 @@ class _Unpickler(pickle.Unpickler):
         raise _NamedError(quoted(f"{module}.{name}"))
 
 
+def write_index_sum(folder: Path) -> None:
+    """Write the checksum of the index beside it, which has none in it as the parts do."""
+    digest = hashlib.sha256((folder / _INDEX).read_bytes()).hexdigest()
+    (folder / _INDEX_SUM).write_text(f"{digest}  {_INDEX}\n", encoding="utf-8")
+
+
+def _check_index_sum(content: bytes, files: CheckpointFiles) -> None:
+    try:
+        with files.open(_INDEX_SUM) as file:
+            written = file.read()
+    except FileNotFoundError:
+        return
+    if written[:64] != hashlib.sha256(content).hexdigest().encode():
+        raise DamagedCheckpointError(f"{files}: is damaged: {_INDEX} holds other bytes than were written")
+
+
 def read_index(files: CheckpointFiles) -> Metadata:
     """The index of a checkpoint.
 
@@ -238,4 +257,5 @@ def read_index(files: CheckpointFiles) -> Metadata:
                 f"{path}: names {quoted(part)}, which is no part in the checkpoint's folder; nothing was read. "
                 f"{_ADVICE}"
             )
+    _check_index_sum(content, files)
     return index

@@ -119,7 +119,7 @@ def test_the_first_rank_alone_plans_and_reads_what_all_have(tmp_path: Path) -> N
         reading = partial(read, from_store=from_store)
         opened, *opened_by_others = run_ranks(RANKS, tmp_path / f"readers-{from_store}", reading, folder)
         # Once for what all have, once for its rows.
-        assert opened == Counter({".metadata": 1, "__0_0.distcp": 2})
+        assert opened == Counter({".metadata": 1, ".metadata.sha256": 1, "__0_0.distcp": 2})
         assert opened_by_others == [Counter({f"__{rank}_0.distcp": 1}) for rank in range(1, RANKS)]
 
 
@@ -144,9 +144,11 @@ def test_a_store_is_asked_once_for_what_lies_side_by_side(tmp_path: Path) -> Non
     loaded = {name: torch.zeros(3) for name in reversed(names)}
     load_part(loaded, CheckpointFiles(tmp_path / "checkpoint", PyFileSystem(FSSpecHandler(Store()))))
     assert all(value.tolist() == 3 * [float(name)] for name, value in loaded.items())
-    stored = sum((tmp_path / "checkpoint" / name).stat().st_size for name in (".metadata", "__0_0.distcp"))
+    stored = sum(
+        (tmp_path / "checkpoint" / name).stat().st_size for name in (".metadata", ".metadata.sha256", "__0_0.distcp")
+    )
     assert sum(asked) == stored
-    assert len([size for size in asked if size]) == 2
+    assert len([size for size in asked if size]) == 3
 
 
 @pytest.mark.parametrize("ranks", [1, 3])

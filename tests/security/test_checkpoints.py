@@ -16,6 +16,7 @@ from torch.distributed.checkpoint.state_dict_saver import save as dcp_save
 
 from metaug_ray.runtime.checkpoint import load_part, write
 from metaug_ray.runtime.errors import CheckpointError
+from metaug_ray.runtime.plain_checkpoint import write_index_sum
 from tests.security.poison import Poison, refused
 
 
@@ -33,11 +34,12 @@ def checkpoint(tmp_path: Path) -> Path:
 
 
 def change_index(checkpoint: Path, change: Any) -> None:
-    """Change what a checkpoint's index says."""
+    """Change what a checkpoint's index says, and its checksum with it."""
     path = checkpoint / ".metadata"
     index = pickle.loads(path.read_bytes())
     change(index)
     path.write_bytes(pickle.dumps(index))
+    write_index_sum(checkpoint)
 
 
 def test_the_planted_code_would_run_in_torchs_own_loading(checkpoint: Path, tmp_path: Path) -> None:
@@ -84,6 +86,7 @@ def test_what_debian_12s_python_wrote_is_read_and_no_other_attribute(checkpoint:
     _ByGetattr(written).dump(index)
     assert b"getattr" in written.getvalue()
     path.write_bytes(written.getvalue())
+    write_index_sum(checkpoint)
     loaded = state(0.0, step=0)
     load_part(loaded, checkpoint)
     assert torch.equal(loaded["encoder"]["weight"], state(1.0)["encoder"]["weight"])

@@ -104,6 +104,15 @@ def test_a_checkpoint_that_does_not_fit_or_is_damaged_is_named(shapes_beton: Pat
     with pytest.raises(DamagedCheckpointError, match=r"is damaged: __0_0.distcp is missing"):
         load(state, folder)
     index = folder / ".metadata"
+    # A place in a part, which is still a number.
+    whole = index.read_bytes()
+    flips = [_flipped(whole, place) for place in range(len(whole) // 2, len(whole) // 2 + 200)]
+    for damaged in flips:
+        index.write_bytes(damaged)
+        with pytest.raises(CheckpointError, match="is damaged"):
+            read_index(CheckpointFiles(folder))
+    index.write_bytes(whole)
+    (folder / ".metadata.sha256").unlink()  # as earlier versions wrote it
     # As Python 3.13 names the path that it was written to.
     written = pickle.dumps(pickle.loads(index.read_bytes()), protocol=2)
     assert b"cpathlib\n" in written
