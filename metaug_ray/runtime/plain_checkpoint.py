@@ -91,18 +91,8 @@ class PlainReader(FileSystemReader):
             CheckpointError: one holds something else than a plain tensor.
         """
         ordered = sorted(plan.items, key=lambda item: self.storage_data[item.storage_index].offset)
-        try:
+        with _unpacking(self._files):
             return super().read_data(replace(plan, items=ordered), planner)
-        except RuntimeError as error:
-            # What its archives' checksums do not show, torch may find as it unpacks them.
-            if "PytorchStreamReader" not in str(error):
-                raise
-            raise DamagedCheckpointError(f"{self._files}: is damaged: one of its parts cannot be unpacked") from error
-        except pickle.UnpicklingError as error:
-            raise CheckpointError(
-                f"{self._files}: one of its parts is damaged or names code that loading it would run; nothing was "
-                f"run. {_ADVICE}"
-            ) from error
 
     def _slice_file(self, file: IO[bytes], sinfo: _StorageInfo) -> IO[bytes]:
         if sinfo.length > _LARGE:
@@ -120,6 +110,22 @@ class PlainReader(FileSystemReader):
         value.seek(0)
 
 
+@contextmanager
+def _unpacking(files: CheckpointFiles) -> Iterator[None]:
+    """Turn what torch may raise over a value into a sentence."""
+    try:
+        yield
+    except RuntimeError as error:
+        # What its archives' checksums do not show, torch may find as it unpacks them.
+        if "PytorchStreamReader" not in str(error):
+            raise
+        raise DamagedCheckpointError(f"{files}: is damaged: one of its parts cannot be unpacked") from error
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{files}: one of its parts is damaged or names code that loading it would run; nothing was run. {_ADVICE}"
+        ) from error
+
+
 def _has_its_checksums(value: IO[bytes]) -> bool:
     """Whether a value, which torch writes as a zip archive, has those that stand in it; torch looks at none."""
     try:
@@ -131,20 +137,19 @@ def _has_its_checksums(value: IO[bytes]) -> bool:
 
 
 def damage(files: CheckpointFiles) -> str | None:
-    """What is wrong with a checkpoint's files as they are seen here; None where all are whole. Reads all of them.
+    """What is wrong with a checkpoint's files as they are seen here; None where all are whole. Reads all of them, as a
+    rank reads its own.
 
     Raises:
-        CheckpointError: its index names what no index needs.
+        CheckpointError: its index names what no index needs, or a part holds something else than a plain value.
         OSError: the storage cannot be reached.
     """
     try:
         index = read_index(files)
-        reader = PlainReader(files, index)
+        reader, parts = PlainReader(files, index), _Parts(files)
         for place in index.storage_data.values():
-            with files.open(place.relative_path) as file:
-                reader._slice_file(file, place)
-    except FileNotFoundError as error:
-        return f"{files}: is damaged: {error}"
+            with parts.create_stream(place.relative_path, "rb") as file, _unpacking(files):
+                torch.load(reader._slice_file(file, place), map_location="cpu", weights_only=True)
     except DamagedCheckpointError as error:
         return error.what
     return None
